@@ -1,0 +1,126 @@
+"""
+Every error this program raises on purpose. Law: what failed, where, and what the operator can do.
+
+    StocktakeError
+    ├── InvalidInput             what a person or a document gave is wrong (exit code 2, HTTP 400)
+    │   ├── SettingsError        the settings file or the environment
+    │   └── InvalidData          a JSON, XML, YAML or import document
+    ├── NotFound                 no such node, instance, service (exit code 2, HTTP 404)
+    ├── IdentityError            this host is not who the ledger says it is (exit code 2)
+    ├── Unreachable              a part could not be reached (exit code 3, HTTP 503)
+    │   ├── DriverUnreachable    the hypervisor does not answer, or not in time
+    │   ├── LedgerUnreachable    the database is locked or gone
+    │   └── PlacementUnreachable the scheduler does not answer, or answers 5xx
+    ├── DriverError              the hypervisor answered with an error
+    ├── NodeNotFound             the hypervisor does not know the node
+    ├── ReportRefused            what the hypervisor said of a node can't be believed; all reasons at once
+    ├── LedgerError              the database refused a statement
+    ├── PlacementError           the scheduler refused a request (4xx)
+    └── PlacementConflict        a generation conflict outlived its bounded retries
+"""
+
+from collections.abc import Sequence
+
+
+class StocktakeError(Exception):
+    """
+    The root: `str(error)` is one line that ends the search.
+
+    Attributes:
+        what: what failed, a clause without a full stop.
+        where: the node, file and line, URL or option; empty if `what` says it.
+        remedy: what the operator can do, a sentence; empty if nothing.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    @property
+    def code(self) -> str:
+        """The error's stable name, as shown to programs (`--json`, metrics)."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        """Where, what and the remedy, on one line."""
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}. {self.remedy}" if self.remedy else head
+
+
+class InvalidInput(StocktakeError):
+    """What a person or a document gave is wrong."""
+
+
+class SettingsError(InvalidInput):
+    """The settings can't be used."""
+
+
+class InvalidData(InvalidInput):
+    """A document can't be read."""
+
+
+class NotFound(StocktakeError):
+    """No such thing in the ledger."""
+
+
+class IdentityError(StocktakeError):
+    """This host is not who the ledger says it is."""
+
+
+class Unreachable(StocktakeError):
+    """A part could not be reached; trying again later may help."""
+
+
+class DriverUnreachable(Unreachable):
+    """The hypervisor does not answer, or not in time."""
+
+
+class LedgerUnreachable(Unreachable):
+    """The database is locked or gone."""
+
+
+class PlacementUnreachable(Unreachable):
+    """The scheduler does not answer, or answers 5xx."""
+
+
+class DriverError(StocktakeError):
+    """The hypervisor answered with an error."""
+
+
+class NodeNotFound(StocktakeError):
+    """The hypervisor does not know the node."""
+
+
+class ReportRefused(StocktakeError):
+    """What the hypervisor said of a node can't be believed."""
+
+    def __init__(self, reasons: Sequence[str], *, where: str = "", remedy: str = "") -> None:
+        super().__init__("; ".join(reasons), where=where, remedy=remedy)
+        self.reasons = tuple(reasons)
+
+
+class LedgerError(StocktakeError):
+    """The database refused a statement."""
+
+
+class PlacementError(StocktakeError):
+    """The scheduler refused a request."""
+
+
+class PlacementConflict(StocktakeError):
+    """Somebody else kept changing the provider."""
+
+
+EXIT_CODES: tuple[tuple[type[StocktakeError], int], ...] = (
+    (InvalidInput, 2),
+    (NotFound, 2),
+    (IdentityError, 2),
+    (StocktakeError, 3),
+)
+
+
+def exit_code(error: StocktakeError) -> int:
+    """Map an error to the program's exit code: 2 wrong input, 3 a part could not be reached or refused."""
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))

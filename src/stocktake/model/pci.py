@@ -1,0 +1,79 @@
+"""
+PCI: devices as a hypervisor reports them, as the ledger tracks them, and the pools of free ones.
+
+Law: a device is in one pool (free) or held by one instance, never both.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from stocktake.model.value import Value
+
+DeviceType = Literal["type-PCI", "type-PF", "type-VF"]
+DeviceStatus = Literal["available", "claimed", "allocated", "removed", "unavailable", "unclaimable"]
+
+
+class PciDevice(Value, frozen=True, kw_only=True):
+    """
+    One device as the driver reports it; addresses are `dddd:bb:ss.f` in lower-case hexadecimal.
+
+    Attributes:
+        parent_addr: the PF's address, for a VF.
+        numa_node: None if the firmware does not say.
+    """
+
+    address: str
+    vendor_id: str
+    product_id: str
+    dev_type: DeviceType = "type-PCI"
+    parent_addr: str | None = None
+    numa_node: int | None = None
+    dev_id: str | None = None
+    label: str | None = None
+    pci_class: str | None = None
+
+
+class PciRecord(Value, frozen=True, kw_only=True):
+    """One device as the ledger tracks it (table `pci_devices`); `instance_uuid` holds it unless free."""
+
+    address: str
+    vendor_id: str
+    product_id: str
+    dev_type: DeviceType
+    parent_addr: str | None = None
+    numa_node: int | None = None
+    label: str | None = None
+    dev_id: str | None = None
+    status: DeviceStatus = "available"
+    instance_uuid: str | None = None
+    request_id: str | None = None
+
+
+class PciPool(Value, frozen=True, kw_only=True):
+    """Free devices that are alike; `tags` hold `dev_type`, `address` and what device_spec adds."""
+
+    vendor_id: str
+    product_id: str
+    numa_node: int | None
+    count: int
+    tags: Mapping[str, str]
+
+
+class DeviceSpec(Value, frozen=True, kw_only=True):
+    """
+    Which devices may be given to guests: one entry of the setting `pci.device_spec` (Nova's name and form).
+
+    Attributes:
+        vendor_id, product_id: four hexadecimal digits, or `*`.
+        address: a glob such as `*:0a:00.*`, or None for any.
+        resource_class: Placement class for the devices; None makes `CUSTOM_PCI_<vendor>_<product>`.
+        traits: Placement traits for their provider.
+        tags: everything else (such as physical_network).
+    """
+
+    vendor_id: str = "*"
+    product_id: str = "*"
+    address: str | None = None
+    resource_class: str | None = None
+    traits: frozenset[str] = frozenset()
+    tags: Mapping[str, str] = {}

@@ -1,0 +1,28 @@
+"""The settings that the pure rules need. Law: the core never reads settings; it is handed these."""
+
+from stocktake.model.pci import DeviceSpec
+from stocktake.model.value import Value
+
+
+class Rules(Value, frozen=True, kw_only=True):
+    """
+    The settings that the pure rules need: MiB, whole CPUs; a ratio of None or 0 is unset.
+
+    Attributes:
+        host: this service's name.
+        device_specs: which PCI devices may be given to guests.
+        report_pci: PCI devices become child providers.
+    """
+
+    host: str
+    reserved_host_memory_mb: int = 512
+    reserved_host_cpus: int = 0
+    reserved_host_disk_mb: int = 0
+    cpu_allocation_ratio: float | None = None
+    ram_allocation_ratio: float | None = None
+    disk_allocation_ratio: float | None = None
+    initial_cpu_allocation_ratio: float = 4.0
+    initial_ram_allocation_ratio: float = 1.0
+    initial_disk_allocation_ratio: float = 1.0
+    device_specs: tuple[DeviceSpec, ...] = ()
+    report_pci: bool = True

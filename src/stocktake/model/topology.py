@@ -1,0 +1,127 @@
+"""
+NUMA: cells of a host, cells of a guest, and what a guest takes of a cell. Law: a cell's usage is the sum of its takes.
+
+The JSON names are Nova's (`memory`, `mempages`, `pagesize`), so that a stored topology reads like Nova's.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import field
+
+from stocktake.model.value import Value
+
+CpuPolicy = Literal["shared", "dedicated", "mixed"]
+ThreadPolicy = Literal["prefer", "isolate", "require"]
+
+
+class HostPages(Value, frozen=True, kw_only=True):
+    """The pages of one size that a host cell has: size in KiB, counts in pages."""
+
+    size_kb: int
+    total: int
+    reserved: int = 0
+
+
+class HostCell(Value, frozen=True, kw_only=True):
+    """
+    One NUMA cell as the hypervisor reports it.
+
+    Attributes:
+        cpuset: CPUs for floating (shared) guests.
+        pcpuset: CPUs that may be pinned (dedicated).
+        memory_mb: MiB.
+        siblings: sets of CPUs that share a core.
+    """
+
+    id: int
+    cpuset: frozenset[int]
+    pcpuset: frozenset[int] = frozenset()
+    memory_mb: int = field(name="memory")
+    siblings: tuple[frozenset[int], ...] = ()
+    pages: tuple[HostPages, ...] = field(name="mempages", default=())
+    socket: int | None = None
+
+
+class HostTopology(Value, frozen=True, kw_only=True):
+    """The NUMA cells of a host."""
+
+    cells: tuple[HostCell, ...]
+
+
+class GuestCell(Value, frozen=True, kw_only=True):
+    """
+    One NUMA cell of a guest; `id` names the host cell it sits on.
+
+    Attributes:
+        cpuset: the guest's shared vCPUs.
+        pcpuset: the guest's dedicated vCPUs.
+        memory_mb: MiB.
+        pagesize_kb: KiB; None takes the host cell's smallest.
+        cpu_pinning: guest vCPU to host CPU.
+        cpuset_reserved: host CPUs taken for the emulator threads.
+    """
+
+    id: int
+    cpuset: frozenset[int] = frozenset()
+    pcpuset: frozenset[int] = frozenset()
+    memory_mb: int = field(name="memory")
+    pagesize_kb: int | None = field(name="pagesize", default=None)
+    cpu_pinning: Mapping[int, int] | None = None
+    cpu_policy: CpuPolicy | None = None
+    cpu_thread_policy: ThreadPolicy | None = None
+    cpuset_reserved: frozenset[int] | None = None
+
+
+class GuestTopology(Value, frozen=True, kw_only=True):
+    """The NUMA cells of a guest."""
+
+    cells: tuple[GuestCell, ...]
+    emulator_threads_policy: Literal["isolate", "share"] | None = None
+
+
+class PagesTaken(Value, frozen=True, kw_only=True):
+    """How many pages of one size (KiB) are taken."""
+
+    size_kb: int
+    count: int
+
+
+class CellTake(Value, frozen=True, kw_only=True):
+    """What one holder takes of one host cell: whole shared vCPUs, MiB, pinned host CPUs, pages."""
+
+    cell: int
+    vcpus: int
+    memory_mb: int
+    pinned_cpus: frozenset[int] = frozenset()
+    pages: tuple[PagesTaken, ...] = ()
+
+
+class NodePages(Value, frozen=True, kw_only=True):
+    """A host cell's pages of one size with what is used; counts in pages."""
+
+    size_kb: int
+    total: int
+    reserved: int
+    used: int
+
+
+class NodeCell(Value, frozen=True, kw_only=True):
+    """A host cell with its usage, as the record keeps it; Nova's names."""
+
+    id: int
+    cpuset: frozenset[int]
+    pcpuset: frozenset[int]
+    memory_mb: int = field(name="memory")
+    siblings: tuple[frozenset[int], ...]
+    pages: tuple[NodePages, ...] = field(name="mempages")
+    socket: int | None
+    cpu_usage: int
+    memory_usage_mb: int = field(name="memory_usage")
+    pinned_cpus: frozenset[int]
+
+
+class NodeTopology(Value, frozen=True, kw_only=True):
+    """The cells of a node's record."""
+
+    cells: tuple[NodeCell, ...]

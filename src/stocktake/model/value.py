@@ -1,0 +1,54 @@
+"""
+What every noun is: a frozen, slotted value that reads and writes JSON. Law: no value changes after it is made.
+
+The nouns are msgspec structs (see docs/decisions): frozen and slotted like a frozen dataclass, and decoded with the
+path of whatever is wrong.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from stocktake.errors import InvalidData
+
+T = TypeVar("T")
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """The base of every noun."""
+
+
+def encode(value: object) -> str:
+    """Write a value as JSON with sorted keys and sets, so that equal values give equal text."""
+    return msgspec.json.encode(plain(value)).decode()
+
+
+def decode(text: str | bytes, kind: type[T], *, where: str) -> T:
+    """
+    Read JSON text as a `kind`.
+
+    Raises:
+        InvalidData: not JSON, or something missing or wrong; says which path.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidData(str(error), where=where) from error
+
+
+def convert(data: object, kind: type[T], *, where: str) -> T:
+    """
+    Read plain Python data (of JSON, TOML or YAML) as a `kind`.
+
+    Raises:
+        InvalidData: something is missing or wrong; says which path.
+    """
+    try:
+        return msgspec.convert(data, type=kind, str_keys=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InvalidData(str(error), where=where) from error
+
+
+def plain(value: object) -> Any:
+    """Turn a value into plain data (dicts, lists, strings, numbers) as JSON would hold it, sets sorted."""
+    return msgspec.to_builtins(value, str_keys=True, order="sorted")
