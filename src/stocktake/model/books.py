@@ -57,6 +57,7 @@ class ComputeNode(Value, frozen=True, kw_only=True):
         generation: grows with every write to the row and with every claim; what a save must find unchanged.
         booted_at: when the host started, if the driver knows.
         traits: what the node offers the scheduler.
+        owned_traits, owned_classes: names that we have put on its providers and may take away again.
         entries_digest: changes whenever the entries behind the sums change.
         failure: why the last refresh could not be done; None if it was. The figures are then stale.
         updated_at: when something last changed.
@@ -89,6 +90,8 @@ class ComputeNode(Value, frozen=True, kw_only=True):
     stats: Mapping[str, StatValue] = {}
     metrics: tuple[Metric, ...] = ()
     traits: frozenset[str] = frozenset()
+    owned_traits: frozenset[str] = frozenset()
+    owned_classes: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
     booted_at: datetime | None = None
     entries_digest: str = ""
