@@ -93,7 +93,7 @@ class Host(Value, frozen=True, kw_only=True):
     supported_instances: tuple[tuple[str, ...], ...] = ()
     numa_topology: HostTopology | None = None
     pci_devices: tuple[PciDevice, ...] = ()
-    stats: Mapping[str, StatValue] = {}
+    stats: Mapping[str, StatValue] | None = None
     traits: frozenset[str] = frozenset()
     capabilities: Mapping[str, bool] = {}
     booted_at: datetime | None = None

@@ -34,7 +34,11 @@ class PciDevice(Value, frozen=True, kw_only=True):
 
 
 class PciRecord(Value, frozen=True, kw_only=True):
-    """One device as the ledger tracks it (table `pci_devices`); `instance_uuid` holds it unless free."""
+    """
+    One device as the ledger tracks it (table `pci_devices`); `instance_uuid` holds it unless free.
+
+    `resource_class` and `traits` are what device_spec says of it for the scheduler.
+    """
 
     address: str
     vendor_id: str
@@ -47,6 +51,8 @@ class PciRecord(Value, frozen=True, kw_only=True):
     status: DeviceStatus = "available"
     instance_uuid: str | None = None
     request_id: str | None = None
+    resource_class: str | None = None
+    traits: frozenset[str] = frozenset()
 
 
 class PciPool(Value, frozen=True, kw_only=True):
@@ -66,6 +72,7 @@ class DeviceSpec(Value, frozen=True, kw_only=True):
     Attributes:
         vendor_id, product_id: four hexadecimal digits, or `*`.
         address: a glob such as `*:0a:00.*`, or None for any.
+        address_regex: patterns for `domain`, `bus`, `slot` and `function`, instead of `address`.
         resource_class: Placement class for the devices; None makes `CUSTOM_PCI_<vendor>_<product>`.
         traits: Placement traits for their provider.
         tags: everything else (such as physical_network).
@@ -74,6 +81,7 @@ class DeviceSpec(Value, frozen=True, kw_only=True):
     vendor_id: str = "*"
     product_id: str = "*"
     address: str | None = None
+    address_regex: Mapping[str, str] | None = None
     resource_class: str | None = None
     traits: frozenset[str] = frozenset()
     tags: Mapping[str, str] = {}

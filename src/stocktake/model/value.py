@@ -52,3 +52,8 @@ def convert(data: object, kind: type[T], *, where: str) -> T:
 def plain(value: object) -> Any:
     """Turn a value into plain data (dicts, lists, strings, numbers) as JSON would hold it, sets sorted."""
     return msgspec.to_builtins(value, str_keys=True, order="sorted")
+
+
+def replace(value: T, **changes: object) -> T:
+    """Make a copy of a value with some fields changed."""
+    return msgspec.structs.replace(value, **changes)  # type: ignore[type-var]

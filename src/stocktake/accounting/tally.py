@@ -1,0 +1,244 @@
+"""
+Step 6: the entries of a node, and the record that is their sum. Law: record = sum of entries, asserted.
+
+Rules: docs/accounting.md. Pure: the hypervisor's facts and the ledger's promises in, the books out.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import msgspec
+
+from stocktake.accounting import instances as instances_
+from stocktake.accounting import migrations as migrations_
+from stocktake.accounting import numa, orphans, pci, stats
+from stocktake.accounting.migrations import Move
+from stocktake.model.books import ComputeNode, Entry, Tally
+from stocktake.model.hypervisor import Guest, Host
+from stocktake.model.problem import Problem
+from stocktake.model.rules import Rules
+from stocktake.model.topology import GuestTopology
+from stocktake.model.value import Value, replace
+from stocktake.model.workload import Instance, NodeWork
+
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+
+
+class Holding(Value, frozen=True, kw_only=True):
+    """An entry before it is placed: what it wants of the cells, and which PCI devices are its own."""
+
+    entry: Entry
+    numa: GuestTopology | None = None
+    pci: tuple[str, ...] = ()
+
+
+class Counted(Value, frozen=True, kw_only=True):
+    """Who counts on the node, before anything is added up."""
+
+    instances: tuple[Instance, ...]
+    moves: tuple[Move, ...]
+    guests: tuple[Guest, ...]
+    stale: tuple[int, ...]
+    problems: tuple[Problem, ...]
+
+
+def tally(host: Host, work: NodeWork, rules: Rules, *, uuid: str) -> Tally:
+    """
+    Add up one node.
+
+    Args:
+        uuid: the node's, for a new record; a saved record keeps its own.
+
+    Returns:
+        The record with generation and times of the saved one, its entries, and what else is to be saved.
+    """
+    counted = _counted(host, work, rules)
+    table, pci_problems = _pci_table(host, work, rules, counted)
+    entries, place_problems = _placed(host, (_reserved(rules), *_holdings(counted, work, table)))
+    node = _record(host, work, rules, counted, entries, uuid=uuid)
+    found = numa.overfull(node.numa_topology, cpu_ratio=node.cpu_allocation_ratio, ram_ratio=node.ram_allocation_ratio)
+    problems = (*host.problems, *counted.problems, *pci_problems, *place_problems, *found)
+    root = host.hypervisor_hostname if rules.report_pci else None
+    node = replace(
+        node,
+        pci_device_pools=pci.pools(table, rules.device_specs, provider_root=root),
+        problems=tuple(sorted(problems, key=lambda problem: (problem.code, problem.about, problem.text))),
+        entries_digest=blake2b(_ENCODER.encode(entries), digest_size=16).hexdigest(),
+    )
+    records = tuple(record for _, record in sorted(table.items()))
+    return Tally(node=node, entries=entries, stale_migrations=counted.stale, pci_devices=records)
+
+
+def _counted(host: Host, work: NodeWork, rules: Rules) -> Counted:
+    """Decide who counts: instances, then moves of instances that don't, then guests of neither."""
+    node = host.node
+    in_play = [migration for migration in work.migrations if migrations_.in_play(migration)]
+    here = migrations_.with_contexts(work.instances, in_play, rules.host, node)
+    counted = sorted((instance for instance in here if instances_.counts(instance)), key=lambda found: found.uuid)
+    uuids = {instance.uuid for instance in counted}
+    known = {**work.moving, **{instance.uuid: instance for instance in work.instances}}
+    picked, stale = migrations_.chosen(in_play, known)
+    moves: list[Move] = []
+    problems: list[Problem] = []
+    for migration in picked:
+        instance = known[migration.instance_uuid]
+        move, missing = migrations_.move_of(migration, instance, rules.host, node, counted=uuids)
+        if move is not None:
+            moves.append(move)
+        if missing:
+            problems.append(Problem(code="flavor-missing", about=instance.uuid, text=missing))
+    uuids |= {move.instance.uuid for move in moves}
+    guests = orphans.unpromised(host.guests or (), uuids)
+    if host.guests is not None:
+        problems.extend(_drift(counted, {guest.uuid: guest for guest in host.guests}))
+    return Counted(instances=tuple(counted), moves=tuple(moves), guests=guests, stale=stale, problems=tuple(problems))
+
+
+def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Counted) -> tuple[pci.Table, tuple[Problem, ...]]:
+    """Bring the devices up to date: who still exists keeps his, what is counted is allocated."""
+    existing = {instance.uuid for instance in work.instances}
+    existing |= {migration.instance_uuid for migration in work.migrations if migrations_.in_play(migration)}
+    active = [guest for guest in counted.guests if guest.active]
+    existing |= {guest.uuid for guest in active}
+    sure = {instance.uuid for instance in counted.instances}
+    sure |= {move.instance.uuid for move in counted.moves if move.allocates}
+    table = pci.tracked(host.pci_devices, work.pci_devices, rules.device_specs)
+    table = pci.allocated(pci.freed(table, existing), sure)
+    problems: list[Problem] = []
+    for guest in active:
+        table, more = pci.taken(table, guest.uuid, guest.pci_addresses)
+        problems.extend(more)
+    table, more = pci.excluded(table)
+    return table, (*problems, *more)
+
+
+def _holdings(counted: Counted, work: NodeWork, table: pci.Table) -> list[Holding]:
+    """Make everybody's entry, in an order that does not depend on how they came in."""
+    held = pci.held_by(table)
+    here = {instance.uuid: instance for instance in work.instances}
+    holdings: list[Holding] = []
+    moving = {move.instance.uuid: move for move in counted.moves}
+    for instance in counted.instances:
+        move = moving.get(instance.uuid)
+        kept = set(held.get(instance.uuid, ())) - (set(move.pci_devices) if move else set())
+        entry = instances_.of_instance(instance)
+        holdings.append(Holding(entry=entry, numa=instance.numa_topology, pci=tuple(sorted(kept))))
+    alone = {instance.uuid for instance in counted.instances}
+    for move in counted.moves:
+        mine = held.get(move.instance.uuid, ())
+        if move.instance.uuid in alone:
+            mine = tuple(address for address in mine if address in move.pci_devices)
+        entry = instances_.of_flavor("migration", move.instance, move.flavor, why=move.why)
+        holdings.append(Holding(entry=entry, numa=move.numa_topology, pci=mine))
+    for guest in counted.guests:
+        entry = orphans.of_guest(guest, here, work.places)
+        wanted = guest.numa if guest.active else None
+        holdings.append(Holding(entry=entry, numa=wanted, pci=held.get(guest.uuid, ())))
+    return holdings
+
+
+def _placed(host: Host, holdings: Sequence[Holding]) -> tuple[tuple[Entry, ...], tuple[Problem, ...]]:
+    """Place everybody on the cells, one after another; who comes first has a CPU that two ask for."""
+    cells = numa.Cells(host.numa_topology)
+    entries: list[Entry] = []
+    problems: list[Problem] = []
+    for holding in holdings:
+        takes, refused = cells.place(holding.entry.id, holding.numa)
+        problems.extend(refused)
+        entries.append(replace(holding.entry, cells=takes, pci=holding.pci) if takes or holding.pci else holding.entry)
+    return tuple(entries), tuple(problems)
+
+
+def _reserved(rules: Rules) -> Holding:
+    return Holding(
+        entry=Entry(
+            kind="reserved",
+            id="host",
+            why="kept for the host itself (reserved_host_cpus, reserved_host_memory_mb, reserved_host_disk_mb)",
+            vcpus=rules.reserved_host_cpus,
+            memory_mb=rules.reserved_host_memory_mb,
+            disk_mb=rules.reserved_host_disk_mb,
+        )
+    )
+
+
+def _record(
+    host: Host, work: NodeWork, rules: Rules, counted: Counted, entries: Sequence[Entry], *, uuid: str
+) -> ComputeNode:
+    """Sum the entries into the record; disk is rounded up to whole GiB once, at the end."""
+    before = work.record
+    vcpus_used = sum(entry.vcpus for entry in entries)
+    memory_mb_used = sum(entry.memory_mb for entry in entries)
+    local_gb_used = -(-sum(entry.disk_mb for entry in entries) // instances_.MIB_PER_GIB)
+    topology = numa.used(host.numa_topology, entries)
+    return ComputeNode(
+        uuid=before.uuid if before else uuid,
+        host=rules.host,
+        hypervisor_hostname=host.hypervisor_hostname,
+        host_ip=host.host_ip,
+        vcpus=host.vcpus,
+        memory_mb=host.memory_mb,
+        local_gb=host.local_gb,
+        vcpus_used=vcpus_used,
+        memory_mb_used=memory_mb_used,
+        local_gb_used=local_gb_used,
+        free_ram_mb=host.memory_mb - memory_mb_used,
+        free_disk_gb=host.local_gb - local_gb_used,
+        disk_available_least=host.disk_available_least,
+        running_vms=len(counted.instances),
+        current_workload=stats.current_workload(counted.instances),
+        cpu_allocation_ratio=_ratio(
+            rules.cpu_allocation_ratio,
+            before.cpu_allocation_ratio if before else None,
+            rules.initial_cpu_allocation_ratio,
+        ),
+        ram_allocation_ratio=_ratio(
+            rules.ram_allocation_ratio,
+            before.ram_allocation_ratio if before else None,
+            rules.initial_ram_allocation_ratio,
+        ),
+        disk_allocation_ratio=_ratio(
+            rules.disk_allocation_ratio,
+            before.disk_allocation_ratio if before else None,
+            rules.initial_disk_allocation_ratio,
+        ),
+        hypervisor_type=host.hypervisor_type,
+        hypervisor_version=host.hypervisor_version,
+        cpu_info=host.cpu_info,
+        supported_instances=host.supported_instances,
+        numa_topology=topology,
+        stats=stats.tallied(counted.instances, driver=host.stats, before=before.stats if before else {}),
+        metrics=host.metrics,
+        owned_traits=before.owned_traits if before else frozenset(),
+        owned_classes=before.owned_classes if before else frozenset(),
+        booted_at=host.booted_at,
+        generation=before.generation if before else 0,
+        created_at=before.created_at if before else None,
+        updated_at=before.updated_at if before else None,
+    )
+
+
+def _ratio(configured: float | None, saved: float | None, initial: float) -> float:
+    """A configured ratio holds from the first record on; unset (None or 0), a saved record keeps its own."""
+    return configured or saved or initial
+
+
+def _drift(counted: Sequence[Instance], guests: Mapping[str, Guest]) -> list[Problem]:
+    """Compare the settled instances with what the hypervisor really has of them."""
+    problems: list[Problem] = []
+    for instance in counted:
+        guest = guests.get(instance.uuid)
+        if instance.task_state is not None or instance.vm_state != "active":
+            continue
+        name = instance.name or instance.uuid
+        if guest is None:
+            text = f"{name} is active in the ledger, and the hypervisor has no such guest"
+            remedy = "It still counts. Delete the instance from the ledger, or bring the guest back."
+            problems.append(Problem(code="instance-without-guest", about=instance.uuid, text=text, remedy=remedy))
+        elif guest.active and (guest.vcpus > instance.flavor.vcpus or guest.memory_mb > instance.flavor.memory_mb):
+            text = (
+                f"{name} runs with {guest.vcpus} vCPUs and {guest.memory_mb} MiB, "
+                f"and was promised {instance.flavor.vcpus} and {instance.flavor.memory_mb}"
+            )
+            problems.append(Problem(code="guest-exceeds-flavor", about=instance.uuid, text=text))
+    return problems

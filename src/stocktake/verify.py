@@ -1,0 +1,225 @@
+"""
+Step 5: believe, doubt or refuse what the hypervisor said. Law: only here is a `Host` made, and every reason is given.
+
+Rules: docs/accounting.md, "What the driver must report". What is missing, of the wrong type or negative where it can't
+be is refused; what is inconsistent becomes a problem on the node.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from stocktake.errors import InvalidData
+from stocktake.model.books import StatValue
+from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
+from stocktake.model.pci import PciDevice
+from stocktake.model.problem import Problem
+from stocktake.model.topology import HostTopology
+from stocktake.model.value import convert, replace
+
+REQUIRED = (
+    "vcpus",
+    "memory_mb",
+    "local_gb",
+    "vcpus_used",
+    "memory_mb_used",
+    "local_gb_used",
+    "cpu_info",
+    "numa_topology",
+)
+
+# Whole numbers that a database and JSON can hold.
+_LARGEST = 2**53
+Total = Annotated[int, Meta(ge=0, le=_LARGEST)]
+Used = Annotated[int, Meta(ge=-_LARGEST, le=_LARGEST)]
+
+_KINDS: Mapping[str, tuple[Any, object]] = {
+    "vcpus": (Total, None),
+    "memory_mb": (Total, None),
+    "local_gb": (Total, None),
+    "vcpus_used": (Used, None),
+    "memory_mb_used": (Used, None),
+    "local_gb_used": (Used, None),
+    "cpu_info": (str, None),
+    "numa_topology": (HostTopology | None, None),
+    "hypervisor_type": (str | None, None),
+    "hypervisor_version": (Used | None, None),
+    "hypervisor_hostname": (str | None, None),
+    "disk_available_least": (Used | None, None),
+    "supported_instances": (tuple[tuple[str, ...], ...] | None, ()),
+    "pci_passthrough_devices": (tuple[PciDevice, ...] | None, ()),
+    "stats": (dict[str, StatValue] | None, None),
+    "uuid": (str | None, None),
+    "traits": (frozenset[str] | None, frozenset()),
+    "capabilities": (dict[str, bool] | None, {}),
+    "booted_at": (datetime | None, None),
+}
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_REMEDY = "Check the driver; the figures are recorded as they were reported."
+
+
+def verify(view: HostView) -> Host | Refusal:
+    """Turn a view into a host, with what is doubtful as problems; or refuse it with every reason."""
+    missing = [f"{key} is missing" for key in REQUIRED if key not in view.report]
+    said, wrong = _typed(view)
+    reasons = (*missing, *wrong)
+    if reasons:
+        return Refusal(node=view.node, reasons=reasons)
+    topology, cell_problems = _distinct(said["numa_topology"])
+    guests, guest_problems = _guests(view.guests)
+    devices, device_problems = _devices(said["pci_passthrough_devices"] or ())
+    host = Host(
+        node=view.node,
+        uuid=said["uuid"],
+        host_ip=view.host_ip,
+        vcpus=said["vcpus"],
+        memory_mb=said["memory_mb"],
+        local_gb=said["local_gb"],
+        vcpus_used=said["vcpus_used"],
+        memory_mb_used=said["memory_mb_used"],
+        local_gb_used=said["local_gb_used"],
+        disk_available_least=said["disk_available_least"],
+        hypervisor_type=said["hypervisor_type"],
+        hypervisor_version=said["hypervisor_version"],
+        hypervisor_hostname=said["hypervisor_hostname"] or view.node,
+        cpu_info=said["cpu_info"],
+        supported_instances=said["supported_instances"] or (),
+        numa_topology=topology,
+        pci_devices=devices,
+        stats=said["stats"],
+        traits=said["traits"] or frozenset(),
+        capabilities=said["capabilities"] or {},
+        booted_at=said["booted_at"],
+        guests=guests,
+        metrics=view.metrics,
+    )
+    return replace(host, problems=(*_totals(host), *cell_problems, *_cells(host), *device_problems, *guest_problems))
+
+
+def _typed(view: HostView) -> tuple[dict[str, Any], list[str]]:
+    """Read every key as its type; collect what is wrong with each."""
+    said: dict[str, Any] = {}
+    wrong: list[str] = []
+    for key, (kind, default) in _KINDS.items():
+        said[key] = default
+        if key not in view.report:
+            continue
+        try:
+            said[key] = convert(view.report[key], kind, where="")
+        except InvalidData as error:
+            wrong.append(f"{key}: {error.what}")
+    uuid = said["uuid"]
+    if uuid is not None and not _UUID.fullmatch(uuid):
+        wrong.append(f"uuid: {uuid!r} is no UUID in canonical form")
+    return said, wrong
+
+
+def _totals(host: Host) -> list[Problem]:
+    """Compare the hypervisor's own used figures with its totals."""
+    problems: list[Problem] = []
+    for key, used, total in (
+        ("vcpus_used", host.vcpus_used, host.vcpus),
+        ("memory_mb_used", host.memory_mb_used, host.memory_mb),
+        ("local_gb_used", host.local_gb_used, host.local_gb),
+    ):
+        if used < 0:
+            problems.append(_doubt("used-negative", key, f"the hypervisor says that {key} is {used}"))
+        # Virtual CPUs in use may well outnumber the real ones.
+        elif used > total and key != "vcpus_used":
+            problems.append(_doubt("used-above-total", key, f"the hypervisor says that {key} is {used} of {total}"))
+    least = host.disk_available_least
+    if least is not None and least > host.local_gb:
+        text = f"disk_available_least is {least} GiB of {host.local_gb}"
+        problems.append(_doubt("used-above-total", "disk_available_least", text))
+    if host.hypervisor_hostname != host.node:
+        text = f"the node is asked for as {host.node} and calls itself {host.hypervisor_hostname}"
+        problems.append(_doubt("node-name-differs", "hypervisor_hostname", text))
+    return problems
+
+
+def _distinct(topology: HostTopology | None) -> tuple[HostTopology | None, list[Problem]]:
+    """Keep one cell per id: a cell that is counted twice would hold everything twice."""
+    if topology is None:
+        return None, []
+    kept = {cell.id: cell for cell in reversed(topology.cells)}
+    if len(kept) == len(topology.cells):
+        return topology, []
+    twice = sorted(number for number, count in Counter(cell.id for cell in topology.cells).items() if count > 1)
+    text = f"cell {', '.join(map(str, twice))} is reported twice; the first is kept"
+    cells = tuple(sorted(kept.values(), key=lambda cell: cell.id))
+    return HostTopology(cells=cells), [_doubt("cells-overlap", "numa_topology", text)]
+
+
+def _cells(host: Host) -> list[Problem]:
+    """Check that the cells share no CPU and add up to the host."""
+    if host.numa_topology is None:
+        return []
+    problems: list[Problem] = []
+    counts = Counter(_cpus(host.numa_topology))
+    twice = sorted(cpu for cpu, count in counts.items() if count > 1)
+    if twice:
+        problems.append(_doubt("cells-overlap", "numa_topology", f"CPU {', '.join(map(str, twice))} is in two cells"))
+    if len(counts) != host.vcpus:
+        text = f"the cells have {len(counts)} CPUs together, the host {host.vcpus}"
+        problems.append(_doubt("cells-differ-from-host", "numa_topology", text))
+    memory_mb = sum(cell.memory_mb for cell in host.numa_topology.cells)
+    # Kernel and firmware keep some memory for themselves, never more than a fiftieth.
+    if abs(memory_mb - host.memory_mb) * 50 > host.memory_mb:
+        text = f"the cells have {memory_mb} MiB together, the host {host.memory_mb}"
+        problems.append(_doubt("cells-differ-from-host", "numa_topology", text))
+    return problems
+
+
+def _cpus(topology: HostTopology) -> list[int]:
+    return [cpu for cell in topology.cells for cpu in cell.cpuset | cell.pcpuset]
+
+
+def _devices(devices: Sequence[PciDevice]) -> tuple[tuple[PciDevice, ...], list[Problem]]:
+    """Keep devices that have an address of their own; of two with one address the first."""
+    kept: dict[str, PciDevice] = {}
+    problems: list[Problem] = []
+    for device in devices:
+        if not _PCI_ADDRESS.fullmatch(device.address):
+            text = f"PCI device {device.address!r} has no address of the form 0000:00:00.0 and is left out"
+            problems.append(_doubt("pci-address-invalid", device.address, text))
+        elif device.address in kept:
+            text = f"PCI device {device.address} is reported twice; the first is kept"
+            problems.append(_doubt("pci-device-twice", device.address, text))
+        else:
+            kept[device.address] = device
+    return tuple(kept.values()), problems
+
+
+def _guests(guests: Sequence[Guest] | None) -> tuple[tuple[Guest, ...] | None, list[Problem]]:
+    """Keep one guest per uuid; what can't be read of one is told and never fails the node."""
+    if guests is None:
+        return None, []
+    kept: dict[str, Guest] = {}
+    problems: list[Problem] = []
+    for guest in guests:
+        if guest.uuid in kept:
+            problems.append(_doubt("guest-twice", guest.uuid, f"guest {guest.uuid} is reported twice"))
+            continue
+        sound = guest
+        if min(guest.vcpus, guest.memory_mb, guest.disk_mb) < 0:
+            text = f"guest {guest.name} has {guest.vcpus} vCPUs, {guest.memory_mb} MiB, {guest.disk_mb} MiB of disk"
+            problems.append(_doubt("guest-negative", guest.uuid, f"{text}; what is negative counts as nothing"))
+            sound = replace(
+                guest,
+                vcpus=max(guest.vcpus, 0),
+                memory_mb=max(guest.memory_mb, 0),
+                disk_mb=max(guest.disk_mb, 0),
+            )
+        if guest.trouble is not None:
+            problems.append(_doubt("guest-unreadable", guest.uuid, f"guest {guest.name}: {guest.trouble}"))
+        kept[guest.uuid] = sound
+    return tuple(kept.values()), problems
+
+
+def _doubt(code: str, about: str, text: str) -> Problem:
+    return Problem(code=code, about=about, text=text, remedy=_REMEDY)
