@@ -98,7 +98,10 @@ def verify(view: HostView) -> Host | Refusal:
         guests=guests,
         metrics=view.metrics,
     )
-    return replace(host, problems=(*_totals(host), *cell_problems, *_cells(host), *device_problems, *guest_problems))
+    return replace(
+        host,
+        problems=(*view.problems, *_totals(host), *cell_problems, *_cells(host), *device_problems, *guest_problems),
+    )
 
 
 def _typed(view: HostView) -> tuple[dict[str, Any], list[str]]:

@@ -6,11 +6,12 @@ Rules: docs/accounting.md, "Orphans" (ours: Nova has counted none since 2020).
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from datetime import datetime
 
-from stocktake.accounting.instances import counts
+from stocktake.accounting.instances import MIB_PER_GIB, counts
 from stocktake.model.books import Entry
 from stocktake.model.hypervisor import Guest
-from stocktake.model.workload import Instance, Place
+from stocktake.model.workload import Flavor, Instance, Place
 
 
 def unpromised(guests: Sequence[Guest], counted: AbstractSet[str]) -> tuple[Guest, ...]:
@@ -49,3 +50,24 @@ def _ledger_says(instance: Instance | None, place: Place | None) -> str:
     if place.deleted:
         return f"the ledger deleted it on {place.host or 'no host'}"
     return f"the ledger has it on {place.host or 'no host'} ({place.node or 'no node'})"
+
+
+def adopted(guest: Guest, *, host: str, node: str, now: datetime) -> Instance:
+    """Make an instance of a guest that nobody promised: it takes what the guest takes, disk rounded up to GiB."""
+    return Instance(
+        uuid=guest.uuid,
+        name=guest.name,
+        host=host,
+        node=node,
+        vm_state="active" if guest.active else "stopped",
+        power_state=1 if guest.active else 4,
+        flavor=Flavor(
+            name=f"adopted {guest.name}",
+            vcpus=guest.vcpus,
+            memory_mb=guest.memory_mb,
+            root_gb=-(-guest.disk_mb // MIB_PER_GIB),
+        ),
+        numa_topology=guest.numa,
+        adopted=True,
+        created_at=now,
+    )

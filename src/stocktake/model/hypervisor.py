@@ -57,13 +57,14 @@ class Survey(Value, frozen=True, kw_only=True):
 
 
 class HostView(Value, frozen=True, kw_only=True):
-    """A survey stamped by the audit: which node, the agent's `my_ip`, host metrics."""
+    """A survey stamped by the audit: which node, the agent's `my_ip`, host metrics, what it could not read."""
 
     node: str
     report: Mapping[str, object]
     guests: tuple[Guest, ...] | None = None
     host_ip: str | None = None
     metrics: tuple[Metric, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 class Host(Value, frozen=True, kw_only=True):

@@ -37,7 +37,8 @@ class PciRecord(Value, frozen=True, kw_only=True):
     """
     One device as the ledger tracks it (table `pci_devices`); `instance_uuid` holds it unless free.
 
-    `resource_class` and `traits` are what device_spec says of it for the scheduler.
+    `resource_class` and `traits` are what device_spec says of it for the scheduler; one with a `physical_network`
+    belongs to the network service, and the scheduler is not told of it.
     """
 
     address: str
@@ -53,6 +54,7 @@ class PciRecord(Value, frozen=True, kw_only=True):
     request_id: str | None = None
     resource_class: str | None = None
     traits: frozenset[str] = frozenset()
+    physical_network: str | None = None
 
 
 class PciPool(Value, frozen=True, kw_only=True):

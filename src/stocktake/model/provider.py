@@ -13,6 +13,7 @@ class Inventory(Value, frozen=True, kw_only=True):
 
     Attributes:
         ratio_is_initial: `allocation_ratio` is only for a new inventory; one that is there keeps its own.
+        reserved_is_initial: `reserved` is only for a new inventory; one that is there keeps its own.
     """
 
     total: int
@@ -22,6 +23,7 @@ class Inventory(Value, frozen=True, kw_only=True):
     step_size: int = 1
     allocation_ratio: float = 1.0
     ratio_is_initial: bool = False
+    reserved_is_initial: bool = False
 
 
 class Provider(Value, frozen=True, kw_only=True):

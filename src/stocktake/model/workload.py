@@ -49,6 +49,7 @@ class Instance(Value, frozen=True, kw_only=True):
 
     Attributes:
         pci_devices: addresses of the devices that it holds.
+        adopted: made of a guest that nobody had promised.
         deleted: the record is still there, the machine is not.
     """
 
@@ -70,6 +71,7 @@ class Instance(Value, frozen=True, kw_only=True):
     volume_backed: bool = False
     migration_context: MigrationContext | None = None
     pci_devices: tuple[str, ...] = ()
+    adopted: bool = False
     created_at: datetime | None = None
     updated_at: datetime | None = None
     deleted_at: datetime | None = None

@@ -1,0 +1,200 @@
+"""
+Step 1: when. Law: a pass that fails never takes the next one with it, and events only say "look again, now".
+
+Every `update_resources_interval` seconds, and whenever it is woken, the agent runs a refresh; between passes it says
+that it lives. SIGTERM ends it between two steps, SIGHUP reads the settings again.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from stocktake import __version__
+from stocktake.clock import Clock
+from stocktake.errors import IdentityError, StocktakeError, Unreachable
+from stocktake.refresh import Parts, Pass, refresh
+
+LOG = logging.getLogger(__name__)
+
+# Once in so many passes everything is read back from the scheduler, whose generations don't show every change.
+FULL_EVERY = 30
+BACK_OFF_FIRST_S = 1.0
+
+
+class Journal:
+    """Says what is wrong once, when it begins, and once when it is over."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}
+
+    def note(self, about: str, error: StocktakeError | None) -> None:
+        """Log a change of state of a node or a part."""
+        now = error.code if error else ""
+        before = self._last.get(about, "")
+        if now == before:
+            return
+        self._last[about] = now
+        if error is not None:
+            LOG.error("%s: %s", about, error, extra={"about": about, "code": error.code})
+        else:
+            LOG.info("%s: fine again", about, extra={"about": about, "code": before})
+
+    def note_pass(self, result: Pass) -> None:
+        """Log what changed with the nodes of a pass."""
+        for name in {*result.nodes, *result.failed, *result.unsynced}:
+            self.note(name, result.failed.get(name) or result.unsynced.get(name))
+        for name, why in result.kept.items():
+            if self._last.get(f"{name} kept") != why:
+                LOG.warning("%s is no longer reported and is kept: %s", name, why, extra={"about": name})
+            self._last[f"{name} kept"] = why
+
+
+class Agent:
+    """
+    The loop beside a hypervisor.
+
+    Args:
+        open_parts: reads the settings and opens the parts; called at the start and again on SIGHUP.
+        jitter: gives numbers in [0, 1): a fleet must not beat in step.
+    """
+
+    def __init__(self, open_parts: Callable[[], Parts], clock: Clock, jitter: Callable[[], float]) -> None:
+        self._open = open_parts
+        self._clock = clock
+        self._jitter = jitter
+        self._wake = threading.Event()
+        self._stopping = False
+        self._reloading = False
+        self._failures = 0
+        self._passes = 0
+        self._beat_due_s = clock.monotonic_s()
+        self._journal = Journal()
+
+    def stop(self) -> None:
+        """End after the step at hand."""
+        self._stopping = True
+        self._wake.set()
+
+    def reload(self) -> None:
+        """Read the settings again before the next pass, which is now."""
+        self._reloading = True
+        self._wake.set()
+
+    def catch_signals(self) -> None:
+        """Let SIGTERM and SIGINT stop, and SIGHUP reload; for the main thread."""
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            self.reload() if number == signal.SIGHUP else self.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, on_signal)
+
+    def run(self) -> None:
+        """
+        Run until stopped.
+
+        Raises:
+            IdentityError: this host is not who the ledger says it is.
+            SettingsError: the settings at the start can't be used.
+        """
+        parts = self._opened_at_last()
+        first = True
+        due_s: float | None = self._clock.monotonic_s()
+        while parts is not None and self._sleep_until(parts, due_s):
+            if self._reloading:
+                self._reloading = False
+                parts = self._reopened(parts)
+            # Set before the work: a pass that fails must not take the next one with it.
+            started_s = self._clock.monotonic_s()
+            interval_s = parts.settings.update_resources_interval
+            fine = self._one_pass(parts)
+            due_s = self._next_due(started_s, interval_s, fine=fine, first=first)
+            first = False
+        if parts is not None:
+            close(parts)
+
+    def _one_pass(self, parts: Parts) -> bool:
+        """Run one refresh; say whether all went well."""
+        full = self._passes % FULL_EVERY == 0
+        self._passes += 1
+        try:
+            result = refresh(parts, full=full, stop=lambda: self._stopping)
+        except IdentityError:
+            close(parts)
+            raise
+        except StocktakeError as error:
+            self._journal.note("pass", error)
+            return False
+        self._journal.note("pass", None)
+        self._journal.note_pass(result)
+        return result.fine
+
+    def _next_due(self, started_s: float, interval_s: int, *, fine: bool, first: bool) -> float | None:
+        """When to run next: None if the periodic pass is off and nothing has to be tried again."""
+        self._failures = 0 if fine else self._failures + 1
+        if self._failures:
+            longest_s = float(interval_s if interval_s > 0 else 60)
+            back_off_s = min(longest_s, BACK_OFF_FIRST_S * 2.0 ** min(self._failures - 1, 10))
+            return self._clock.monotonic_s() + back_off_s * (0.5 + self._jitter() / 2)
+        if interval_s < 0:
+            return None
+        return started_s + (interval_s * self._jitter() if first else interval_s)
+
+    def _sleep_until(self, parts: Parts, due_s: float | None) -> bool:
+        """Wait until it is time, or somebody wakes us, saying meanwhile that we live; False once stopped."""
+        while not self._stopping:
+            self._beat(parts)
+            now_s = self._clock.monotonic_s()
+            beat_s = parts.settings.report_interval
+            if due_s is not None and due_s <= now_s:
+                return True
+            wait_s = beat_s if due_s is None else min(beat_s, due_s - now_s)
+            if self._clock.wait(self._wake, wait_s):
+                self._wake.clear()
+                return not self._stopping
+        return False
+
+    def _beat(self, parts: Parts) -> None:
+        """Say that we live, once per `report_interval`."""
+        if self._clock.monotonic_s() < self._beat_due_s:
+            return
+        self._beat_due_s = self._clock.monotonic_s() + parts.settings.report_interval
+        try:
+            parts.ledger.heartbeat(parts.rules.host, version=__version__)
+        except StocktakeError as error:
+            self._journal.note("heartbeat", error)
+        else:
+            self._journal.note("heartbeat", None)
+
+    def _opened_at_last(self) -> Parts | None:
+        """Open the parts, trying again for as long as one of them can't be reached; None once stopped."""
+        tries = 0
+        while not self._stopping:
+            try:
+                return self._open()
+            except Unreachable as error:
+                self._journal.note("start", error)
+                tries += 1
+                self._clock.wait(self._wake, min(60.0, BACK_OFF_FIRST_S * 2.0 ** min(tries - 1, 10)))
+                self._wake.clear()
+        return None
+
+    def _reopened(self, parts: Parts) -> Parts:
+        """Take the new settings, or keep the old ones if they can't be used."""
+        try:
+            opened = self._open()
+        except StocktakeError as error:
+            LOG.error("the settings stay as they were: %s", error)  # noqa: TRY400 - the message says it all
+            return parts
+        close(parts)
+        LOG.info("the settings were read again")
+        return opened
+
+
+def close(parts: Parts) -> None:
+    """Close what the parts hold open."""
+    parts.driver.close()
+    parts.ledger.close()
+    parts.scheduler.close()

@@ -1,0 +1,141 @@
+"""
+Step 3: ask the driver and the monitors, once for all nodes, with a time limit. Law: nothing said here is believed yet.
+
+What the hypervisor sees as used is logged ("hypervisor resource view") and goes no further than the verified host.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from stocktake.drivers.base import Driver
+from stocktake.errors import DriverUnreachable, StocktakeError
+from stocktake.model.books import Metric
+from stocktake.model.hypervisor import HostView, Survey
+from stocktake.model.problem import Problem
+from stocktake.model.value import encode
+from stocktake.monitors.base import Monitor
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Answer(Generic[T]):
+    """What a call that runs in another thread gave, once it is done."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.value: T | None = None
+        self.error: BaseException | None = None
+
+
+class TimeLimit:
+    """
+    Runs a driver's calls one at a time, each with a deadline.
+
+    A call that hangs can't be stopped; it keeps its thread, and until it returns every further call fails at once, so
+    that threads don't pile up.
+    """
+
+    def __init__(self, timeout_s: float, where: str) -> None:
+        self._timeout_s = timeout_s
+        self._where = where
+        self._hanging: Answer[object] | None = None
+
+    def call(self, function: Callable[[], T]) -> T:
+        """
+        Call the function in a thread of its own and wait for it.
+
+        Raises:
+            DriverUnreachable: no answer in time, or an earlier call still hangs.
+            StocktakeError: what the function raised.
+        """
+        if self._hanging is not None and not self._hanging.done.is_set():
+            raise self._unreachable("an earlier call still has no answer")
+        answer: Answer[T] = Answer()
+        threading.Thread(target=_run, args=(function, answer), name=f"audit-{self._where}", daemon=True).start()
+        if not answer.done.wait(self._timeout_s):
+            self._hanging = answer  # type: ignore[assignment]
+            raise self._unreachable(f"no answer within {self._timeout_s:g} s")
+        if answer.error is not None:
+            raise answer.error
+        return answer.value  # type: ignore[return-value]
+
+    def _unreachable(self, what: str) -> DriverUnreachable:
+        remedy = "Check the hypervisor; its nodes keep their last record, marked stale."
+        return DriverUnreachable(what, where=self._where, remedy=remedy)
+
+
+def _run(function: Callable[[], T], answer: Answer[T]) -> None:
+    try:
+        answer.value = function()
+    except BaseException as error:  # noqa: BLE001 - it is handed to the caller, whatever it is
+        answer.error = error
+    finally:
+        answer.done.set()
+
+
+def audit(
+    driver: Driver, monitors: Sequence[Monitor], nodes: Collection[str], *, my_ip: str | None, limit: TimeLimit
+) -> Mapping[str, HostView | StocktakeError]:
+    """
+    Ask for all nodes in one sweep.
+
+    Returns:
+        Per node its view, or why there is none; the trouble of one node is no other's.
+    """
+    try:
+        surveys = limit.call(lambda: driver.survey(nodes))
+    except StocktakeError as error:
+        return dict.fromkeys(nodes, error)
+    views: dict[str, HostView | StocktakeError] = {}
+    for node in nodes:
+        survey = surveys.get(node)
+        if survey is None:
+            views[node] = DriverUnreachable("the driver said nothing of the node", where=node)
+        elif isinstance(survey, Survey):
+            views[node] = _view(node, survey, monitors, my_ip)
+        else:
+            views[node] = survey
+    return views
+
+
+def stamped(report: Mapping[str, object]) -> dict[str, object]:
+    """Normalise `cpu_info`: None or absent becomes empty, a mapping its JSON text."""
+    cpu_info = report.get("cpu_info")
+    if cpu_info is None:
+        cpu_info = ""
+    if isinstance(cpu_info, Mapping):
+        cpu_info = encode(cpu_info)
+    return {**report, "cpu_info": cpu_info}
+
+
+def _view(node: str, survey: Survey, monitors: Sequence[Monitor], my_ip: str | None) -> HostView:
+    report = stamped(survey.report)
+    seen = ("memory_mb", "memory_mb_used", "local_gb", "local_gb_used", "vcpus", "vcpus_used")
+    devices = report.get("pci_passthrough_devices")
+    LOG.debug(
+        "hypervisor resource view",
+        extra={
+            "node": node,
+            **{key: report.get(key) for key in seen},
+            "pci_devices": len(devices) if isinstance(devices, Sequence) else 0,
+        },
+    )
+    metrics, problems = _metrics(node, monitors)
+    return HostView(
+        node=node, report=report, guests=survey.guests, host_ip=my_ip, metrics=metrics, problems=tuple(problems)
+    )
+
+
+def _metrics(node: str, monitors: Sequence[Monitor]) -> tuple[tuple[Metric, ...], list[Problem]]:
+    """Read every monitor; one that can't be read costs its metrics, not the node."""
+    metrics: list[Metric] = []
+    problems: list[Problem] = []
+    for monitor in monitors:
+        try:
+            metrics.extend(monitor.read(node))
+        except StocktakeError as error:
+            problems.append(Problem(code="monitor-unreadable", about=error.where or node, text=str(error)))
+    return tuple(metrics), problems

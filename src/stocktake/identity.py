@@ -1,0 +1,135 @@
+"""
+Who this host is. Law: nothing is written or deleted under another's name.
+
+A node's uuid is kept in the file `compute_id` in the state path; it is its resource provider's uuid too. Drivers that
+know a uuid per node (bare metal) are asked instead.
+"""
+
+import re
+import uuid as uuids
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stocktake.clock import Ids
+from stocktake.errors import IdentityError
+from stocktake.model.books import ComputeNode
+
+FILE = "compute_id"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def read_compute_id(state_path: Path) -> str | None:
+    """
+    Read this host's id; None if it has none yet.
+
+    Raises:
+        IdentityError: the file can't be read or holds no UUID.
+    """
+    path = state_path / FILE
+    try:
+        text = path.read_text(encoding="ascii").strip().lower()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise IdentityError(f"can't be read: {error}", where=str(path)) from error
+    if not _UUID.fullmatch(text):
+        remedy = "Put back the uuid of this host's compute node (`stocktake nodes`), or delete the file if it has none."
+        raise IdentityError(f"holds no UUID but {text[:60]!r}", where=str(path), remedy=remedy)
+    return text
+
+
+def write_compute_id(state_path: Path, compute_id: str) -> None:
+    """
+    Keep this host's id; the file is there whole or not at all.
+
+    Raises:
+        IdentityError: the state path can't be written.
+    """
+    path = state_path / FILE
+    half = path.with_suffix(".new")
+    try:
+        state_path.mkdir(parents=True, exist_ok=True)
+        half.write_text(compute_id + "\n", encoding="ascii")
+        half.replace(path)
+    except OSError as error:
+        raise IdentityError(f"can't be written: {error}", where=str(path)) from error
+
+
+def compute_id(state_path: Path, ours: Sequence[ComputeNode], ids: Ids) -> str:
+    """
+    Settle this host's id: the file's; else that of the one node the ledger has for this host; else a new one, kept.
+
+    Args:
+        ours: the ledger's nodes of this host.
+    """
+    kept = read_compute_id(state_path)
+    if kept is not None:
+        return kept
+    made = ours[0].uuid if len(ours) == 1 else ids.uuid()
+    write_compute_id(state_path, made)
+    return made
+
+
+def node_uuids(
+    compute_id: str, nodes: Sequence[str], reported: Mapping[str, str | None], ours: Sequence[ComputeNode]
+) -> dict[str, str]:
+    """
+    Give each node its uuid: the driver's, else the record's, else compute_id for a single node, else one made of both.
+
+    Args:
+        reported: the uuid that the driver reports for a node, if it does.
+        ours: the ledger's nodes of this host.
+    """
+    saved = {row.hypervisor_hostname: row.uuid for row in ours}
+    alone = len(nodes) == 1
+    given: dict[str, str] = {}
+    for node in nodes:
+        known = reported.get(node) or saved.get(node)
+        made = compute_id if alone else str(uuids.uuid5(uuids.UUID(compute_id), node))
+        given[node] = known or made
+    return given
+
+
+def guard(
+    host: str,
+    compute_id: str,
+    nodes: Sequence[str],
+    ours: Sequence[ComputeNode],
+    holder: ComputeNode | None,
+) -> None:
+    """
+    Stop a host that is not who the ledger says it is, before anything is written or deleted.
+
+    Args:
+        nodes: the names that the driver reports.
+        ours: the ledger's nodes of this host.
+        holder: the ledger's node, of whatever host, whose uuid is `compute_id`.
+
+    Raises:
+        IdentityError: renamed, or running with another's compute_id; says how to fix it.
+    """
+    if holder is not None and holder.host != host:
+        raise IdentityError(
+            f"compute_id {compute_id} belongs to host {holder.host!r} in the ledger, and this host is {host!r}",
+            where=FILE,
+            remedy=f'If this host was renamed, set `host = "{holder.host}"`; '
+            f"if its state path was copied from {holder.host}, delete its {FILE} file.",
+        )
+    if len(nodes) != 1:
+        return
+    (name,) = nodes
+    for row in ours:
+        if row.uuid == compute_id and row.hypervisor_hostname != name:
+            raise IdentityError(
+                f"the ledger knows this host's node as {row.hypervisor_hostname!r}, "
+                f"and the hypervisor now calls itself {name!r}",
+                where=FILE,
+                remedy="Give the machine its old name back; or, if the new one is to stay, "
+                f"take its guests away and run `stocktake nodes --delete {row.hypervisor_hostname}` first.",
+            )
+        if row.hypervisor_hostname == name and row.uuid != compute_id:
+            raise IdentityError(
+                f"the ledger knows node {name!r} as {row.uuid}, and this host's id is {compute_id}",
+                where=FILE,
+                remedy=f"Write {row.uuid} into the {FILE} file of the state path: another host's may have been copied.",
+            )
