@@ -125,7 +125,7 @@ def refresh(
     hosts, result.failed = _verified(views)
     timer.lap("verify")
     uuids = _identified(parts, names, hosts, ours)
-    _count(parts, hosts, uuids, service, result, timer, full=full, stop=stop)
+    _count(parts, hosts, uuids, service, result=result, timer=timer, full=full, stop=stop)
     _note(parts, ours, result)
     if only is None and not stop():
         _delete_vanished(parts, names, ours, result)
@@ -138,9 +138,9 @@ def _count(
     hosts: Mapping[str, Host],
     uuids: Mapping[str, str],
     service: Service,
+    *,
     result: Pass,
     timer: _Timer,
-    *,
     full: bool,
     stop: Callable[[], bool],
 ) -> None:
