@@ -87,3 +87,24 @@ class DeviceSpec(Value, frozen=True, kw_only=True):
     resource_class: str | None = None
     traits: frozenset[str] = frozenset()
     tags: Mapping[str, str] = {}
+
+
+class PciAlias(Value, frozen=True, kw_only=True):
+    """
+    A name for devices that a flavor may ask for: one entry of the setting `pci.alias` (Nova's name and form).
+
+    Several entries of one name are alternatives.
+
+    Attributes:
+        vendor_id, product_id: four hexadecimal digits; None for any (then resource_class says which).
+        device_type: None for any; Nova's default is `type-PCI`.
+        resource_class, traits: what to ask of the scheduler.
+    """
+
+    name: str
+    vendor_id: str | None = None
+    product_id: str | None = None
+    device_type: DeviceType | None = "type-PCI"
+    numa_policy: Literal["legacy", "required", "preferred", "socket"] = "legacy"
+    resource_class: str | None = None
+    traits: frozenset[str] = frozenset()

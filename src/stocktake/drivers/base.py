@@ -1,0 +1,128 @@
+"""
+Step 4, the door: what every driver answers, and how one is found. Law: a driver says facts, it never decides.
+
+Third parties add drivers through the entry point group `stocktake.drivers`: a name and a function
+`open_driver(settings: Settings, clock: Clock) -> Driver`.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Collection
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol, runtime_checkable
+
+from stocktake.clock import Clock
+from stocktake.errors import DriverError, DriverUnreachable, SettingsError, StocktakeError
+from stocktake.model.hypervisor import Survey
+from stocktake.settings import Settings
+
+GROUP = "stocktake.drivers"
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """What knows the nodes. Only one thread calls it at a time."""
+
+    name: str
+
+    def node_names(self) -> tuple[str, ...]:
+        """
+        List the nodes that are this service's to report, never a part of them.
+
+        Raises:
+            DriverUnreachable: no answer; nothing may be concluded about any node.
+            DriverError: the answer was an error.
+        """
+        ...
+
+    def survey(self, nodes: Collection[str]) -> dict[str, Survey | StocktakeError]:
+        """
+        Ask about all these nodes in one sweep; every one is answered for, and one node's trouble is its own value.
+
+        Raises:
+            DriverUnreachable: no answer for any of them.
+        """
+        ...
+
+    def node_exists(self, node: str) -> bool:
+        """Say whether the hypervisor still has this node, though it may not be this service's to report."""
+        ...
+
+    def uptime_s(self) -> float | None:
+        """Give the host's uptime in seconds; None if the driver does not know or has many hosts."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; a closed driver is not used again."""
+        ...
+
+
+def load_driver(settings: Settings, clock: Clock) -> Driver:
+    """
+    Open the driver that `compute_driver` names; `auto` takes libvirt if it answers now, else host.
+
+    Raises:
+        SettingsError: no such driver; says which there are.
+        DriverError: the driver can't be loaded, or is none.
+        DriverUnreachable: its hypervisor does not answer.
+    """
+    if settings.compute_driver != "auto":
+        return _open(_entry_point(settings.compute_driver), settings, clock)
+    if importlib.util.find_spec("libvirt") is not None:
+        driver = _answering(_entry_point("libvirt"), settings, clock)
+        if driver is not None:
+            return driver
+    return _open(_entry_point("host"), settings, clock)
+
+
+def driver_names() -> tuple[str, ...]:
+    """List the drivers that are installed, sorted."""
+    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+
+
+def _entry_point(name: str) -> EntryPoint:
+    found = entry_points(group=GROUP, name=name)
+    if not found:
+        raise SettingsError(
+            f"compute_driver: there is no driver {name!r}",
+            remedy=f"There are: auto, {', '.join(driver_names())}.",
+        )
+    return next(iter(found))
+
+
+def _open(entry: EntryPoint, settings: Settings, clock: Clock) -> Driver:
+    where = f"driver {entry.name} ({entry.value})"
+    try:
+        driver = entry.load()(settings, clock)
+    except StocktakeError:
+        raise
+    except Exception as error:
+        # A third party's code may raise anything when it is imported or called.
+        raise DriverError(
+            f"can't be loaded: {type(error).__name__}: {error}",
+            where=where,
+            remedy="Install what it needs, or set compute_driver to another one.",
+        ) from error
+    if not isinstance(driver, Driver):
+        raise DriverError(
+            f"gave a {type(driver).__name__}, which lacks a part of a driver",
+            where=where,
+            remedy="Ask its author; see stocktake.drivers.base.Driver.",
+        )
+    return driver
+
+
+def _answering(entry: EntryPoint, settings: Settings, clock: Clock) -> Driver | None:
+    """Open a driver and ask it for its nodes; None if it has no answer."""
+    driver: Driver | None = None
+    try:
+        driver = _open(entry, settings, clock)
+        driver.node_names()
+    except (DriverUnreachable, DriverError) as error:
+        log.info("compute_driver auto takes host: %s", error)
+        if driver is not None:
+            driver.close()
+        return None
+    return driver

@@ -1,0 +1,54 @@
+"""
+The settings: one TOML file, `STOCKTAKE_*` variables above it, flags above those.
+
+Law: only here is the environment read.
+"""
+
+from stocktake.model.rules import Rules
+from stocktake.settings.pci import read_device_spec
+from stocktake.settings.read import read_settings
+from stocktake.settings.sections import (
+    Database,
+    Fake,
+    Libvirt,
+    Log,
+    Pci,
+    Placement,
+    ReservedPages,
+    Settings,
+)
+from stocktake.settings.show import Shown, redacted
+
+__all__ = [
+    "Database",
+    "Fake",
+    "Libvirt",
+    "Log",
+    "Pci",
+    "Placement",
+    "ReservedPages",
+    "Settings",
+    "Shown",
+    "read_device_spec",
+    "read_settings",
+    "redacted",
+    "rules",
+]
+
+
+def rules(settings: Settings) -> Rules:
+    """Pick what the pure rules need."""
+    return Rules(
+        host=settings.host,
+        reserved_host_memory_mb=settings.reserved_host_memory_mb,
+        reserved_host_cpus=settings.reserved_host_cpus,
+        reserved_host_disk_mb=settings.reserved_host_disk_mb,
+        cpu_allocation_ratio=settings.cpu_allocation_ratio,
+        ram_allocation_ratio=settings.ram_allocation_ratio,
+        disk_allocation_ratio=settings.disk_allocation_ratio,
+        initial_cpu_allocation_ratio=settings.initial_cpu_allocation_ratio,
+        initial_ram_allocation_ratio=settings.initial_ram_allocation_ratio,
+        initial_disk_allocation_ratio=settings.initial_disk_allocation_ratio,
+        device_specs=settings.pci.device_spec,
+        report_pci=settings.pci.report_in_placement,
+    )

@@ -1,0 +1,214 @@
+"""
+What types can't say of a setting: forms, ranges, and what must go together. Law: a check names no secret.
+"""
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from stocktake.errors import InvalidData
+from stocktake.model.cpuset import format_cpu_set, parse_cpu_set
+from stocktake.model.value import convert
+from stocktake.settings.pci import read_alias, read_device_spec
+from stocktake.settings.sections import ReservedPages
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._:-]*[A-Za-z0-9_])?")
+_PLUG_IN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+_RATIO_MAX = 1_000_000.0
+_PAGE_KB = {"": 1, "k": 1, "kb": 1, "kib": 1, "m": 1024, "mb": 1024, "mib": 1024}
+_PAGE_KB |= {"g": 1024**2, "gb": 1024**2, "gib": 1024**2}
+
+
+def read_pages(entry: object) -> ReservedPages:
+    """
+    Read one entry of `reserved_huge_pages`: a table, or Nova's text `node:0,size:2048,count:64`; sizes in KiB or units.
+
+    Raises:
+        InvalidData: what is wrong with it.
+    """
+    if isinstance(entry, str):
+        pairs = [pair.partition(":") for pair in entry.split(",")]
+        entry = {key.strip(): value.strip() for key, _colon, value in pairs}
+    if not isinstance(entry, Mapping) or set(entry) != {"node", "size", "count"}:
+        raise InvalidData("needs node, size and count")
+    return convert(
+        {"node": _whole(entry["node"]), "size_kb": _page_kb(entry["size"]), "count": _whole(entry["count"])},
+        ReservedPages,
+        where="",
+    )
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value, re.ASCII) else value
+
+
+def _page_kb(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([0-9]{1,12})\s*([A-Za-z]*)", value, re.ASCII)
+    scale = _PAGE_KB.get(found[2].lower()) if found else None
+    if found is None or scale is None:
+        raise InvalidData(f"size {value[:40]!r} is no number of KiB and nothing such as 2MB or 1GB")
+    return int(found[1]) * scale
+
+
+def _entries(read: Callable[[object], object]) -> Callable[[Any], object]:
+    """Read each entry of a list; what is wrong with one says which."""
+
+    def read_all(value: Any) -> object:
+        entries = [value] if isinstance(value, Mapping) else value
+        if not isinstance(entries, (list, tuple)):
+            raise InvalidData("must be a list of tables")
+        return [_numbered(read, number, entry) for number, entry in enumerate(entries, start=1)]
+
+    return read_all
+
+
+def _numbered(read: Callable[[object], object], number: int, entry: object) -> object:
+    try:
+        return read(entry)
+    except InvalidData as error:
+        raise InvalidData(f"entry {number}: {error.what}") from error
+
+
+def _unset_if_zero(value: Any) -> object:
+    return None if isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0 else value
+
+
+def _unset_if_blank(value: Any) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+# Before the type is checked: forms that are read into ours.
+FORMS: Mapping[str, Callable[[Any], object]] = {
+    "reserved_huge_pages": _entries(read_pages),
+    "pci.device_spec": _entries(read_device_spec),
+    "pci.alias": _entries(read_alias),
+    "cpu_allocation_ratio": _unset_if_zero,
+    "ram_allocation_ratio": _unset_if_zero,
+    "disk_allocation_ratio": _unset_if_zero,
+    "cpu_shared_set": _unset_if_blank,
+    "cpu_dedicated_set": _unset_if_blank,
+}
+
+
+def _ratio(value: float | None) -> str:
+    if value is None or (math.isfinite(value) and 0 < value <= _RATIO_MAX):
+        return ""
+    return f"{value} is no ratio: a number above 0"
+
+
+def _finite(value: float) -> str:
+    return "" if math.isfinite(value) else f"{value} is no number of seconds"
+
+
+def _cpus(spec: str | None) -> str:
+    if spec is None:
+        return ""
+    try:
+        return "" if parse_cpu_set(spec) else f"{spec!r} leaves no CPU; leave the setting out instead"
+    except InvalidData as error:
+        return error.what
+
+
+def _ip(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return f"{value[:60]!r} is no IP address"
+    return ""
+
+
+def _host(value: str) -> str:
+    return "" if _HOST.fullmatch(value) else f"{value[:60]!r} is no host name"
+
+
+def _plug_in(value: str) -> str:
+    return "" if _PLUG_IN.fullmatch(value) else f"{value[:60]!r} is no name of a plug-in"
+
+
+def _plug_ins(values: tuple[str, ...]) -> str:
+    return next(filter(None, map(_plug_in, values)), "")
+
+
+def _database(url: str | None) -> str:
+    if url is None:
+        return ""
+    scheme, separator, _rest = url.partition("://")
+    if not separator or scheme not in _DATABASES:
+        # The URL may hold a password: only what stands before it is shown.
+        told = f"scheme {scheme[:30]!r}" if separator else "no scheme"
+        return f"has {told}; it must be a URL such as sqlite:////path/file.db or postgresql://user:password@host/name"
+    return ""
+
+
+def _http(url: str | None) -> str:
+    if url is None:
+        return ""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    return "" if sound else "must be a URL such as https://placement.example.org"
+
+
+def _uri(value: str) -> str:
+    return "" if _SCHEME.match(value) else "must be a URI such as qemu:///system"
+
+
+# After it: what is wrong with a value, empty if nothing.
+CHECKS: Mapping[str, Callable[[Any], str]] = {
+    "host": _host,
+    "my_ip": _ip,
+    "compute_driver": _plug_in,
+    "compute_monitors": _plug_ins,
+    "cpu_allocation_ratio": _ratio,
+    "ram_allocation_ratio": _ratio,
+    "disk_allocation_ratio": _ratio,
+    "initial_cpu_allocation_ratio": _ratio,
+    "initial_ram_allocation_ratio": _ratio,
+    "initial_disk_allocation_ratio": _ratio,
+    "cpu_shared_set": _cpus,
+    "cpu_dedicated_set": _cpus,
+    "driver_timeout_s": _finite,
+    "database.connection": _database,
+    "database.replica_url": _database,
+    "placement.connection": _database,
+    "placement.url": _http,
+    "placement.timeout_s": _finite,
+    "libvirt.connection_uri": _uri,
+}
+
+
+def check_together(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say which settings contradict each other: the one to change, and why. All values have passed alone."""
+    shared, dedicated = values["cpu_shared_set"], values["cpu_dedicated_set"]
+    if shared and dedicated:
+        both = parse_cpu_set(shared) & parse_cpu_set(dedicated)
+        if both:
+            yield "cpu_dedicated_set", f"CPU {format_cpu_set(both)} is in cpu_shared_set too"
+    if values["service_down_time"] <= values["report_interval"]:
+        yield (
+            "service_down_time",
+            f"{values['service_down_time']} s must be longer than report_interval, {values['report_interval']} s",
+        )
+    if values["placement.mode"] == "remote":
+        if values["placement.url"] is None and values["placement.auth_type"] is None:
+            yield "placement.mode", "remote needs placement.url, or placement.auth_type and placement.auth to find it"
+        if values["placement.auth"] and values["placement.auth_type"] is None:
+            yield "placement.auth", "needs placement.auth_type, the name of the keystoneauth1 plugin"
+    pages = [(entry.node, entry.size_kb) for entry in values["reserved_huge_pages"]]
+    if len(set(pages)) != len(pages):
+        yield "reserved_huge_pages", "names a size of one node twice"
+
+
+def check_path(value: Path) -> str:
+    """Say what is wrong with a path, empty if nothing."""
+    return "" if "\0" not in str(value) else "has a zero byte in it"

@@ -1,0 +1,268 @@
+"""
+Every setting: its name, type, default, unit and meaning. Law: this table is the only place where a setting is written.
+
+Types, ranges, the defaults, the generated reference and what is hidden all follow from it. Names are Nova's where
+Nova has the setting. A default that depends on the machine is worked out in `stocktake.settings.defaults`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from stocktake.model.pci import DeviceSpec, PciAlias
+from stocktake.model.value import Value
+from stocktake.settings.secrets import hidden
+
+# Whole numbers that a database and JSON can hold.
+_LARGEST = 2**53
+
+AuthOptions = Mapping[str, str | int | float | bool]
+
+
+def about(text: str, *, unit: str = "", hide: str = "", default: str = "", **limits: Any) -> Meta:
+    """
+    Say what a setting means.
+
+    Args:
+        unit: of the value, as shown in the reference.
+        hide: how it is hidden: `url` (the password in it) or `options` (all but names known to be harmless).
+        default: in words, where the machine decides.
+        limits: msgspec's (ge, gt, le, ...).
+    """
+    return Meta(description=text, extra={"unit": unit, "hide": hide, "default": default}, **limits)
+
+
+class Section(Value, frozen=True, kw_only=True):
+    """A table of settings; its repr hides what is secret."""
+
+    def __repr__(self) -> str:
+        """Show the settings, passwords hidden."""
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> Any:
+        """Give names and values, passwords hidden."""
+        return ((name, hidden(type(self), name, getattr(self, name))) for name in self.__struct_fields__)
+
+
+class ReservedPages(Value, frozen=True, kw_only=True):
+    """Huge pages of one host cell that are not for guests: the size in KiB, `count` in pages."""
+
+    node: Annotated[int, Meta(ge=0, le=65535)]
+    size_kb: Annotated[int, Meta(gt=0, le=_LARGEST)]
+    count: Annotated[int, Meta(ge=0, le=_LARGEST)]
+
+
+class Database(Section, frozen=True, kw_only=True):
+    """The ledger."""
+
+    connection: Annotated[
+        str,
+        about(
+            "Where the ledger is: a SQLAlchemy URL of SQLite (`sqlite:////var/lib/stocktake/ledger.db`) or PostgreSQL "
+            "(`postgresql://user:password@host/name`).",
+            hide="url",
+            default="`ledger.db` in `state_path`",
+        ),
+    ]
+    replica_url: Annotated[
+        str | None, about("A copy that may serve the audit's reads; unset reads from `connection`.", hide="url")
+    ] = None
+
+
+class Placement(Section, frozen=True, kw_only=True):
+    """The scheduler's inventory service."""
+
+    mode: Annotated[
+        Literal["embedded", "remote", "none"],
+        about("`embedded` runs Placement in this process; `remote` reports to one elsewhere; `none` reports nothing."),
+    ] = "embedded"
+    connection: Annotated[
+        str,
+        about(
+            "The database of the embedded Placement: a SQLAlchemy URL.",
+            hide="url",
+            default="`placement.db` in `state_path`",
+        ),
+    ]
+    url: Annotated[
+        str | None,
+        about("The remote Placement's endpoint; unset finds it in Keystone's catalog.", hide="url"),
+    ] = None
+    auth_type: Annotated[
+        str | None,
+        about("The keystoneauth1 plugin for a remote Placement, such as `password`, `http_basic` or `none`."),
+    ] = None
+    auth: Annotated[
+        AuthOptions,
+        about("That plugin's options, such as `auth_url`, `username`, `password`, `project_name`.", hide="options"),
+    ] = {}
+    region_name: Annotated[str | None, about("The region in Keystone's catalog.")] = None
+    interface: Annotated[Literal["public", "internal", "admin"], about("The interface in Keystone's catalog.")] = (
+        "internal"
+    )
+    cafile: Annotated[Path | None, about("Certificates to trust; unset trusts the system's.")] = None
+    insecure: Annotated[bool, about("Do not check the server's certificate.")] = False
+    timeout_s: Annotated[float, about("How long one request may take.", unit="s", gt=0, le=3600)] = 30.0
+    retries_max: Annotated[
+        int, about("How often a request is repeated after a conflict or while Placement is away.", ge=0, le=100)
+    ] = 4
+
+
+class Pci(Section, frozen=True, kw_only=True):
+    """PCI devices for guests."""
+
+    device_spec: Annotated[
+        tuple[DeviceSpec, ...],
+        about(
+            "Which devices may be given to guests, the first entry that matches a device counts: tables of "
+            "`vendor_id`, `product_id`, `address` (a glob such as `*:0a:00.*`, or a table of patterns for `domain`, "
+            "`bus`, `slot`, `function`), `resource_class`, `traits`, `physical_network`, `remote_managed`, `trusted`; "
+            "other names become tags."
+        ),
+    ] = ()
+    alias: Annotated[
+        tuple[PciAlias, ...],
+        about(
+            "Names for devices that flavors ask for: tables of `name`, `vendor_id`, `product_id`, `device_type`, "
+            "`numa_policy`, `resource_class`, `traits`."
+        ),
+    ] = ()
+    report_in_placement: Annotated[bool, about("Report PCI devices to Placement as child providers.")] = True
+
+
+class Libvirt(Section, frozen=True, kw_only=True):
+    """The driver `libvirt`."""
+
+    connection_uri: Annotated[str, about("The hypervisor, as `virsh -c` takes it.", hide="url")] = "qemu:///system"
+    instances_path: Annotated[Path, about("Where guests' images are; its file system is the node's disk.")] = Path(
+        "/var/lib/libvirt/images"
+    )
+
+
+class Fake(Section, frozen=True, kw_only=True):
+    """The driver `fake`."""
+
+    fleet: Annotated[Path | None, about("A fleet described in a JSON or TOML file; unset generates one.")] = None
+    nodes: Annotated[int, about("How many nodes to generate.", ge=0, le=100_000)] = 10
+    seed: Annotated[int, about("What the generated fleet grows from; equal seeds give equal fleets.", ge=0)] = 1
+    guests: Annotated[bool, about("Give generated nodes the guests that belong to the generated work.")] = True
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """What is written to stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], about("The least severe message that is written.")
+    ] = "info"
+    json: Annotated[bool, about("One JSON object a line, for machines.")] = False
+
+
+Ratio = float | None
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """
+    All settings. Made by `read_settings`; `origins` says where each value came from, by dotted name.
+    """
+
+    host: Annotated[str, about("This service's name in the ledger.", default="the machine's host name", max_length=255)]
+    my_ip: Annotated[
+        str,
+        about("The address that nodes are recorded with.", default="that of the default route's interface"),
+    ]
+    state_path: Annotated[
+        Path,
+        about(
+            "Where this host keeps its identity and, unless set otherwise, its databases.",
+            default="`/var/lib/stocktake` for root, else `$XDG_STATE_HOME/stocktake`",
+        ),
+    ]
+    compute_driver: Annotated[
+        str,
+        about(
+            "Who is asked about nodes: `libvirt`, `host`, `fake`, or a third party's name. `auto` takes libvirt if it "
+            "answers when the program starts, else host; name the driver on hosts that matter."
+        ),
+    ] = "auto"
+    update_resources_interval: Annotated[
+        int,
+        about(
+            "How often the agent takes stock; 0 is the default of 60, negative turns it off.",
+            unit="s",
+            ge=-_LARGEST,
+            le=_LARGEST,
+        ),
+    ] = 0
+    report_interval: Annotated[int, about("How often the agent says that it lives.", unit="s", gt=0, le=_LARGEST)] = 10
+    service_down_time: Annotated[
+        int, about("After how long a silent agent counts as down.", unit="s", gt=0, le=_LARGEST)
+    ] = 60
+    reserved_host_memory_mb: Annotated[int, about("Memory that is not for guests.", unit="MiB", ge=0, le=_LARGEST)] = (
+        512
+    )
+    reserved_host_cpus: Annotated[int, about("CPUs that are not for guests.", unit="CPUs", ge=0, le=65535)] = 0
+    reserved_host_disk_mb: Annotated[int, about("Disk that is not for guests.", unit="MiB", ge=0, le=_LARGEST)] = 0
+    cpu_allocation_ratio: Annotated[
+        Ratio, about("How many vCPUs are sold per CPU; 0 or unset leaves a node's ratio alone.")
+    ] = None
+    ram_allocation_ratio: Annotated[
+        Ratio, about("How many times memory is sold; 0 or unset leaves a node's ratio alone.")
+    ] = None
+    disk_allocation_ratio: Annotated[
+        Ratio, about("How many times disk is sold; 0 or unset leaves a node's ratio alone.")
+    ] = None
+    initial_cpu_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = 4.0
+    initial_ram_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = 1.0
+    initial_disk_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = (
+        1.0
+    )
+    cpu_shared_set: Annotated[
+        str | None, about("Host CPUs for floating guests, such as `0-3,^2`; unset takes all that are not dedicated.")
+    ] = None
+    cpu_dedicated_set: Annotated[str | None, about("Host CPUs for pinned guests, such as `4-15`; unset has none.")] = (
+        None
+    )
+    reserved_huge_pages: Annotated[
+        tuple[ReservedPages, ...],
+        about(
+            "Huge pages that are not for guests: tables of `node`, `size` (KiB, or text such as `1GB`) and `count`, or "
+            "Nova's text form `node:0,size:2048,count:64`."
+        ),
+    ] = ()
+    compute_monitors: Annotated[
+        tuple[str, ...], about("Which host metrics are read with every pass: `cpu` (Nova's `cpu.virt_driver` too).")
+    ] = ()
+    adopt: Annotated[
+        Literal["manual", "auto"],
+        about("`auto` makes instances of guests that nobody promised; for hosts that nobody else keeps books of."),
+    ] = "manual"
+    provider_config_location: Annotated[
+        Path, about("The directory of provider.yaml files; one that does not exist has none.")
+    ] = Path("/etc/stocktake/provider_config")
+    vanish_share_max: Annotated[
+        float,
+        about("If more than this share of the nodes vanishes at once, a second pass must agree.", ge=0, le=1),
+    ] = 0.5
+    driver_timeout_s: Annotated[
+        float, about("How long the hypervisor may take to answer for all nodes.", unit="s", gt=0, le=3600)
+    ] = 30.0
+    database: Database
+    placement: Placement
+    pci: Pci = Pci()
+    libvirt: Libvirt = Libvirt()
+    fake: Fake = Fake()
+    log: Log = Log()
+    origins: Mapping[str, str] = {}
+
+    @property
+    def refresh_interval_s(self) -> float | None:
+        """Give the time between passes in seconds; None if the periodic pass is off."""
+        if self.update_resources_interval < 0:
+            return None
+        return float(self.update_resources_interval or DEFAULT_INTERVAL_S)
+
+
+# What an update_resources_interval of 0 means, in Nova as here.
+DEFAULT_INTERVAL_S = 60
