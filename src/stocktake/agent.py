@@ -21,6 +21,7 @@ LOG = logging.getLogger(__name__)
 # Once in so many passes everything is read back from the scheduler, whose generations don't show every change.
 FULL_EVERY = 30
 BACK_OFF_FIRST_S = 1.0
+BACK_OFF_LONGEST_S = 60.0
 
 
 class Journal:
@@ -108,7 +109,7 @@ class Agent:
                 parts = self._reopened(parts)
             # Set before the work: a pass that fails must not take the next one with it.
             started_s = self._clock.monotonic_s()
-            interval_s = parts.settings.update_resources_interval
+            interval_s = parts.settings.refresh_interval_s
             fine = self._one_pass(parts)
             due_s = self._next_due(started_s, interval_s, fine=fine, first=first)
             first = False
@@ -131,14 +132,13 @@ class Agent:
         self._journal.note_pass(result)
         return result.fine
 
-    def _next_due(self, started_s: float, interval_s: int, *, fine: bool, first: bool) -> float | None:
+    def _next_due(self, started_s: float, interval_s: float | None, *, fine: bool, first: bool) -> float | None:
         """When to run next: None if the periodic pass is off and nothing has to be tried again."""
         self._failures = 0 if fine else self._failures + 1
         if self._failures:
-            longest_s = float(interval_s if interval_s > 0 else 60)
-            back_off_s = min(longest_s, BACK_OFF_FIRST_S * 2.0 ** min(self._failures - 1, 10))
+            back_off_s = min(interval_s or BACK_OFF_LONGEST_S, BACK_OFF_FIRST_S * 2.0 ** min(self._failures - 1, 10))
             return self._clock.monotonic_s() + back_off_s * (0.5 + self._jitter() / 2)
-        if interval_s < 0:
+        if interval_s is None:
             return None
         return started_s + (interval_s * self._jitter() if first else interval_s)
 
@@ -177,7 +177,7 @@ class Agent:
             except Unreachable as error:
                 self._journal.note("start", error)
                 tries += 1
-                self._clock.wait(self._wake, min(60.0, BACK_OFF_FIRST_S * 2.0 ** min(tries - 1, 10)))
+                self._clock.wait(self._wake, min(BACK_OFF_LONGEST_S, BACK_OFF_FIRST_S * 2.0 ** min(tries - 1, 10)))
                 self._wake.clear()
         return None
 
