@@ -1,0 +1,53 @@
+"""
+Step 4, libvirt: one connection, one node, its guests. Law: everything is read-only, and there is no process per disk.
+
+    driver       the node's name, surveys, errors
+    connection   open, keep alive, one sweep with a deadline
+    sweep        one reading of everything, put together as a report
+    capacity     memory, disk, CPU model, what the host can run
+    traits       CPU flags as the scheduler's traits
+    topology     which CPUs are sold as what, NUMA cells
+    devices      PCI devices
+    guests       domain definitions
+    placing      where a guest sits: cells, pinned CPUs, pages
+    images       disk images
+    xml          hardened parsing
+"""
+
+from typing import TYPE_CHECKING
+
+from stocktake.clock import Clock
+from stocktake.errors import DriverError
+from stocktake.settings import Settings
+
+if TYPE_CHECKING:
+    from stocktake.drivers.libvirt.driver import LibvirtDriver
+
+
+def open_driver(settings: Settings, clock: Clock) -> "LibvirtDriver":
+    """
+    Make the driver; libvirtd is first asked by the first call.
+
+    Raises:
+        DriverError: libvirt's Python bindings aren't installed.
+    """
+    try:
+        # Here, so that whoever has no libvirt can still list the drivers.
+        from stocktake.drivers.libvirt.driver import LibvirtDriver
+        from stocktake.drivers.libvirt.sweep import Options
+    except ModuleNotFoundError as error:
+        raise DriverError(
+            f"libvirt's Python bindings are not installed: {error}",
+            where="driver libvirt",
+            remedy="Install stocktake[libvirt]; it needs libvirt-dev, pkg-config and a C compiler.",
+        ) from error
+    reserved: dict[int, dict[int, int]] = {}
+    for pages in settings.reserved_huge_pages:
+        reserved.setdefault(pages.node, {})[pages.size_kb] = pages.count
+    options = Options(
+        instances_path=str(settings.libvirt.instances_path),
+        cpu_shared_set=settings.cpu_shared_set,
+        cpu_dedicated_set=settings.cpu_dedicated_set,
+        reserved_pages=reserved,
+    )
+    return LibvirtDriver(settings.libvirt.connection_uri, options, clock=clock, deadline_s=settings.driver_timeout_s)

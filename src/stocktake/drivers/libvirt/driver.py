@@ -1,0 +1,78 @@
+"""
+Step 4, the driver over one libvirt connection. Law: a wrong answer is the asked nodes' own, no answer is raised.
+"""
+
+from collections.abc import Collection
+
+from stocktake.clock import Clock
+from stocktake.drivers.libvirt.connection import Connection, is_local
+from stocktake.drivers.libvirt.sweep import Options, Sweeper, read_uptime_s
+from stocktake.errors import DriverUnreachable, NodeNotFound, StocktakeError
+from stocktake.model.hypervisor import Survey
+
+
+class LibvirtDriver:
+    """
+    One libvirt host as one node, called by the host name that libvirt gives.
+
+    Args:
+        uri: any libvirt URI; it is opened read-only, at the first call.
+        deadline_s: how long one call may take.
+    """
+
+    name = "libvirt"
+
+    def __init__(self, uri: str, options: Options, *, clock: Clock, deadline_s: float) -> None:
+        self._connection = Connection(uri, clock=clock, deadline_s=deadline_s)
+        self._sweeper = Sweeper(options)
+
+    def node_names(self) -> tuple[str, ...]:
+        """
+        Give the one node's name.
+
+        Raises:
+            DriverUnreachable: libvirtd doesn't answer, or not in time.
+            DriverError: it answered with an error.
+        """
+        return (self._connection.call(lambda hypervisor: hypervisor.getHostname()),)
+
+    def survey(self, nodes: Collection[str]) -> dict[str, Survey | StocktakeError]:
+        """
+        Read the host in one sweep; every asked node gets its survey, or the error that kept it from one.
+
+        Raises:
+            DriverUnreachable: libvirtd doesn't answer, or not in time.
+        """
+        if not nodes:
+            return {}
+        try:
+            name, survey = self._connection.call(self._sweeper.sweep)
+        except DriverUnreachable:
+            raise
+        except StocktakeError as error:
+            return dict.fromkeys(nodes, error)
+        return {node: survey if node == name else self._not_found(node, name) for node in nodes}
+
+    def _not_found(self, node: str, name: str) -> NodeNotFound:
+        return NodeNotFound(
+            f"libvirt has no node {node}; its host is called {name}",
+            where=self._connection.uri,
+            remedy="If the host was renamed on purpose, move its records to the new name; else give it its old one.",
+        )
+
+    def node_exists(self, node: str) -> bool:
+        """
+        Whether libvirt's host is called `node`.
+
+        Raises:
+            DriverUnreachable, DriverError: as `node_names`.
+        """
+        return node in self.node_names()
+
+    def uptime_s(self) -> float | None:
+        """Seconds since this machine started; None if the URI means another one."""
+        return read_uptime_s() if is_local(self._connection.uri) else None
+
+    def close(self) -> None:
+        """Close the connection; the driver can't be used afterwards."""
+        self._connection.close()

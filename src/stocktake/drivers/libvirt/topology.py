@@ -1,0 +1,129 @@
+"""
+Step 4, which CPUs and which cells: NUMA as libvirt's capabilities tell it. Law: only CPUs that are online count.
+
+The rules are Nova's (release 34, nova/virt/libvirt/driver.py: `_get_vcpu_available`, `_get_pcpu_available`,
+`_get_host_numa_topology`), but for one: where `cpu_dedicated_set` is unset, Nova lists the shared CPUs of a cell as
+`pcpuset` too (for guests pinned before that option existed) and sells no PCPU. Here what a cell lists is what is sold,
+so `pcpuset` is then empty, and Placement gets what Nova gives it.
+"""
+
+from collections.abc import Mapping
+from xml.etree.ElementTree import Element
+
+from stocktake.drivers.libvirt.xml import cpu_set, number
+from stocktake.errors import InvalidData, SettingsError
+from stocktake.model.cpuset import format_cpu_set
+from stocktake.model.topology import HostCell, HostPages, HostTopology
+from stocktake.model.value import Value
+
+# Cell to page size (KiB) to pages that are not for guests.
+ReservedPages = Mapping[int, Mapping[int, int]]
+
+
+class HostCpus(Value, frozen=True, kw_only=True):
+    """Online host CPUs: `shared` for floating guests, `dedicated` for pinned ones; no CPU is in both."""
+
+    shared: frozenset[int]
+    dedicated: frozenset[int]
+
+
+def split_cpus(online: frozenset[int], *, shared_spec: str | None, dedicated_spec: str | None) -> HostCpus:
+    """
+    Say which CPUs are sold as what.
+
+    Neither set: every online CPU is shared. Only `cpu_dedicated_set`: none is shared.
+
+    Raises:
+        SettingsError: a set can't be read, is empty, names CPUs that are absent or offline, or the two overlap.
+    """
+    shared = _configured("cpu_shared_set", shared_spec, online)
+    dedicated = _configured("cpu_dedicated_set", dedicated_spec, online)
+    if shared is None:
+        shared = online if dedicated is None else frozenset()
+    both = shared & (dedicated or frozenset())
+    if both:
+        raise SettingsError(
+            f"cpu_shared_set and cpu_dedicated_set both name CPU {format_cpu_set(both)}",
+            remedy="A CPU is for floating guests or for pinned ones: take it out of one of them.",
+        )
+    return HostCpus(shared=shared, dedicated=dedicated or frozenset())
+
+
+def _configured(name: str, spec: str | None, online: frozenset[int]) -> frozenset[int] | None:
+    if not spec:
+        return None
+    try:
+        cpus = cpu_set(spec, what=name)
+    except InvalidData as error:
+        raise SettingsError(error.what, remedy="Write CPUs as in `2-15,^8`.") from error
+    if not cpus:
+        raise SettingsError(f"{name}: no CPU is left of {spec!r}")
+    if missing := cpus - online:
+        raise SettingsError(
+            f"{name}: CPU {format_cpu_set(missing)} is not on this host or offline (online: {format_cpu_set(online)})",
+            remedy=f"Change {name}, or bring the CPU online.",
+        )
+    return cpus
+
+
+def host_topology(capabilities: Element, cpus: HostCpus, reserved: ReservedPages) -> HostTopology | None:
+    """
+    Read the NUMA cells: MiB rounded down, page sizes in KiB; None if libvirt reports no cells.
+
+    `reserved` pages above a cell's total are passed on as they are: verify makes a problem of them.
+
+    Raises:
+        InvalidData: an id or a number can't be read.
+    """
+    cells = capabilities.findall("./host/topology/cells/cell")
+    if not cells:
+        return None
+    return HostTopology(cells=tuple(_cell(cell, cpus, reserved) for cell in cells))
+
+
+def _cell(cell: Element, cpus: HostCpus, reserved: ReservedPages) -> HostCell:
+    cell_id = number(cell.get("id"), what="a NUMA cell's id")
+    listed = cell.findall("./cpus/cpu")
+    ids = frozenset(number(cpu.get("id"), what="a CPU's id") for cpu in listed)
+    sold = ids & (cpus.shared | cpus.dedicated)
+    # An offline CPU is listed without its siblings and socket.
+    siblings = {cpu_set(cpu.get("siblings"), what="a CPU's siblings") & sold for cpu in listed}
+    sockets = {cpu.get("socket_id") for cpu in listed} - {None}
+    return HostCell(
+        id=cell_id,
+        cpuset=ids & cpus.shared,
+        pcpuset=ids & cpus.dedicated,
+        memory_mb=_memory_kb(cell) // 1024,
+        siblings=tuple(sorted(siblings - {frozenset()}, key=sorted)),
+        pages=tuple(_pages(pages, reserved.get(cell_id, {})) for pages in cell.findall("pages")),
+        # As in Nova: with several sockets in a cell, "the" socket of the cell means nothing.
+        socket=number(sockets.pop(), what="a CPU's socket") if len(sockets) == 1 else None,
+    )
+
+
+def _memory_kb(cell: Element) -> int:
+    memory = cell.find("memory")
+    # A cell of CPUs only, without memory of its own, has no such element.
+    return 0 if memory is None else number(memory.text, what="a NUMA cell's memory")
+
+
+def _pages(pages: Element, reserved: Mapping[int, int]) -> HostPages:
+    size_kb = number(pages.get("size"), what="a page size")
+    return HostPages(
+        size_kb=size_kb, total=number(pages.text, what="a number of pages"), reserved=reserved.get(size_kb, 0)
+    )
+
+
+def cell_by_cpu(capabilities: Element) -> dict[int, int]:
+    """Say which cell each of the host's CPUs is in; empty without NUMA."""
+    return {
+        number(cpu.get("id"), what="a CPU's id"): number(cell.get("id"), what="a NUMA cell's id")
+        for cell in capabilities.findall("./host/topology/cells/cell")
+        for cpu in cell.findall("./cpus/cpu")
+    }
+
+
+def has_hyperthreading(capabilities: Element) -> bool:
+    """Whether any core runs more than one thread; from the siblings: libvirt's `threads` may be wrong."""
+    listed = capabilities.findall("./host/topology/cells/cell/cpus/cpu")
+    return any(len(cpu_set(cpu.get("siblings"), what="a CPU's siblings")) > 1 for cpu in listed)
