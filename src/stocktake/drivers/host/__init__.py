@@ -1,0 +1,154 @@
+"""
+Step 4, the driver `host`: this machine itself, without any hypervisor. Law: only /proc, /sys and statvfs are asked.
+
+One node, named as the host. It can list no guests. Memory's total and free come from one reading of /proc/meminfo.
+"""
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stocktake.clock import Clock
+from stocktake.drivers.host.cpu import cpu_info, cpu_traits, read_model, read_online, read_places, split_cpus
+from stocktake.drivers.host.devices import read_devices
+from stocktake.drivers.host.files import read_sizes_kb, read_text
+from stocktake.drivers.host.topology import read_topology
+from stocktake.errors import DriverError, InvalidData, NodeNotFound, StocktakeError
+from stocktake.model.hypervisor import Survey
+from stocktake.model.value import plain
+from stocktake.settings import Settings
+
+_GIB = 1024**3
+
+
+def open_driver(settings: Settings, clock: Clock) -> "HostDriver":  # noqa: ARG001 (the door's form)
+    """Open the driver for the machine that this runs on."""
+    return HostDriver(settings, root=Path("/"), arch=os.uname().machine)
+
+
+class HostDriver:
+    """
+    The machine whose /proc and /sys are under `root`.
+
+    Attributes:
+        name: `host`.
+    """
+
+    name = "host"
+
+    def __init__(self, settings: Settings, *, root: Path, arch: str) -> None:
+        self._settings = settings
+        self._root = root
+        self._arch = arch
+
+    def node_names(self) -> tuple[str, ...]:
+        """Give the one node: the host's name."""
+        return (self._settings.host,)
+
+    def survey(self, nodes: Collection[str]) -> dict[str, Survey | StocktakeError]:
+        """Read the machine, for the node that it is; other names are not found."""
+        return {node: self._survey(node) for node in nodes}
+
+    def node_exists(self, node: str) -> bool:
+        """Say whether this is the machine's name."""
+        return node == self._settings.host
+
+    def uptime_s(self) -> float | None:
+        """Read the uptime in seconds."""
+        words = (read_text(self._root / "proc/uptime") or "").split()
+        try:
+            return float(words[0]) if words else None
+        except ValueError:
+            return None
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+    def _survey(self, node: str) -> Survey | StocktakeError:
+        if node != self._settings.host:
+            return NodeNotFound(f"this machine is {self._settings.host!r}", where=node)
+        try:
+            return Survey(report=self._report(), guests=None)
+        except (OSError, ValueError, InvalidData) as error:
+            remedy = "Check that /proc and /sys are mounted and readable."
+            return DriverError(f"the machine can't be read: {error}", where=node, remedy=remedy)
+        except StocktakeError as error:
+            return error
+
+    def _report(self) -> Mapping[str, object]:
+        root, settings = self._root, self._settings
+        online = read_online(root)
+        cpus = split_cpus(online, shared_spec=settings.cpu_shared_set, dedicated_spec=settings.cpu_dedicated_set)
+        places = read_places(root, online)
+        model = read_model(root)
+        page_kb = os.sysconf("SC_PAGE_SIZE") // 1024
+        topology = read_topology(root, cpus, places, page_kb=page_kb, reserved=settings.reserved_huge_pages)
+        cells = len(topology.cells) if topology else 1
+        return {
+            "vcpus": len(cpus.shared | cpus.dedicated),
+            "vcpus_used": 0,
+            **_memory(root),
+            **_disk(_images(settings)),
+            "cpu_info": cpu_info(self._arch, model, places, cells),
+            "numa_topology": plain(topology),
+            "hypervisor_type": "host",
+            "hypervisor_version": _kernel_version(root),
+            "hypervisor_hostname": settings.host,
+            "supported_instances": [],
+            "pci_passthrough_devices": plain(read_devices(root)),
+            "traits": sorted(cpu_traits(self._arch, model.flags, places)),
+            "capabilities": {},
+            "booted_at": _booted_at(root),
+        }
+
+
+def _memory(root: Path) -> dict[str, int]:
+    """Read total, rounded down, and used, rounded up: what is neither free nor in buffers nor in the page cache."""
+    sizes = read_sizes_kb(root / "proc/meminfo")
+    if "MemTotal" not in sizes:
+        raise InvalidData("/proc/meminfo has no MemTotal")
+    total_mb = sizes["MemTotal"] // 1024
+    unused_kb = sum(sizes.get(name, 0) for name in ("MemFree", "Buffers", "Cached"))
+    return {"memory_mb": total_mb, "memory_mb_used": max(total_mb - unused_kb // 1024, 0)}
+
+
+def _images(settings: Settings) -> Path:
+    """Say whose file system is the node's disk: the images' if there is such a folder, else the state path's."""
+    place = settings.libvirt.instances_path
+    if not place.is_dir():
+        place = settings.state_path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def _disk(place: Path) -> dict[str, int]:
+    """Read a file system in whole GiB: total and least available rounded down, used rounded up."""
+    status = os.statvfs(place)
+    total = status.f_blocks * status.f_frsize
+    used = (status.f_blocks - status.f_bfree) * status.f_frsize
+    return {
+        "local_gb": total // _GIB,
+        "local_gb_used": min(-(-used // _GIB), total // _GIB),
+        "disk_available_least": status.f_bavail * status.f_frsize // _GIB,
+    }
+
+
+def _kernel_version(root: Path) -> int | None:
+    """Give the kernel's version in libvirt's form: 6.1.90 is 6001090."""
+    found = re.match(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?", read_text(root / "proc/sys/kernel/osrelease") or "")
+    if found is None:
+        return None
+    major, minor, patch = (int(part or 0) for part in found.groups())
+    return major * 1_000_000 + minor * 1_000 + patch
+
+
+def _booted_at(root: Path) -> str | None:
+    """Read when the machine started, ISO 8601 in UTC."""
+    for line in (read_text(root / "proc/stat") or "").splitlines():
+        name, _space, rest = line.partition(" ")
+        if name == "btime":
+            return datetime.fromtimestamp(int(rest), UTC).isoformat()
+    return None

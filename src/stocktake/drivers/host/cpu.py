@@ -1,0 +1,182 @@
+"""
+The machine's CPUs: which are sold as what, what they are, what they can. Law: only CPUs that are online count.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import os_traits
+
+from stocktake.drivers.host.files import numbered, read_cpus, read_number, read_text
+from stocktake.errors import SettingsError
+from stocktake.model.cpuset import format_cpu_set, parse_cpu_set
+from stocktake.model.value import Value, encode
+
+
+class HostCpus(Value, frozen=True, kw_only=True):
+    """Online CPUs: `shared` for floating guests, `dedicated` for pinned ones; no CPU is in both."""
+
+    shared: frozenset[int]
+    dedicated: frozenset[int]
+
+
+class Cpu(Value, frozen=True, kw_only=True):
+    """Where a CPU sits, and with which (itself among them) it shares a core."""
+
+    package: int
+    core: int
+    siblings: frozenset[int]
+
+
+class CpuModel(Value, frozen=True, kw_only=True):
+    """What /proc/cpuinfo says of the first CPU; the vendor in libvirt's words."""
+
+    model: str | None
+    vendor: str | None
+    flags: frozenset[str]
+
+
+def read_online(root: Path) -> frozenset[int]:
+    """
+    Read which CPUs are online; without /sys those of /proc/cpuinfo.
+
+    Raises:
+        OSError, InvalidData: it can't be read.
+    """
+    online = read_cpus(root / "sys/devices/system/cpu/online")
+    if online:
+        return online
+    lines = (read_text(root / "proc/cpuinfo") or "").splitlines()
+    return frozenset(int(line.partition(":")[2]) for line in lines if line.startswith("processor"))
+
+
+def split_cpus(online: frozenset[int], *, shared_spec: str | None, dedicated_spec: str | None) -> HostCpus:
+    """
+    Say which CPUs are sold as what, as Nova does: neither set, all are shared; only the dedicated one, none is.
+
+    Raises:
+        SettingsError: a set names CPUs that are absent or offline.
+    """
+    shared = _configured("cpu_shared_set", shared_spec, online)
+    dedicated = _configured("cpu_dedicated_set", dedicated_spec, online)
+    if shared is None:
+        shared = online if dedicated is None else frozenset()
+    return HostCpus(shared=shared, dedicated=dedicated or frozenset())
+
+
+def _configured(name: str, spec: str | None, online: frozenset[int]) -> frozenset[int] | None:
+    if spec is None:
+        return None
+    cpus = parse_cpu_set(spec)
+    if missing := cpus - online:
+        raise SettingsError(
+            f"{name}: CPU {format_cpu_set(missing)} is not on this host or offline (online: {format_cpu_set(online)})",
+            remedy=f"Change {name}, or bring the CPU online.",
+        )
+    return cpus
+
+
+def read_places(root: Path, online: frozenset[int]) -> dict[int, Cpu]:
+    """
+    Read where each online CPU sits; a kernel that doesn't say has each on a core of its own in package 0.
+
+    Raises:
+        OSError, ValueError, InvalidData: it can't be read.
+    """
+    places: dict[int, Cpu] = {}
+    for number, folder in numbered(root / "sys/devices/system/cpu", "cpu").items():
+        if number not in online:
+            continue
+        topology = folder / "topology"
+        package = read_number(topology / "physical_package_id")
+        core = read_number(topology / "core_id")
+        siblings = read_cpus(topology / "thread_siblings_list") & online
+        places[number] = Cpu(
+            # Some virtual machines and some arm64 firmware give -1.
+            package=max(package or 0, 0),
+            core=number if core is None else core,
+            siblings=siblings or frozenset({number}),
+        )
+    return places | {cpu: Cpu(package=0, core=cpu, siblings=frozenset({cpu})) for cpu in sorted(online - places.keys())}
+
+
+# The vendors' own strings to libvirt's names.
+_VENDORS = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD", "HygonGenuine": "Hygon"}
+
+
+def read_model(root: Path) -> CpuModel:
+    """
+    Read model, vendor and flags.
+
+    Raises:
+        OSError: /proc/cpuinfo can't be read.
+    """
+    said: dict[str, str] = {}
+    for line in (read_text(root / "proc/cpuinfo") or "").splitlines():
+        name, colon, rest = line.partition(":")
+        if colon:
+            said.setdefault(name.strip(), rest.strip())
+    vendor = said.get("vendor_id") or said.get("CPU implementer")
+    return CpuModel(
+        model=said.get("model name") or said.get("cpu model") or said.get("cpu"),
+        vendor=_VENDORS.get(vendor, vendor) if vendor else None,
+        # x86 says flags, arm64 Features, s390x features.
+        flags=frozenset((said.get("flags") or said.get("Features") or said.get("features") or "").split()),
+    )
+
+
+def cpu_info(arch: str, model: CpuModel, places: Mapping[int, Cpu], cells: int) -> str:
+    """Write arch, model, vendor, topology and features as JSON in Nova's form; sockets are per cell, as libvirt's."""
+    packages = {cpu.package for cpu in places.values()}
+    cores = {(cpu.package, cpu.core) for cpu in places.values()}
+    topology = {
+        "cells": max(cells, 1),
+        "sockets": max(len(packages) // max(cells, 1), 1),
+        "cores": max(len(cores) // max(len(packages), 1), 1),
+        "threads": max((len(cpu.siblings) for cpu in places.values()), default=1),
+    }
+    features = sorted(model.flags)
+    return encode(
+        {"arch": arch, "model": model.model, "vendor": model.vendor, "topology": topology, "features": features}
+    )
+
+
+# The kernel's flags whose traits have another name; those that are spelt alike follow from the name.
+X86_TRAITS: Mapping[str, tuple[str, ...]] = {
+    "aes": ("HW_CPU_X86_AESNI",),
+    "bmi1": ("HW_CPU_X86_BMI",),
+    "fma": ("HW_CPU_X86_FMA3",),
+    "gfni": ("HW_CPU_X86_AVX512GFNI",),
+    "md_clear": ("HW_CPU_X86_INTEL_MD_CLEAR",),
+    "pcid": ("HW_CPU_X86_INTEL_PCID",),
+    "pclmulqdq": ("HW_CPU_X86_CLMUL",),
+    "pni": ("HW_CPU_X86_SSE3",),
+    "rtm": ("HW_CPU_X86_TSX",),
+    "sev": ("HW_CPU_X86_AMD_SEV",),
+    "sev_es": ("HW_CPU_X86_AMD_SEV_ES",),
+    "sev_snp": ("HW_CPU_X86_AMD_SEV_SNP",),
+    "sha_ni": ("HW_CPU_X86_SHA",),
+    "svm": ("HW_CPU_X86_SVM", "HW_CPU_X86_AMD_SVM"),
+    "vaes": ("HW_CPU_X86_AVX512VAES",),
+    "virt_ssbd": ("HW_CPU_X86_AMD_VIRT_SSBD",),
+    "vmx": ("HW_CPU_X86_VMX", "HW_CPU_X86_INTEL_VMX"),
+    "vpclmulqdq": ("HW_CPU_X86_AVX512VPCLMULQDQ",),
+}
+HYPERTHREADING = "HW_CPU_HYPERTHREADING"
+_PREFIXES = {"x86_64": "HW_CPU_X86_", "i686": "HW_CPU_X86_", "aarch64": "HW_CPU_AARCH64_"}
+
+
+def cpu_traits(arch: str, flags: Iterable[str], places: Mapping[int, Cpu]) -> frozenset[str]:
+    """Name what the CPUs can as standard traits; a flag without one is left out."""
+    traits = {HYPERTHREADING} if any(len(cpu.siblings) > 1 for cpu in places.values()) else set()
+    prefix = _PREFIXES.get(arch)
+    if prefix is None:
+        return frozenset(traits)
+    standard = {name.removeprefix(prefix): name for name in os_traits.get_traits(prefix=prefix)}
+    for flag in flags:
+        bare = flag.upper().replace("_", "")
+        if bare in standard:
+            traits.add(standard[bare])
+        if prefix == "HW_CPU_X86_":
+            traits.update(X86_TRAITS.get(flag, ()))
+    return frozenset(traits)
