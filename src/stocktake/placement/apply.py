@@ -1,0 +1,170 @@
+"""
+Step 7b: do the writes of a plan. Law: nothing is decided here but whether the plan still holds.
+
+A write that Placement refuses because somebody else wrote meanwhile is a PlacementConflict: read and plan again.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+from msgspec import Struct
+
+from stocktake.errors import PlacementConflict, PlacementError
+from stocktake.model.provider import Found, Inventory
+from stocktake.model.value import replace
+from stocktake.placement.plan import (
+    CreateClass,
+    CreateProvider,
+    CreateTrait,
+    DeleteProvider,
+    RenameProvider,
+    SetInventories,
+    SetTraits,
+    Step,
+)
+from stocktake.placement.read import list_named
+from stocktake.placement.session import Answer, Session
+
+_DUPLICATE = "placement.duplicate_name"
+# What these say may be otherwise after reading again.
+_STALE = frozenset(
+    {
+        "placement.concurrent_update",
+        "placement.inventory.inuse",
+        "placement.resource_provider.inuse",
+        "placement.resource_provider.cannot_delete_parent",
+        "placement.resource_provider.not_found",
+    }
+)
+
+
+class _Generation(Struct):
+    generation: int
+
+
+class _ProviderGeneration(Struct):
+    resource_provider_generation: int
+
+
+def apply(session: Session, steps: Iterable[Step], found: Mapping[str, Found], known: set[str]) -> dict[str, Found]:
+    """
+    Do the steps in their order.
+
+    Args:
+        known: custom names that this process made known before; those made now are added.
+
+    Returns:
+        The providers as they are now, by uuid.
+
+    Raises:
+        PlacementConflict: the plan no longer holds; what was done before is done.
+        PlacementError: refused for another reason.
+        PlacementUnreachable: no answer, or 5xx.
+    """
+    after = dict(found)
+    for step in steps:
+        match step:
+            case CreateClass(name=name):
+                _make_known(session, "resource_classes", name, known)
+            case CreateTrait(name=name):
+                _make_known(session, "traits", name, known)
+            case CreateProvider():
+                after[step.uuid] = _create(session, step)
+            case RenameProvider():
+                _rename(session, step)
+                after[step.uuid] = replace(after[step.uuid], name=step.name, parent_uuid=step.parent_uuid)
+            case SetInventories():
+                after[step.uuid] = _set_inventories(session, step, after[step.uuid])
+            case SetTraits():
+                after[step.uuid] = _set_traits(session, step, after[step.uuid])
+            case DeleteProvider():
+                delete_provider(session, step.uuid)
+                del after[step.uuid]
+    return after
+
+
+def delete_provider(session: Session, uuid: str) -> None:
+    """Delete a provider; one that is gone already is fine."""
+    answer = session.write("DELETE", f"/resource_providers/{uuid}")
+    if answer.status != 404:
+        _check(answer)
+
+
+def _make_known(session: Session, kind: str, name: str, known: set[str]) -> None:
+    if f"{kind}/{name}" not in known:
+        _check(session.write("PUT", f"/{kind}/{name}"))
+        known.add(f"{kind}/{name}")
+
+
+def _create(session: Session, step: CreateProvider) -> Found:
+    body = {"uuid": step.uuid, "name": step.name}
+    if step.parent_uuid is not None:
+        body["parent_provider_uuid"] = step.parent_uuid
+    answer = session.write("POST", "/resource_providers", body)
+    if answer.code == _DUPLICATE:
+        _clash(session, answer, step.uuid, step.name)
+    generation = _check(answer).read(_Generation).generation
+    return Found(uuid=step.uuid, name=step.name, parent_uuid=step.parent_uuid, generation=generation)
+
+
+def _rename(session: Session, step: RenameProvider) -> None:
+    body = {"name": step.name, "parent_provider_uuid": step.parent_uuid}
+    answer = session.write("PUT", f"/resource_providers/{step.uuid}", body)
+    if answer.code == _DUPLICATE:
+        _clash(session, answer, step.uuid, step.name)
+    _check(answer)
+
+
+def _clash(session: Session, answer: Answer, uuid: str, name: str) -> NoReturn:
+    """Another process of ours made the provider first: read again. Or the name is another provider's: give up."""
+    others = [there.uuid for there in list_named(session, name) if there.uuid != uuid]
+    if not others:
+        raise _conflict(answer)
+    remedy = (
+        f"If {others[0]} is this node under another uuid, put that uuid into compute_id; if it is a leftover, delete "
+        f"it (openstack resource provider delete {others[0]})."
+    )
+    raise PlacementError(f"the name {name} belongs to provider {others[0]}, not {uuid}", where=name, remedy=remedy)
+
+
+def _set_inventories(session: Session, step: SetInventories, there: Found) -> Found:
+    body = {
+        # Steps before this one may have raised it.
+        "resource_provider_generation": there.generation,
+        "inventories": {name: _fields(inventory) for name, inventory in step.inventories.items()},
+    }
+    answer = _check(session.write("PUT", f"/resource_providers/{step.uuid}/inventories", body))
+    generation = answer.read(_ProviderGeneration).resource_provider_generation
+    return replace(there, generation=generation, inventories=step.inventories)
+
+
+def _set_traits(session: Session, step: SetTraits, there: Found) -> Found:
+    body = {"resource_provider_generation": there.generation, "traits": sorted(step.traits)}
+    answer = _check(session.write("PUT", f"/resource_providers/{step.uuid}/traits", body))
+    generation = answer.read(_ProviderGeneration).resource_provider_generation
+    return replace(there, generation=generation, traits=step.traits)
+
+
+def _fields(inventory: Inventory) -> dict[str, int | float]:
+    return {
+        "total": inventory.total,
+        "reserved": inventory.reserved,
+        "min_unit": inventory.min_unit,
+        "max_unit": inventory.max_unit,
+        "step_size": inventory.step_size,
+        "allocation_ratio": inventory.allocation_ratio,
+    }
+
+
+def _check(answer: Answer) -> Answer:
+    if answer.fine:
+        return answer
+    if answer.code in _STALE or answer.status == 404:
+        raise _conflict(answer)
+    raise answer.refused()
+
+
+def _conflict(answer: Answer) -> PlacementConflict:
+    words = " ".join(answer.detail.split())
+    remedy = "Somebody else keeps writing to this provider; it is tried again at every refresh."
+    return PlacementConflict(f"the provider changed meanwhile: {words}", where=answer.request, remedy=remedy)

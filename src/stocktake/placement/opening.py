@@ -1,0 +1,100 @@
+"""
+Step 7b: which scheduler the settings mean. Law: nothing is loaded or connected before the first request.
+"""
+
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from stocktake.errors import SettingsError
+from stocktake.placement.scheduler import NoScheduler, Placement, Scheduler
+
+FILE = "placement.db"
+
+
+class Section(Protocol):
+    """The settings' section `placement`, as far as it is needed here."""
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def connection(self) -> str | None: ...
+
+    @property
+    def url(self) -> str | None: ...
+
+    @property
+    def auth_type(self) -> str | None: ...
+
+    @property
+    def auth(self) -> Mapping[str, object]: ...
+
+    @property
+    def region_name(self) -> str | None: ...
+
+    @property
+    def interface(self) -> str | None: ...
+
+    @property
+    def cafile(self) -> Path | None: ...
+
+    @property
+    def insecure(self) -> bool: ...
+
+    @property
+    def timeout_s(self) -> float: ...
+
+    @property
+    def retries_max(self) -> int: ...
+
+
+def open_scheduler(
+    section: Section,
+    *,
+    state_path: Path | str,
+    sleep: Callable[[float], object] | None = None,
+    jitter: Callable[[], float] | None = None,
+) -> Scheduler:
+    """
+    Open the scheduler that the settings name.
+
+    Args:
+        section: mode `embedded` (in this process; `connection`, or SQLite in the state path), `remote` (at `url`, or
+            where Keystone's catalogue says) or `none`.
+        sleep: waits so many seconds between retries.
+        jitter: gives a random number from 0 up to 1.
+
+    Raises:
+        SettingsError: an unknown mode, plugin or option.
+    """
+    if section.mode == "none":
+        return NoScheduler()
+    # What is asked of these is only that two hosts don't retry in step.
+    wait = sleep or threading.Event().wait
+    dice = jitter or secrets.SystemRandom().random
+    if section.mode == "embedded":
+        from stocktake.placement.embedded import Embedded
+        from stocktake.placement.session import open_embedded
+
+        folder = Path(state_path)
+        door = Embedded(section.connection or f"sqlite:///{(folder / FILE).absolute()}", state_path=folder)
+        return Placement(open_embedded(door), retries_max=section.retries_max, sleep=wait, jitter=dice)
+    if section.mode == "remote":
+        from stocktake.placement.session import open_remote
+
+        session = open_remote(
+            url=section.url,
+            auth_type=section.auth_type,
+            auth=section.auth,
+            timeout_s=section.timeout_s,
+            insecure=section.insecure,
+            cafile=section.cafile,
+            region_name=section.region_name,
+            interface=section.interface,
+        )
+        return Placement(session, retries_max=section.retries_max, sleep=wait, jitter=dice)
+    remedy = "Use embedded, remote or none."
+    raise SettingsError(f"mode {section.mode!r} is not known", where="placement.mode", remedy=remedy)

@@ -1,0 +1,309 @@
+"""
+Step 7b: one HTTP conversation with Placement. Law: every answer is a value, every failure one of our errors.
+
+Embedded and remote differ only in the adapter that is mounted and in the authentication plugin.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from stocktake.errors import PlacementError, PlacementUnreachable, SettingsError, StocktakeError
+from stocktake.placement.embedded import URL as EMBEDDED_URL
+
+if TYPE_CHECKING:
+    from keystoneauth1.adapter import Adapter
+    from requests.adapters import BaseAdapter
+
+    from stocktake.placement.embedded import Embedded
+
+# 1.39 is the newest that we know; 1.28 is the first whose consumers have generations, without which nothing is safe.
+NEWEST = (1, 39)
+OLDEST = (1, 28)
+CONSUMER_TYPES = (1, 38)
+
+T = TypeVar("T")
+
+
+class _Error(msgspec.Struct):
+    status: int = 0
+    title: str = ""
+    detail: str = ""
+    code: str = ""
+
+
+class _Errors(msgspec.Struct):
+    errors: tuple[_Error, ...] = ()
+
+
+class _Version(msgspec.Struct):
+    max_version: str
+    min_version: str
+
+
+class _Versions(msgspec.Struct):
+    versions: tuple[_Version, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What Placement answered, other than 5xx.
+
+    Attributes:
+        code: Placement's error code, such as `placement.concurrent_update`; empty if it worked.
+        detail: Placement's own words.
+    """
+
+    status: int
+    body: bytes
+    request: str
+    code: str = ""
+    detail: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """Say whether the request did what it asked for."""
+        return self.status < 400
+
+    def read(self, kind: type[T]) -> T:
+        """Decode the body; raises PlacementError for one that is not what Placement sends."""
+        try:
+            return msgspec.json.decode(self.body, type=kind)
+        except msgspec.DecodeError as error:
+            raise PlacementError(
+                f"the answer can't be understood: {error}", where=self.request, remedy="Is this URL Placement's?"
+            ) from error
+
+    def refused(self, remedy: str = "") -> PlacementError:
+        """Make the error of a request that was refused."""
+        words = " ".join(self.detail.split()) or "no reason given"
+        if self.status in (401, 403):
+            remedy = "Check placement.auth_type and placement.auth in the settings: the user needs the admin role."
+        return PlacementError(f"refused with {self.status}: {words}", where=self.request, remedy=remedy)
+
+
+class Session:
+    """
+    A conversation with one Placement, safe to use from many threads.
+
+    Attributes:
+        requests, writes: how many were sent; a write is anything but a GET.
+        answered: whether the last request was answered at all.
+    """
+
+    def __init__(self, adapter: "Adapter", *, where: str) -> None:
+        self._adapter = adapter
+        self._where = where
+        self._version: tuple[int, int] | None = None
+        self.requests = 0
+        self.writes = 0
+        self.answered = True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._adapter.session.session.close()
+
+    def version(self) -> tuple[int, int]:
+        """
+        Agree on the microversion, once.
+
+        Raises:
+            PlacementError: the server's newest is below 1.28, or there is no Placement at this URL.
+        """
+        if self._version is None:
+            self._version = self._negotiated()
+        return self._version
+
+    def get(self, path: str) -> Answer:
+        """Read."""
+        return self._send("GET", path, None, self.version())
+
+    def write(self, method: str, path: str, body: object = None, *, version: tuple[int, int] | None = None) -> Answer:
+        """Write; `version` asks for an older microversion than the agreed one."""
+        return self._send(method, path, body, min(version or NEWEST, self.version()))
+
+    def ping(self) -> tuple[int, int]:
+        """Ask for the version, whatever was agreed before."""
+        self._version = self._negotiated()
+        return self._version
+
+    def _negotiated(self) -> tuple[int, int]:
+        answer = self._send("GET", "/", None, None)
+        if not answer.fine:
+            raise answer.refused("Check placement.url in the settings.")
+        versions = answer.read(_Versions).versions
+        newest = _pair(versions[0].max_version) if versions else (0, 0)
+        if newest < OLDEST:
+            what = f"the server's newest microversion is {_text(newest)}, {_text(OLDEST)} is needed"
+            raise PlacementError(what, where=self._where, remedy="Upgrade Placement to release 2.0.0 (Stein) or newer.")
+        if versions and _pair(versions[0].min_version) > NEWEST:
+            what = f"the server's oldest microversion is {versions[0].min_version}, {_text(NEWEST)} is the newest known"
+            raise PlacementError(what, where=self._where, remedy="Upgrade stocktake.")
+        return min(NEWEST, newest)
+
+    def _send(self, method: str, path: str, body: object, version: tuple[int, int] | None) -> Answer:
+        from keystoneauth1 import exceptions
+        from requests import exceptions as transport
+
+        request = f"{method} {self._where}{path}"
+        self.requests += 1
+        self.writes += method != "GET"
+        options: dict[str, Any] = {"microversion": _text(version)} if version else {}
+        if body is not None:
+            options |= {"data": msgspec.json.encode(body), "headers": {"Content-Type": "application/json"}}
+        self.answered = False
+        try:
+            response = self._adapter.request(path, method, raise_exc=False, log=False, **options)
+            content = response.content
+        except (exceptions.ConnectionError, transport.RequestException) as error:
+            raise _unreachable(_reason(error), request) from error
+        except exceptions.HttpError as error:
+            raise _auth_failed(error, request) from error
+        except exceptions.ClientException as error:
+            # The plugin could not authenticate, or Keystone's catalogue has no Placement.
+            remedy = "Check placement.url, placement.auth_type and placement.auth in the settings."
+            raise PlacementError(_reason(error), where=request, remedy=remedy) from error
+        self.answered = True
+        return _answer(response.status_code, content, request)
+
+
+def _answer(status: int, content: bytes, request: str) -> Answer:
+    if status < 400:
+        return Answer(status=status, body=content, request=request)
+    first = _first_error(content)
+    if status >= 500:
+        words = " ".join(first.detail.split()) or "no reason given"
+        raise _unreachable(f"answered {status}: {words}", request)
+    return Answer(status=status, body=content, request=request, code=first.code, detail=first.detail or first.title)
+
+
+def _first_error(content: bytes) -> _Error:
+    try:
+        return next(iter(msgspec.json.decode(content, type=_Errors).errors), _Error())
+    except msgspec.DecodeError:
+        # A proxy in between answers in HTML or plain text.
+        return _Error(detail=content[:200].decode(errors="replace"))
+
+
+def _unreachable(what: str, where: str) -> PlacementUnreachable:
+    remedy = "Check that Placement runs and that placement.url is right; it is tried again at every refresh."
+    return PlacementUnreachable(what, where=where, remedy=remedy)
+
+
+def _auth_failed(error: Any, request: str) -> StocktakeError:
+    if (error.http_status or 0) >= 500:
+        return _unreachable(_reason(error), request)
+    remedy = "Check placement.auth_type and placement.auth in the settings."
+    return PlacementError(f"could not authenticate: {_reason(error)}", where=request, remedy=remedy)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _pair(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else (0, 0)
+
+
+def _text(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def open_embedded(door: "Embedded") -> Session:
+    """Talk to the Placement in this process; nothing is loaded before the first request."""
+    from keystoneauth1 import token_endpoint
+
+    # Placement's own `noauth2` takes this token for an administrator; nobody else can reach this door.
+    plugin = token_endpoint.Token(EMBEDDED_URL, "admin")
+    return _opened(plugin, {}, mount=(EMBEDDED_URL, door), url=EMBEDDED_URL, where="placement (embedded)", timeout_s=60)
+
+
+def open_remote(
+    *,
+    url: str | None,
+    auth_type: str | None,
+    auth: Mapping[str, object],
+    timeout_s: float,
+    insecure: bool = False,
+    cafile: Path | None = None,
+    region_name: str | None = None,
+    interface: str | None = None,
+) -> Session:
+    """
+    Talk to a Placement by URL, or by Keystone's catalogue if there is no URL.
+
+    Args:
+        auth_type: the name of any installed keystoneauth1 plugin; None or `noauth` is `none`.
+        auth: that plugin's options.
+        timeout_s: for one request.
+
+    Raises:
+        SettingsError: no such plugin, an option that it does not know, or one that it lacks.
+    """
+    options = dict(auth)
+    if not url and not auth_type:
+        remedy = "Set placement.url, or placement.auth_type and placement.auth so that Keystone's catalogue has it."
+        raise SettingsError("a remote Placement has to be found somehow", where="placement.url", remedy=remedy)
+    name = "none" if auth_type in (None, "noauth") else auth_type
+    if url and name in ("none", "http_basic", "admin_token"):
+        # These know no catalogue: they must be told where Placement is.
+        options.setdefault("endpoint", url)
+    plugin = _plugin(name, options)
+    keep = {"region_name": region_name, "interface": interface}
+    verify: bool | str = False if insecure else (str(cafile) if cafile else True)
+    return _opened(plugin, keep, url=url, where=url or "placement", timeout_s=timeout_s, verify=verify)
+
+
+def _plugin(name: str, options: dict[str, object]) -> Any:
+    from keystoneauth1 import exceptions, loading
+
+    where = "placement.auth_type"
+    try:
+        loader: Any = loading.get_plugin_loader(name)
+    except exceptions.NoMatchingPlugin as error:
+        remedy = f"There are: {', '.join(sorted(loading.get_available_plugin_names()))}."
+        raise SettingsError(f"there is no plugin {name!r}", where=where, remedy=remedy) from error
+    known = {option.dest for option in loader.get_options()}
+    given = {key.replace("-", "_"): value for key, value in options.items()}
+    unknown = sorted(given.keys() - known)
+    if unknown:
+        remedy = f"It knows: {', '.join(sorted(known))}."
+        raise SettingsError(
+            f"plugin {name!r} has no option {', '.join(unknown)}", where="placement.auth", remedy=remedy
+        )
+    try:
+        return loader.load_from_options(**given)
+    except (exceptions.MissingRequiredOptions, exceptions.OptionError) as error:
+        raise SettingsError(_reason(error), where="placement.auth", remedy="Add them to the settings.") from error
+
+
+def _opened(
+    plugin: Any,
+    keep: Mapping[str, Any],
+    *,
+    url: str | None,
+    where: str,
+    timeout_s: float,
+    verify: bool | str = True,
+    mount: "tuple[str, BaseAdapter] | None" = None,
+) -> Session:
+    import requests
+    from keystoneauth1 import adapter, session
+
+    transport = None
+    if mount is not None:
+        transport = requests.Session()
+        transport.mount(*mount)
+    door = session.Session(auth=plugin, session=transport, timeout=timeout_s, verify=verify, user_agent="stocktake")
+    client = adapter.Adapter(
+        door,
+        service_type="placement",
+        endpoint_override=url,
+        **{key: value for key, value in keep.items() if value is not None},
+    )
+    return Session(client, where=where.rstrip("/"))
