@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from stocktake.clock import Clock
 from stocktake.errors import SettingsError
 from stocktake.placement.scheduler import NoScheduler, Placement, Scheduler
 
@@ -52,11 +53,7 @@ class Section(Protocol):
 
 
 def open_scheduler(
-    section: Section,
-    *,
-    state_path: Path | str,
-    sleep: Callable[[float], object] | None = None,
-    jitter: Callable[[], float] | None = None,
+    section: Section, clock: Clock, *, state_path: Path | str = ".", jitter: Callable[[], float] | None = None
 ) -> Scheduler:
     """
     Open the scheduler that the settings name.
@@ -64,8 +61,9 @@ def open_scheduler(
     Args:
         section: mode `embedded` (in this process; `connection`, or SQLite in the state path), `remote` (at `url`, or
             where Keystone's catalogue says) or `none`.
-        sleep: waits so many seconds between retries.
-        jitter: gives a random number from 0 up to 1.
+        clock: waits between retries.
+        state_path: holds the embedded Placement's database and lock where `connection` names no SQLite file.
+        jitter: gives a random number from 0 up to 1; None takes the system's.
 
     Raises:
         SettingsError: an unknown mode, plugin or option.
@@ -73,7 +71,11 @@ def open_scheduler(
     if section.mode == "none":
         return NoScheduler()
     # What is asked of these is only that two hosts don't retry in step.
-    wait = sleep or threading.Event().wait
+    never = threading.Event()
+
+    def wait(seconds: float) -> None:
+        clock.wait(never, seconds)
+
     dice = jitter or secrets.SystemRandom().random
     if section.mode == "embedded":
         from stocktake.placement.embedded import Embedded
