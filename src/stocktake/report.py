@@ -113,7 +113,8 @@ def sync(ledger: Ledger, scheduler: Scheduler, books: Mapping[str, Books], resul
         if isinstance(answer, Synced):
             result.writes += answer.writes
             traits, classes = _names(trees[name])
-            after = _with_problems(node, answer.problems, owned_traits=traits, owned_classes=classes)
+            owned = classes | answer.kept_classes
+            after = _with_problems(node, answer.problems, owned_traits=traits, owned_classes=owned)
             released, error = _release(scheduler, books[name])
         else:
             error = answer
