@@ -1,0 +1,147 @@
+"""Domain definitions to guests: each part on its own, and whatever is in them."""
+
+from string import printable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stocktake.drivers.libvirt.guests import DefinitionCache, Disk, read_definition
+from stocktake.drivers.libvirt.placing import Layout
+from tests.drivers.libvirt.documents import domain_document
+
+LAYOUT = Layout(cell_by_cpu={0: 0, 1: 0}, cells=frozenset({0}), huge_kb=2048)
+
+DISKS = """
+<devices>
+  <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/a'/><target dev='vda'/></disk>
+  <disk type='file'><source file='/b'/></disk>
+  <disk type='file' device='disk'><driver name='qemu' type='raw'/></disk>
+  <disk type='file' device='cdrom'><source file='/c.iso'/></disk>
+  <disk type='file' device='floppy'><source file='/c.img'/></disk>
+  <disk type='block' device='disk'><source dev='/dev/vg/d'/></disk>
+  <disk type='network' device='disk'><source protocol='rbd' name='pool/e'/></disk>
+  <disk type='volume' device='disk'><source pool='default' volume='f'/></disk>
+  <disk type='block' device='lun'><source dev='/dev/sg'/></disk>
+  <hostdev mode='subsystem' type='pci' managed='yes'>
+    <source><address domain='0x0000' bus='0x81' slot='0x00' function='0x1'/></source>
+    <address type='pci' domain='0x0000' bus='0x00' slot='0x05' function='0x0'/>
+  </hostdev>
+  <hostdev mode='subsystem' type='usb'><source><address bus='1' device='2'/></source></hostdev>
+  <interface type='hostdev'><source><address type='pci' bus='0x02' slot='0x1f' function='0x7'/></source></interface>
+</devices>"""
+
+
+@pytest.mark.parametrize(
+    ("vcpu", "active", "vcpus"),
+    [
+        ("<vcpu>4</vcpu>", True, 4),
+        ("<vcpu current='2'>4</vcpu>", True, 2),
+        ("<vcpu current='2'>4</vcpu>", False, 4),
+        (
+            "<vcpu>4</vcpu><vcpus><vcpu id='0' enabled='yes'/><vcpu id='3'/><vcpu id='1' enabled='yes'/></vcpus>",
+            True,
+            2,
+        ),
+        ("<vcpu>4</vcpu><vcpus><vcpu id='0' enabled='yes'/></vcpus>", False, 4),
+        ("", True, 1),
+    ],
+)
+def test_an_active_guest_has_the_vcpus_plugged_in_and_an_inactive_one_all(
+    vcpu: str,
+    active: bool,  # noqa: FBT001 (a table's column)
+    vcpus: int,
+) -> None:
+    definition = read_definition(domain_document("", vcpu=vcpu), active=active, layout=LAYOUT)
+    assert (definition.vcpus, definition.troubles) == (vcpus, ())
+
+
+def test_memory_is_the_most_it_may_have_rounded_up() -> None:
+    inner = "<currentMemory unit='KiB'>1024</currentMemory>"
+    assert read_definition(domain_document(inner), active=True, layout=LAYOUT).memory_mb == 1025
+
+
+def test_only_local_file_disks_count_and_an_unstated_format_is_raw() -> None:
+    definition = read_definition(domain_document(DISKS), active=True, layout=LAYOUT)
+    assert definition.disks == (Disk("/a", "qcow2"), Disk("/b", "raw"))
+
+
+def test_host_devices_and_network_functions_are_given_pci_devices() -> None:
+    definition = read_definition(domain_document(DISKS), active=True, layout=LAYOUT)
+    assert definition.pci_addresses == ("0000:02:1f.7", "0000:81:00.1")
+
+
+def test_metadata_is_by_namespace_with_title_and_description() -> None:
+    inner = (
+        "<title> A title </title><description>What for</description>"
+        "<metadata><a:note xmlns:a='urn:a'> plain </a:note><b:x xmlns:b='urn:b' k='1'><b:y>z</b:y></b:x></metadata>"
+    )
+    metadata = read_definition(domain_document(inner), active=True, layout=LAYOUT).metadata
+    assert set(metadata) == {"title", "description", "urn:a", "urn:b"}
+    assert (metadata["title"], metadata["description"], metadata["urn:a"]) == ("A title", "What for", "plain")
+    assert "urn:b" in metadata["urn:b"]
+    assert ">z<" in metadata["urn:b"]
+
+
+def test_metadata_that_is_nested_too_deeply_is_its_own_trouble() -> None:
+    deep = "<a:x xmlns:a='urn:a'>" + "<y>" * 5000 + "</y>" * 5000 + "</a:x>"
+    definition = read_definition(domain_document(f"<metadata>{deep}</metadata>"), active=True, layout=LAYOUT)
+    assert definition.troubles == ("metadata of urn:a is nested too deeply",)
+    assert (definition.vcpus, definition.memory_mb) == (4, 1025)
+
+
+def test_one_wrong_part_leaves_the_others() -> None:
+    text = domain_document(
+        "<cputune><vcpupin vcpu='0' cpuset='none'/></cputune>" + DISKS.replace("0x81", "zz"),
+        memory="<memory unit='furlong'>1</memory>",
+        vcpu="<vcpu>99999999</vcpu>",
+    )
+    definition = read_definition(text, active=True, layout=LAYOUT)
+    assert (definition.vcpus, definition.memory_mb, definition.numa, definition.pci_addresses) == (0, 0, None, ())
+    assert len(definition.disks) == 2
+    assert [trouble.split(" ")[0] for trouble in definition.troubles] == ["vcpu", "memory", "bus"]
+
+
+@pytest.mark.parametrize("text", ["", "rubbish", "<!DOCTYPE d [<!ENTITY x 'y'>]><domain>&x;</domain>"])
+def test_a_document_that_is_rubbish_is_the_guest_s_own_trouble(text: str) -> None:
+    definition = read_definition(text, active=True, layout=LAYOUT)
+    assert (definition.vcpus, definition.memory_mb, len(definition.troubles)) == (0, 0, 1)
+
+
+PIECES = st.sampled_from(
+    ["0", "-1", "1e9", "9" * 30, "0x10", "KiB", "0-3,^1", "7-0", "", " ", "&#0;", "&x;", "<", "'", "\u0663"]
+)
+
+
+@given(
+    st.lists(PIECES | st.text(alphabet=printable, max_size=12), min_size=8, max_size=8),
+    st.booleans(),
+)
+def test_any_definition_is_read_or_its_trouble_told(parts: list[str], active: bool) -> None:  # noqa: FBT001
+    vcpu, current, unit, memory, pin, nodeset, page, address = parts
+    text = (
+        f"<domain><vcpu current='{current}'>{vcpu}</vcpu><memory unit='{unit}'>{memory}</memory>"
+        f"<cputune><vcpupin vcpu='0' cpuset='{pin}'/></cputune>"
+        f"<numatune><memory nodeset='{nodeset}'/></numatune>"
+        f"<memoryBacking><hugepages><page size='{page}'/></hugepages></memoryBacking>"
+        f"<devices><hostdev type='pci'><source><address bus='{address}' slot='0' function='0'/></source></hostdev>"
+        "</devices></domain>"
+    )
+    definition = read_definition(text, active=active, layout=LAYOUT)
+    assert 0 <= definition.vcpus <= 65536
+    assert 0 <= definition.memory_mb < 2**53
+    assert definition.memory_mb or definition.troubles or "0" in memory
+
+
+def test_a_definition_is_parsed_again_only_if_it_or_the_host_has_changed() -> None:
+    cache = DefinitionCache()
+    text = domain_document("")
+    first = cache.definition("u", text, active=True, layout=LAYOUT)
+    assert cache.definition("u", text, active=True, layout=LAYOUT) is first
+    assert cache.definition("u", domain_document("", vcpu="<vcpu>1</vcpu>"), active=True, layout=LAYOUT).vcpus == 1
+    assert cache.definition("u", text, active=False, layout=LAYOUT) is not first
+    other = Layout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)
+    kept = cache.definition("u", text, active=True, layout=other)
+    assert cache.definition("u", text, active=True, layout=other) is kept
+    cache.keep_only(frozenset())
+    assert cache.definition("u", text, active=True, layout=other) is not kept
