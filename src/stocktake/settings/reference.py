@@ -1,0 +1,85 @@
+"""The page docs/reference/settings.md. Law: it says what the table says, and a test compares them."""
+
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from stocktake.settings.sections import Settings
+from stocktake.settings.sources import PATH_VARIABLE, PREFIX, SYSTEM_PATH
+from stocktake.settings.table import Row, rows, sections
+
+_HEAD = f"""\
+# Settings
+
+<!-- Made from the code by `python tools/write_settings_reference.py`. Change src/stocktake/settings/sections.py. -->
+
+Settings are read from one TOML file, then from the environment, then from the program's flags; the later wins.
+
+- **The file** is what `--config` names, else `${PATH_VARIABLE}`, else `{SYSTEM_PATH}`, else
+  `$XDG_CONFIG_HOME/stocktake/stocktake.toml`. Without one, everything has its default.
+- **A variable** is called `{PREFIX}` and the setting's name in capitals; two underscores part a section from its
+  setting: `{PREFIX}DATABASE__CONNECTION`. It is read as a TOML value if it is one, else as text; an empty one is not
+  given. Options in `placement.auth` may be given one by one: `{PREFIX}PLACEMENT__AUTH__PASSWORD`.
+- An unknown setting, in the file or in the environment, is an error that names the nearest one.
+- `stocktake config show` prints every value and where it came from, with passwords hidden; `stocktake config check`
+  says everything that is wrong at once.
+
+Names are Nova's where Nova has the setting.
+"""
+_WORDS: Mapping[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
+_LIMITS = (("ge", "at least {}"), ("gt", "above {}"), ("le", "at most {}"))
+# Beyond these a limit only keeps out what no machine has.
+_TOLD_MAX = 1_000_000
+
+
+def settings_reference() -> str:
+    """Write the page, in Markdown."""
+    parts = [_HEAD, "## Top of the file\n", *(_entry(row) for row in rows().values() if row.section is Settings)]
+    for name, section in sections().items():
+        meaning = (section.__doc__ or "").strip()
+        parts += [f"## [{name}]\n", f"{meaning}\n"]
+        parts += [_entry(row) for row in rows().values() if row.section is section]
+    return "\n".join(parts)
+
+
+def _entry(row: Row) -> str:
+    kind, limits = _kind(row.kind)
+    facts = [kind + (f", {row.unit}" if row.unit else ""), *limits, f"default {_default(row)}"]
+    variable = PREFIX + row.name.upper().replace(".", "__")
+    return f"### `{row.name}`\n\n{row.text}\n\n{'; '.join(facts)}. Variable: `{variable}`.\n"
+
+
+def _kind(kind: Any) -> tuple[str, list[str]]:
+    """Say a type in words, and its limits."""
+    limits: list[str] = []
+    if hasattr(kind, "__metadata__"):
+        for meta in kind.__metadata__:
+            limits += _limits(meta)
+        kind = kind.__origin__
+    if get_origin(kind) in {types.UnionType, Union}:
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(f"`{choice}`" for choice in get_args(kind)), limits
+    if get_origin(kind) is tuple:
+        return "list", limits
+    return _WORDS.get(kind, "table"), limits
+
+
+def _limits(meta: msgspec.Meta) -> list[str]:
+    told = ((text, getattr(meta, name)) for name, text in _LIMITS)
+    return [text.format(limit) for text, limit in told if limit is not None and abs(limit) <= _TOLD_MAX]
+
+
+def _default(row: Row) -> str:
+    if row.default_text:
+        return row.default_text
+    if row.default is None:
+        return "unset"
+    if isinstance(row.default, (tuple, Mapping)) and not row.default:
+        return "empty"
+    if isinstance(row.default, bool):
+        return f"`{str(row.default).lower()}`"
+    return f"`{row.default}`"
