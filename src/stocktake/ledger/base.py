@@ -1,0 +1,334 @@
+"""
+Step 7a, the ledger's front: a small, bulk interface over one database. Law: each call is one transaction.
+
+Every call raises LedgerUnreachable if the database is locked, gone or can't be connected to (trying again is safe), and
+LedgerError if it refused a statement or holds a row that can't be read.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from stocktake.clock import Clock, Ids
+from stocktake.ledger import read, schema, transfer, write
+from stocktake.ledger.engine import WAIT_S, Database
+from stocktake.ledger.write import NodeSave, SaveOutcome
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.problem import Problem
+from stocktake.model.workload import Instance, Migration, NodeWork, Service
+
+
+class Transaction:
+    """Several calls as one: all of them or none. What they mean is said at `Ledger`'s."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+
+    def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
+        """Read what is promised on nodes."""
+        return read.work(self._connection, host, nodes, guests)
+
+    def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
+        """Save nodes whose rows are as they were read."""
+        return write.save(self._connection, saves, self._now)
+
+    def put_instances(self, instances: Sequence[Instance]) -> None:
+        """Insert instances."""
+        write.put_instances(self._connection, instances, self._now)
+
+    def change_instances(self, instances: Sequence[Instance]) -> None:
+        """Write instances that are there."""
+        write.change_instances(self._connection, instances, self._now)
+
+    def delete_instances(self, uuids: Collection[str]) -> None:
+        """Delete instances softly."""
+        write.delete_instances(self._connection, uuids, self._now)
+
+    def put_migrations(self, migrations: Sequence[Migration]) -> None:
+        """Insert migrations."""
+        write.put_migrations(self._connection, migrations, self._now)
+
+
+class Ledger:
+    """The promises and the books, in a SQLite file or a PostgreSQL database. Threads may share one."""
+
+    def __init__(self, database: Database, replica: Database | None, clock: Clock, ids: Ids) -> None:
+        self._database = database
+        self._replica = replica
+        self._clock = clock
+        self._ids = ids
+
+    @property
+    def name(self) -> str:
+        """The URL without its password."""
+        return self._database.name
+
+    def schema_version(self) -> str | None:
+        """Read the schema's version; None for an empty database."""
+        return schema.version(self._database)
+
+    def upgrade(self) -> None:
+        """
+        Bring the schema up to date; does nothing if it is.
+
+        Raises:
+            LedgerError: it is newer than this program.
+        """
+        schema.upgrade(self._database)
+
+    def ping(self) -> None:
+        """Ask the database for a sign of life."""
+        with self._database.reading() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+        if self._replica is not None:
+            self._replica.close()
+
+    def nodes(self, *, host: str | None = None, replica: bool = False) -> tuple[ComputeNode, ...]:
+        """Read the nodes that are not deleted, by name; from the replica (it may lag) if asked and if there is one."""
+        database = self._replica if replica and self._replica is not None else self._database
+        with database.reading() as connection:
+            return read.nodes(connection, host)
+
+    def node(self, name_or_uuid: str) -> ComputeNode:
+        """
+        Read one node.
+
+        Raises:
+            NotFound: no such node, and the nearest names; or several of that name.
+        """
+        with self._database.reading() as connection:
+            return read.node(connection, name_or_uuid)
+
+    def deleted_nodes(self, host: str) -> tuple[ComputeNode, ...]:
+        """Read deleted nodes of a host whose resource providers may still be there."""
+        with self._database.reading() as connection:
+            return read.deleted_nodes(connection, host)
+
+    def entries(self, node_uuid: str) -> tuple[Entry, ...]:
+        """Read what makes a node's figures; nothing for a node never tallied."""
+        with self._database.reading() as connection:
+            return read.entries(connection, node_uuid)
+
+    def service(self, host: str) -> Service | None:
+        """Read an agent's row."""
+        with self._database.reading() as connection:
+            return next(iter(read.services(connection, host)), None)
+
+    def services(self) -> tuple[Service, ...]:
+        """Read all agents' rows, by host."""
+        with self._database.reading() as connection:
+            return read.services(connection)
+
+    def heartbeat(self, host: str, *, version: str) -> Service:
+        """Say that the agent of a host lives now; its row is made if it is new."""
+        with self._database.writing() as connection:
+            now = self._clock.now()
+            new = Service(uuid=self._ids.uuid(), host=host, version=version, last_seen_up=now, created_at=now)
+            return write.heartbeat(connection, new, now)
+
+    def set_service(self, host: str, *, disabled: bool, reason: str | None) -> Service:
+        """
+        Enable or disable an agent for the scheduler.
+
+        Raises:
+            NotFound: no agent of that host ever reported.
+        """
+        with self._database.writing() as connection:
+            values = {"disabled": disabled, "disabled_reason": reason}
+            return write.set_service(connection, host, self._clock.now(), values)
+
+    def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
+        """
+        Read all that is promised on these nodes of a host, in a fixed number of queries.
+
+        Args:
+            guests: by node, the uuids of the hypervisor's guests.
+
+        Returns:
+            One for every node asked for, empty for one that the ledger does not know.
+        """
+        with self._database.reading() as connection:
+            return read.work(connection, host, nodes, guests)
+
+    def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
+        """
+        Save nodes, in one transaction: records, entries, devices that differ, stale migrations, released instances.
+
+        A node whose generation is not the expected one any more is a conflict: nothing of it is written, the others
+        are. A database that fails midway saved nothing.
+        """
+        if not saves:
+            return SaveOutcome(saved={}, conflicts=frozenset())
+        with self._database.writing() as connection:
+            return write.save(connection, saves, self._clock.now())
+
+    def note_failures(self, failures: Mapping[str, Problem | None]) -> None:
+        """
+        Write why nodes, by uuid, could not be refreshed (None: they could), where that changed.
+
+        `generation` and `updated_at` stay, because the figures did; a node that is not there is passed over.
+        """
+        if failures:
+            with self._database.writing() as connection:
+                write.note_failures(connection, failures)
+
+    def note_released(self, uuids: Collection[str]) -> None:
+        """Remember that the scheduler holds nothing any more for these deleted instances."""
+        with self._database.writing() as connection:
+            write.note_released(connection, uuids)
+
+    def delete_node(self, uuid: str) -> None:
+        """
+        Delete a node softly; its devices and entries go.
+
+        Raises:
+            NotFound: no such node.
+        """
+        with self._database.writing() as connection:
+            write.delete_node(connection, uuid, self._clock.now())
+
+    def note_provider_deleted(self, uuids: Collection[str]) -> None:
+        """Remember that these deleted nodes' resource providers are gone too."""
+        with self._database.writing() as connection:
+            write.note_provider_deleted(connection, uuids)
+
+    def move_node(self, uuid: str, host: str) -> None:
+        """
+        Give a node to another service.
+
+        Raises:
+            NotFound: no such node.
+            LedgerError: that service has a node of the same name.
+        """
+        with self._database.writing() as connection:
+            write.move_node(connection, uuid, host, self._clock.now())
+
+    def instances(
+        self, *, host: str | None = None, node: str | None = None, deleted: bool = False
+    ) -> tuple[Instance, ...]:
+        """Read instances, the first made first; the deleted ones too if asked."""
+        with self._database.reading() as connection:
+            return read.instances(connection, host=host, node=node, deleted=deleted)
+
+    def put_instances(self, instances: Sequence[Instance]) -> None:
+        """
+        Insert instances. Which devices they hold is not written: `save` writes devices with their holders.
+
+        Raises:
+            LedgerError: one is there already; names it, and none is inserted.
+        """
+        with self._database.writing() as connection:
+            write.put_instances(connection, instances, self._clock.now())
+
+    def change_instances(self, instances: Sequence[Instance]) -> None:
+        """
+        Write instances that are there; `updated_at` becomes now.
+
+        Raises:
+            NotFound: one is not there; none is written.
+        """
+        with self._database.writing() as connection:
+            write.change_instances(connection, instances, self._clock.now())
+
+    def delete_instances(self, uuids: Collection[str]) -> None:
+        """
+        Delete instances softly.
+
+        Raises:
+            NotFound: one is not there; none is deleted.
+        """
+        with self._database.writing() as connection:
+            write.delete_instances(connection, uuids, self._clock.now())
+
+    def migrations(
+        self,
+        *,
+        host: str | None = None,
+        node: str | None = None,
+        all: bool = False,  # noqa: A002  # as operators ask for it
+    ) -> tuple[Migration, ...]:
+        """Read migrations by id: those in play from or to the host and node; or all, settled and deleted ones too."""
+        with self._database.reading() as connection:
+            return read.migrations(connection, host=host, node=node, every=all)
+
+    def put_migrations(self, migrations: Sequence[Migration]) -> None:
+        """
+        Insert migrations under their ids.
+
+        Raises:
+            LedgerError: one is there already; names it, and none is inserted.
+        """
+        with self._database.writing() as connection:
+            write.put_migrations(connection, migrations, self._clock.now())
+
+    @contextmanager
+    def transaction(self, node_uuids: Collection[str] = ()) -> Iterator[Transaction]:
+        """
+        Make several calls one, with these nodes' rows locked and their generation grown.
+
+        Whoever else would change them waits; a refresh that read them before will read them again. Leave it soon: no
+        call to a hypervisor or the scheduler belongs in it.
+
+        Raises:
+            NotFound: no such node.
+        """
+        with self._database.writing() as connection:
+            if node_uuids:
+                write.bump(connection, node_uuids)
+            yield Transaction(connection, self._clock.now())
+
+    def export(self, write: Callable[[str], object]) -> None:
+        """Write the whole ledger as JSON lines, as it is at one moment; each call of `write` gets one with its end."""
+        with self._database.reading() as connection:
+            transfer.export(connection, write)
+
+    def import_(self, lines: Iterable[str]) -> int:
+        """
+        Add what was exported to the ledger, all or nothing.
+
+        Returns:
+            How many rows came in.
+
+        Raises:
+            InvalidData: the first things that are wrong, each with its line and path; nothing was changed.
+        """
+        rows = transfer.parse(lines)
+        with self._database.writing() as connection:
+            return transfer.insert_rows(connection, rows)
+
+
+def open_ledger(
+    url: str,
+    *,
+    replica_url: str | None = None,
+    clock: Clock,
+    ids: Ids,
+    upgrade: bool = True,
+    wait_s: float = WAIT_S,
+) -> Ledger:
+    """
+    Open the ledger at a database URL, and bring its schema up to date.
+
+    Args:
+        url: `sqlite:////path/to/file`, whose directory is made, or `postgresql://user:password@host/name`.
+        replica_url: another URL that may serve reads, with the same schema.
+        upgrade: False connects to nothing and makes nothing; the first call does.
+        wait_s: how long to wait for a lock or a connection.
+
+    Raises:
+        SettingsError: not a URL of SQLite or PostgreSQL.
+        LedgerUnreachable: locked, gone, can't connect.
+        LedgerError: the schema is newer than this program.
+    """
+    database = Database(url, wait_s=wait_s, create=upgrade)
+    replica = Database(replica_url, wait_s=wait_s, create=False) if replica_url else None
+    if upgrade:
+        schema.upgrade(database)
+    return Ledger(database, replica, clock, ids)

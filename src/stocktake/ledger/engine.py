@@ -1,0 +1,222 @@
+"""
+A URL to a database, and the one place where its errors become ours. Law: no call waits without end, and every
+writing transaction takes its lock at the start.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from stocktake.errors import LedgerError, LedgerUnreachable, SettingsError, StocktakeError
+
+WAIT_S: Final = 5.0
+STATEMENT_S: Final = 60
+POOL_SIZE: Final = 5
+POOL_OVERFLOW: Final = 20
+
+_UNREACHABLE_REMEDY = "Check that the database runs and is not locked; nothing was saved, trying again is safe."
+_SQLITE_AWAY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
+_SQLITE_REMEDIES = {
+    sqlite3.SQLITE_FULL: "Free some space on the ledger's disk.",
+    sqlite3.SQLITE_READONLY: "Give this user write permission on the ledger's file and its directory.",
+    sqlite3.SQLITE_CORRUPT: "The file is damaged: restore it from an export.",
+    sqlite3.SQLITE_NOTADB: "The file is no ledger: check database.connection.",
+}
+# Classes and codes of SQLSTATE that trying again may cure: connection, resources, lock and statement time-outs,
+# deadlocks, a server that starts or stops.
+_PG_AWAY = ("08", "53", "40", "55P03", "57014", "57P01", "57P02", "57P03", "57P05", "25P03")
+_PG_MISSING_TABLE = "42P01"
+
+
+class Database:
+    """
+    One database and its pool of connections; threads may share it, forked processes may not.
+
+    Attributes:
+        name: the URL without its password, for errors.
+        path: the SQLite file; None for a server.
+        wait_s: how long to wait for a lock or a connection.
+        engine: SQLAlchemy's.
+    """
+
+    def __init__(self, url: str, *, wait_s: float = WAIT_S, create: bool = True) -> None:
+        parsed = parse_url(url)
+        self.name = parsed.render_as_string(hide_password=True)
+        self.sqlite = parsed.get_backend_name() == "sqlite"
+        self.path = Path(parsed.database) if self.sqlite and parsed.database else None
+        self.wait_s = wait_s
+        try:
+            self.engine: Engine = _sqlite(parsed, wait_s, create=create) if self.sqlite else _postgresql(parsed, wait_s)
+        except ImportError as error:
+            remedy = "Install stocktake[postgresql]."
+            raise SettingsError(f"the database driver is missing: {error}", where=self.name, remedy=remedy) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """
+        Open a transaction that sees one state of the ledger, whoever writes meanwhile.
+
+        Raises:
+            LedgerUnreachable: locked, gone, can't connect.
+            LedgerError: the database refused a statement.
+        """
+        with self._errors(), self.engine.connect() as connection:
+            if not self.sqlite:
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """
+        Open a transaction that writes: committed at the end, or nothing of it if anything is raised.
+
+        Raises:
+            LedgerUnreachable: locked, gone, can't connect.
+            LedgerError: the database refused a statement.
+        """
+        with self._errors(), self.engine.connect() as connection:
+            connection.execution_options(stocktake_writes=True)
+            with connection.begin():
+                yield connection
+
+    def close(self) -> None:
+        """Close the pool's connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn the database's errors into ours, here and nowhere else."""
+        try:
+            yield
+        except (SQLAlchemyError, OverflowError, UnicodeEncodeError) as error:
+            raise typed(error, self.name) from error
+
+
+def parse_url(url: str) -> URL:
+    """
+    Read a database URL; `postgresql://` means psycopg 3.
+
+    Raises:
+        SettingsError: not a URL, another database than SQLite and PostgreSQL, or a SQLite ledger without a file.
+    """
+    remedy = "Give sqlite:////path/to/file or postgresql://user:password@host/name."
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        # The text may hold a password: it is not repeated.
+        raise SettingsError("not a database URL", where="database.connection", remedy=remedy) from error
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise SettingsError(f"no such ledger database: {parsed.drivername}", where="database.connection", remedy=remedy)
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise SettingsError("a SQLite ledger needs a file", where="database.connection", remedy=remedy)
+    return parsed
+
+
+def typed(error: Exception, where: str) -> StocktakeError:
+    """Name a database error: LedgerUnreachable if trying again may help, else LedgerError."""
+    if isinstance(error, PoolTimeout):
+        return LedgerUnreachable("all connections to it are in use", where=where, remedy=_UNREACHABLE_REMEDY)
+    if not isinstance(error, DBAPIError):
+        return LedgerError(_first_line(error), where=where)
+    cause = error.orig
+    text = _first_line(cause)
+    if isinstance(cause, sqlite3.Error):
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        away, remedy = code in _SQLITE_AWAY, _SQLITE_REMEDIES.get(code, "")
+        outdated = "no such table" in text or "no such column" in text
+    else:
+        state = getattr(cause, "sqlstate", None)
+        # Without a state it never got as far as the server.
+        away = error.connection_invalidated or (state is None and _is_operational(error)) or _starts(state, _PG_AWAY)
+        remedy = ""
+        outdated = state == _PG_MISSING_TABLE
+    if away:
+        return LedgerUnreachable(text, where=where, remedy=_UNREACHABLE_REMEDY)
+    if outdated:
+        remedy = "Run `stocktake ledger upgrade`."
+    return LedgerError(text, where=where, remedy=remedy)
+
+
+def _is_operational(error: DBAPIError) -> bool:
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def _starts(state: str | None, prefixes: tuple[str, ...]) -> bool:
+    return state is not None and state.startswith(prefixes)
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _sqlite(url: URL, wait_s: float, *, create: bool) -> Engine:
+    path = Path(url.database or "").absolute()
+    mode = "rwc" if create else "rw"
+    engine = create_engine(
+        url.set(database=f"file:{quote(str(path))}", query={**url.query, "mode": mode, "uri": "true"}),
+        connect_args={"timeout": wait_s, "check_same_thread": False},
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=wait_s,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _settle(connection: Any, _record: object) -> None:
+        # The driver must not begin transactions by itself: it would begin them deferred.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        # The file remembers this one; asking again costs nothing.
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A deferred transaction that turns to writing may find the database changed, and no waiting cures that.
+        writes = connection.get_execution_options().get("stocktake_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL, wait_s: float) -> Engine:
+    engine = create_engine(
+        url,
+        connect_args={
+            "connect_timeout": max(2, round(wait_s)),
+            "application_name": "stocktake",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=wait_s,
+        pool_pre_ping=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _settle(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'")
+            cursor.execute(f"SET lock_timeout = {round(wait_s * 1000)}")
+            cursor.execute(f"SET statement_timeout = {STATEMENT_S * 1000}")
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {STATEMENT_S * 1000}")
+        connection.commit()
+
+    return engine

@@ -1,0 +1,304 @@
+"""
+Step 3, the promises: read what the ledger holds. Law: a fixed number of queries, whether for 1 node or for 10,000.
+
+Every function takes the connection of one transaction, so that what it gives together was true together.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from sqlalchemy import Connection, exists, literal_column, or_, select
+
+from stocktake.errors import NotFound
+from stocktake.ledger.among import among
+from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entries
+from stocktake.ledger.tables import (
+    ALIVE,
+    COMPUTE_NODE_ENTRIES,
+    COMPUTE_NODES,
+    GONE,
+    IN_PLAY,
+    INSTANCES,
+    MIGRATIONS,
+    PCI_DEVICES,
+    SERVICES,
+)
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.pci import PciRecord
+from stocktake.model.value import replace
+from stocktake.model.workload import Instance, Migration, NodeWork, Place, Service
+
+BINARY = "stocktake-agent"
+_ZERO: Any = literal_column("0")
+
+# Which devices instances hold: by instance, host and node, because an address means nothing elsewhere.
+Held = Mapping[tuple[str, str | None, str | None], tuple[str, ...]]
+
+
+def nodes(connection: Connection, host: str | None = None) -> tuple[ComputeNode, ...]:
+    """Read the nodes that are not deleted, by name."""
+    query = select(*NODE.select).where(ALIVE).order_by(COMPUTE_NODES.c.hypervisor_hostname, COMPUTE_NODES.c.id)
+    if host is not None:
+        query = query.where(COMPUTE_NODES.c.host == host)
+    return NODE.read_all(connection.execute(query))
+
+
+def node(connection: Connection, name_or_uuid: str) -> ComputeNode:
+    """
+    Read one node.
+
+    Raises:
+        NotFound: no such node; names the nearest. Or several services have a node of that name.
+    """
+    nodes_ = COMPUTE_NODES.c
+    asked = or_(nodes_.uuid == name_or_uuid, nodes_.hypervisor_hostname == name_or_uuid)
+    found = NODE.read_all(connection.execute(select(*NODE.select).where(ALIVE, asked)))
+    exact = [one for one in found if one.uuid == name_or_uuid] or found
+    if len(exact) == 1:
+        return exact[0]
+    if exact:
+        hosts = ", ".join(f"{one.uuid} on {one.host}" for one in exact)
+        raise NotFound(f"several nodes are named {name_or_uuid!r}", where="ledger", remedy=f"Give the uuid: {hosts}.")
+    names = connection.scalars(select(nodes_.hypervisor_hostname).where(ALIVE)).all()
+    near = get_close_matches(name_or_uuid, names, n=3, cutoff=0.5)
+    remedy = f"Did you mean {' or '.join(near)}?" if near else "`stocktake nodes` lists those there are."
+    raise NotFound(f"no node {name_or_uuid!r}", where="ledger", remedy=remedy)
+
+
+def deleted_nodes(connection: Connection, host: str) -> tuple[ComputeNode, ...]:
+    """Read deleted nodes whose resource providers may still be there; never one whose uuid is in use again."""
+    again = COMPUTE_NODES.alias("again")
+    reborn = exists().where(again.c.uuid == COMPUTE_NODES.c.uuid, again.c.deleted == _ZERO)
+    query = select(*NODE.select).where(
+        GONE, COMPUTE_NODES.c.host == host, COMPUTE_NODES.c.provider_deleted.is_(False), ~reborn
+    )
+    return NODE.read_all(connection.execute(query.order_by(COMPUTE_NODES.c.id)))
+
+
+def entries(connection: Connection, node_uuid: str) -> tuple[Entry, ...]:
+    """Read what makes a node's figures; nothing for a node never tallied."""
+    column = COMPUTE_NODE_ENTRIES.c
+    text = connection.scalar(select(column.entries).where(column.node_uuid == node_uuid))
+    return () if text is None else decode_entries(node_uuid, text)
+
+
+def services(connection: Connection, host: str | None = None) -> tuple[Service, ...]:
+    """Read the agents' rows, by host."""
+    query = select(*SERVICE.select).where(SERVICES.c.binary == BINARY).order_by(SERVICES.c.host)
+    if host is not None:
+        query = query.where(SERVICES.c.host == host)
+    return SERVICE.read_all(connection.execute(query))
+
+
+def instances(
+    connection: Connection, *, host: str | None = None, node: str | None = None, deleted: bool = False
+) -> tuple[Instance, ...]:
+    """Read instances, the first made first; the deleted ones too if asked."""
+    query = select(*INSTANCE.select).order_by(INSTANCES.c.id)
+    if not deleted:
+        query = query.where(ALIVE)
+    if host is not None:
+        query = query.where(INSTANCES.c.host == host)
+    if node is not None:
+        query = query.where(INSTANCES.c.node == node)
+    found = INSTANCE.read_all(connection.execute(query))
+    return _with_devices(found, _held(connection, {instance.uuid for instance in found}))
+
+
+def migrations(
+    connection: Connection, *, host: str | None = None, node: str | None = None, every: bool = False
+) -> tuple[Migration, ...]:
+    """Read migrations by id: those in play that touch the host or node, or every one, over or deleted."""
+    query = select(*MIGRATION.select).order_by(MIGRATIONS.c.id)
+    if not every:
+        query = query.where(IN_PLAY)
+    source, dest = [], []
+    if host is not None:
+        source.append(MIGRATIONS.c.source_compute == host)
+        dest.append(MIGRATIONS.c.dest_compute == host)
+    if node is not None:
+        source.append(MIGRATIONS.c.source_node == node)
+        dest.append(MIGRATIONS.c.dest_node == node)
+    if source:
+        at_source, at_dest = source[0], dest[0]
+        for more_source, more_dest in zip(source[1:], dest[1:], strict=True):
+            at_source, at_dest = at_source & more_source, at_dest & more_dest
+        query = query.where(or_(at_source, at_dest))
+    return MIGRATION.read_all(connection.execute(query))
+
+
+def work(
+    connection: Connection, host: str, names: Collection[str], guests: Mapping[str, frozenset[str]]
+) -> dict[str, NodeWork]:
+    """
+    Read all that the ledger promises on these nodes of a host.
+
+    Args:
+        guests: by node, the uuids of the hypervisor's guests.
+
+    Returns:
+        One for every name asked for, empty for a node that the ledger does not know.
+    """
+    wanted = frozenset(names)
+    records, ids = _records(connection, host, wanted)
+    here_bare = _instances_by_node(connection, host, wanted)
+    devices = _devices_by_node(connection, ids)
+    moves = _migrations_by_node(connection, host, wanted)
+    gone = _deleted_by_node(connection, host, wanted)
+    held = _held_of(devices, host)
+    here = {name: _with_devices(found, held) for name, found in here_bare.items()}
+    known = {instance.uuid: instance for found in here.values() for instance in found}
+    named = {migration.instance_uuid for found in moves.values() for migration in found}
+    moving = _moving(connection, named - known.keys()) | {uuid: known[uuid] for uuid in named & known.keys()}
+    places = _places(connection, wanted, here, guests, known)
+    return {
+        name: NodeWork(
+            record=records.get(name),
+            instances=here.get(name, ()),
+            migrations=tuple(moves.get(name, ())),
+            moving=_named(moves.get(name, ()), moving),
+            pci_devices=tuple(devices.get(name, ())),
+            places=places.get(name, {}),
+            deleted_uuids=frozenset(gone.get(name, ())),
+        )
+        for name in wanted
+    }
+
+
+def _records(
+    connection: Connection, host: str, wanted: frozenset[str]
+) -> tuple[dict[str, ComputeNode], dict[int, str]]:
+    """Read the nodes' records, and their rows' ids."""
+    nodes_ = COMPUTE_NODES.c
+    query = select(*NODE.select).where(ALIVE, nodes_.host == host, among(nodes_.hypervisor_hostname, wanted))
+    read = NODE.reader()
+    records: dict[str, ComputeNode] = {}
+    ids: dict[int, str] = {}
+    for row in connection.execute(query):
+        record = read(row)
+        records[record.hypervisor_hostname] = record
+        ids[row[0]] = record.hypervisor_hostname
+    return records, ids
+
+
+def _instances_by_node(connection: Connection, host: str, wanted: frozenset[str]) -> dict[str, list[Instance]]:
+    columns = INSTANCES.c
+    query = select(*INSTANCE.select).where(ALIVE, columns.host == host, among(columns.node, wanted))
+    found: dict[str, list[Instance]] = defaultdict(list)
+    for instance in map(INSTANCE.reader(), connection.execute(query.order_by(columns.id))):
+        assert instance.node is not None
+        found[instance.node].append(instance)
+    return found
+
+
+def _devices_by_node(connection: Connection, ids: Mapping[int, str]) -> dict[str, list[PciRecord]]:
+    columns = PCI_DEVICES.c
+    query = select(*DEVICE.select, columns.compute_node_id).where(among(columns.compute_node_id, ids))
+    found: dict[str, list[PciRecord]] = defaultdict(list)
+    read = DEVICE.reader()
+    for row in connection.execute(query.order_by(columns.compute_node_id, columns.address)):
+        found[ids[row[-1]]].append(read(row))
+    return found
+
+
+def _migrations_by_node(connection: Connection, host: str, wanted: frozenset[str]) -> dict[str, list[Migration]]:
+    found: dict[str, list[Migration]] = defaultdict(list)
+    for migration in migrations(connection, host=host):
+        sides = {
+            node
+            for compute, node in (
+                (migration.source_compute, migration.source_node),
+                (migration.dest_compute, migration.dest_node),
+            )
+            if compute == host and node in wanted
+        }
+        for node in sides:
+            assert node is not None
+            found[node].append(migration)
+    return found
+
+
+def _deleted_by_node(connection: Connection, host: str, wanted: frozenset[str]) -> dict[str, list[str]]:
+    """Read deleted instances that the scheduler may still hold something for; none whose uuid is in use again."""
+    columns = INSTANCES.c
+    again = INSTANCES.alias("again")
+    reborn = exists().where(again.c.uuid == columns.uuid, again.c.deleted == _ZERO)
+    query = select(columns.node, columns.uuid).where(
+        GONE, columns.host == host, columns.allocations_released.is_(False), among(columns.node, wanted), ~reborn
+    )
+    found: dict[str, list[str]] = defaultdict(list)
+    for node_name, uuid in connection.execute(query):
+        found[node_name].append(uuid)
+    return found
+
+
+def _moving(connection: Connection, uuids: Collection[str]) -> dict[str, Instance]:
+    """Read instances by uuid, wherever they are; one that is not deleted before those that are, the last of those."""
+    if not uuids:
+        return {}
+    columns = INSTANCES.c
+    query = select(*INSTANCE.select).where(among(columns.uuid, uuids))
+    latest = query.order_by((columns.deleted == _ZERO).asc(), columns.id)
+    found = {instance.uuid: instance for instance in map(INSTANCE.reader(), connection.execute(latest))}
+    return {instance.uuid: instance for instance in _with_devices(found.values(), _held(connection, uuids))}
+
+
+def _places(
+    connection: Connection,
+    wanted: frozenset[str],
+    here: Mapping[str, Collection[Instance]],
+    guests: Mapping[str, frozenset[str]],
+    known: Mapping[str, Instance],
+) -> dict[str, dict[str, Place]]:
+    """Say where the ledger has the guests that are not on the node that runs them."""
+    away = {name: guests[name] - {instance.uuid for instance in here.get(name, ())} for name in wanted & guests.keys()}
+    unknown = frozenset().union(*away.values()) - known.keys()
+    places = {uuid: Place(host=one.host, node=one.node, deleted=False) for uuid, one in known.items()}
+    if unknown:
+        columns = INSTANCES.c
+        query = select(columns.uuid, columns.host, columns.node, columns.deleted).where(among(columns.uuid, unknown))
+        for uuid, host, name, deleted in connection.execute(
+            query.order_by((columns.deleted == _ZERO).asc(), columns.id)
+        ):
+            places[uuid] = Place(host=host, node=name, deleted=deleted != 0)
+    return {name: {uuid: places[uuid] for uuid in uuids if uuid in places} for name, uuids in away.items()}
+
+
+def _named(moves: Iterable[Migration], moving: Mapping[str, Instance]) -> dict[str, Instance]:
+    uuids = {migration.instance_uuid for migration in moves}
+    return {uuid: moving[uuid] for uuid in uuids if uuid in moving}
+
+
+def _held(connection: Connection, uuids: Collection[str]) -> Held:
+    """Read which devices these instances hold, on whatever node."""
+    if not uuids:
+        return {}
+    devices, nodes_ = PCI_DEVICES.c, COMPUTE_NODES.c
+    query = (
+        select(devices.instance_uuid, nodes_.host, nodes_.hypervisor_hostname, devices.address)
+        .join_from(PCI_DEVICES, COMPUTE_NODES, devices.compute_node_id == nodes_.id)
+        .where(nodes_.deleted == _ZERO, among(devices.instance_uuid, uuids))
+    )
+    found: dict[tuple[str, str | None, str | None], list[str]] = defaultdict(list)
+    for uuid, host, name, address in connection.execute(query):
+        found[uuid, host, name].append(address)
+    return {key: tuple(sorted(addresses)) for key, addresses in found.items()}
+
+
+def _held_of(devices: Mapping[str, Collection[PciRecord]], host: str) -> Held:
+    """Gather which devices instances hold, of a host's devices by node."""
+    found: dict[tuple[str, str | None, str | None], list[str]] = defaultdict(list)
+    for name, records in devices.items():
+        for record in records:
+            if record.instance_uuid is not None:
+                found[record.instance_uuid, host, name].append(record.address)
+    return {key: tuple(sorted(addresses)) for key, addresses in found.items()}
+
+
+def _with_devices(found: Iterable[Instance], held: Held) -> tuple[Instance, ...]:
+    return tuple(
+        replace(one, pci_devices=held[one.uuid, one.host, one.node]) if (one.uuid, one.host, one.node) in held else one
+        for one in found
+    )

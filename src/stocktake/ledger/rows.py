@@ -1,0 +1,134 @@
+"""
+Rows to nouns and back. Law: a row that can't be read is never skipped; the error names its table, id and column.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from sqlalchemy import Boolean, ColumnElement, Table, literal_column, type_coerce
+from sqlalchemy.sql.elements import KeyedColumnElement
+
+from stocktake.errors import InvalidData, LedgerError
+from stocktake.ledger.tables import COMPUTE_NODES, INSTANCES, MIGRATIONS, PCI_DEVICES, SERVICES, Json
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.pci import PciRecord
+from stocktake.model.value import Value, decode, encode
+from stocktake.model.workload import Instance, Migration, Service
+
+V = TypeVar("V", bound=Value)
+
+
+class Shape(Generic[V]):
+    """
+    How one table's rows become one noun: the columns that are the noun's fields, and which of them are JSON.
+
+    Attributes:
+        select: the row's id, then one column for each field, `deleted` as a boolean.
+        fields: the fields' names, in that order.
+    """
+
+    def __init__(self, table: Table, kind: type[V], *, skip: frozenset[str] = frozenset()) -> None:
+        self.table = table
+        self.kind = kind
+        infos = {info.name: info for info in msgspec.structs.fields(kind) if info.name not in skip}
+        missing = infos.keys() - table.c.keys()
+        assert not missing, f"{table.name} lacks {missing}"
+        self.fields = tuple(infos)
+        self.select: tuple[ColumnElement[Any], ...] = (
+            table.c.id,
+            *(_selected(table.c[name]) for name in self.fields),
+        )
+        self.json: dict[str, msgspec.json.Decoder[Any]] = {
+            name: msgspec.json.Decoder(info.type, strict=True)
+            for name, info in infos.items()
+            if isinstance(table.c[name].type, Json)
+        }
+        # `deleted` is the row's id once it is deleted: `write` sets it, never a noun.
+        self._plain = tuple(name for name in self.fields if name not in self.json and name != "deleted")
+
+    def reader(self) -> Callable[[Sequence[Any]], V]:
+        """
+        Give a function that reads rows of `select`.
+
+        It remembers what it decoded, because flavors, traits and topologies repeat; values are frozen, so sharing them
+        is safe. Use one for a query's rows, then drop it.
+        """
+        decoders: list[tuple[str, Callable[[str], Any], dict[str, Any]]]
+        decoders = [(name, decoder.decode, {}) for name, decoder in self.json.items()]
+        fields, kind = self.fields, self.kind
+
+        def read(row: Sequence[Any]) -> V:
+            data: dict[str, Any] = dict(zip(fields, row[1:], strict=False))
+            name = ""
+            try:
+                for name, decode_text, known in decoders:
+                    text = data[name]
+                    if text is not None:
+                        value = known.get(text)
+                        if value is None:
+                            value = known[text] = decode_text(text)
+                        data[name] = value
+                name = ""
+                return msgspec.convert(data, kind)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
+                raise self._unreadable(row, name, error) from error
+
+        return read
+
+    def read_all(self, rows: Iterable[Sequence[Any]]) -> tuple[V, ...]:
+        """
+        Read rows of `select`.
+
+        Raises:
+            LedgerError: a row holds what its column can't; names table, id and column.
+        """
+        return tuple(map(self.reader(), rows))
+
+    def values(self, noun: V) -> dict[str, Any]:
+        """Turn a noun into column values by key, without `deleted`."""
+        values: dict[str, Any] = {name: getattr(noun, name) for name in self._plain}
+        for name in self.json:
+            value = getattr(noun, name)
+            values[name] = None if value is None else encode(value)
+        return values
+
+    def _unreadable(self, row: Sequence[Any], column: str, error: Exception) -> LedgerError:
+        at = f", column {self.table.c[column].name}" if column else ""
+        return LedgerError(
+            f"{self.table.name} id {row[0]}{at} can't be read: {error}",
+            where="ledger",
+            remedy="Somebody else wrote it: correct the row.",
+        )
+
+
+def _selected(column: KeyedColumnElement[Any]) -> ColumnElement[Any]:
+    if column.key == "deleted":
+        return type_coerce(column != literal_column("0"), Boolean).label("deleted")
+    return column
+
+
+SERVICE = Shape(SERVICES, Service)
+NODE = Shape(COMPUTE_NODES, ComputeNode)
+INSTANCE = Shape(INSTANCES, Instance, skip=frozenset({"pci_devices"}))
+MIGRATION = Shape(MIGRATIONS, Migration)
+DEVICE = Shape(PCI_DEVICES, PciRecord)
+
+
+def decode_entries(node_uuid: str, text: str) -> tuple[Entry, ...]:
+    """
+    Read a node's entries.
+
+    Raises:
+        LedgerError: the text is not a list of entries.
+    """
+    try:
+        return decode(text, tuple[Entry, ...], where=f"compute_node_entries node_uuid {node_uuid}, column entries")
+    except InvalidData as error:
+        remedy = "Somebody else wrote it: delete the row, the next refresh writes it anew."
+        raise LedgerError(f"{error.where} can't be read: {error.what}", where="ledger", remedy=remedy) from error
+
+
+def encode_entries(entries: Sequence[Entry]) -> str:
+    """Write a node's entries."""
+    return encode(entries)

@@ -1,0 +1,109 @@
+"""
+The schema's version, and bringing it up to date. Law: one program at a time does it, and a newer schema is never
+touched.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from fasteners import InterProcessLock
+from sqlalchemy import Connection, inspect, text
+
+from stocktake.errors import LedgerError, LedgerUnreachable
+from stocktake.ledger.engine import Database
+
+# The versions this program knows, oldest first; a test compares them with the alembic scripts.
+REVISIONS: Final = ("0001",)
+HEAD: Final = REVISIONS[-1]
+
+# Any number would do, as long as it is always the same.
+_ADVISORY_LOCK = 7_317_230_917
+_WAL_BYTE = 18
+
+
+def version(database: Database) -> str | None:
+    """
+    Read the schema's version; None for an empty database.
+
+    Raises:
+        LedgerUnreachable, LedgerError: as every call.
+    """
+    with database.reading() as connection:
+        return _version(connection)
+
+
+def upgrade(database: Database) -> None:
+    """
+    Make an empty database a ledger, an older ledger a current one.
+
+    Programs that start at once wait for each other; none sees a half-made schema, and a failure leaves the old one.
+
+    Raises:
+        LedgerUnreachable: another program holds it for too long.
+        LedgerError: the schema is newer than this program, or the database is no ledger.
+    """
+    if database.path is not None:
+        _prepare_file(database, database.path)
+    if _known(version(database), database) == HEAD:
+        return
+    with database.writing() as connection:
+        if not database.sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        # Another program may have been faster.
+        if _known(_version(connection), database) != HEAD:
+            _run_scripts(connection)
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _known(found: str | None, database: Database) -> str | None:
+    if found is not None and found not in REVISIONS:
+        raise LedgerError(
+            f"the ledger's schema is {found!r}, which this program (up to {HEAD!r}) does not know",
+            where=database.name,
+            remedy="It was written by a newer stocktake: install that version; nothing was touched.",
+        )
+    return found
+
+
+def _run_scripts(connection: Connection) -> None:
+    # Alembic takes as long to load as everything else together, and is needed once.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "alembic").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _prepare_file(database: Database, path: Path) -> None:
+    """Make the directory, and connect alone for the first time, which turns on write-ahead logging."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _is_wal(path):
+            return
+        # Two connections that turn it on at once don't wait for each other: SQLite refuses one of them.
+        lock = InterProcessLock(f"{path}.lock")
+        if not lock.acquire(timeout=database.wait_s, delay=0.01, max_delay=0.1):
+            raise LedgerUnreachable(f"another program makes it for over {database.wait_s:g} s", where=database.name)
+    except OSError as error:
+        remedy = "Check the directory and its permissions, or set state_path or database.connection."
+        raise LedgerUnreachable(f"can't make it: {error.strerror}", where=str(path), remedy=remedy) from error
+    try:
+        version(database)
+    finally:
+        lock.release()
+
+
+def _is_wal(path: Path) -> bool:
+    """Look into the file's header: format 2 is write-ahead logging."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_WAL_BYTE + 1)
+    return len(head) > _WAL_BYTE and head[_WAL_BYTE] == 2

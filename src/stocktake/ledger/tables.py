@@ -1,0 +1,263 @@
+"""
+The ledger's tables, under Nova's column names. Law: what a person reads here by SQL means what it means in Nova.
+
+A column's key is the noun's field where the two differ (`pci_stats` is `pci_device_pools`). JSON is kept as text in
+both databases, times are UTC. `deleted` is 0, or the row's own id once it is deleted, as in Nova. Devices and entries
+of a deleted node are gone: they can be counted anew.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TextClause,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
+
+# A migration with one of these statuses is over (docs/accounting.md, "Migrations"); compared letter by letter.
+SETTLED = ("confirmed", "reverted", "failed", "completed", "cancelled", "done")
+
+# Written as text, so that both databases see that the partial indexes below serve the queries that say the same.
+ALIVE = text("deleted = 0")
+GONE = text("deleted <> 0")
+IN_PLAY = text(
+    "(deleted = 0 AND (status IS NULL OR status NOT IN ({})))".format(", ".join(f"'{status}'" for status in SETTLED))
+)
+
+BIG = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class Utc(TypeDecorator[datetime]):
+    """
+    An aware time in UTC: `timestamptz` in PostgreSQL, fixed-width ISO 8601 text in SQLite, so that text sorts by time.
+
+    A time without a zone, written by somebody else, is taken as UTC; text that is no time is handed on as it is, for
+    the decoder to name its row.
+    """
+
+    impl = TIMESTAMP
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the column type."""
+        kind: TypeEngine[Any] = String(32) if dialect.name == "sqlite" else TIMESTAMP(timezone=True)
+        return dialect.type_descriptor(kind)
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> object:
+        """Write a time; one without a zone is a programming error."""
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "times are aware"
+        moment = value.astimezone(UTC)
+        return moment.isoformat(timespec="microseconds") if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: object, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # its name is given
+        """Read a time."""
+        moment = value
+        if isinstance(moment, str):
+            try:
+                moment = datetime.fromisoformat(moment)
+            except ValueError:
+                return value  # type: ignore[return-value]
+        if not isinstance(moment, datetime):
+            return value  # type: ignore[return-value]
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class Json(TypeDecorator[str]):
+    """JSON as text. It only marks the column: `rows` decodes it, as the type of the noun's field."""
+
+    impl = Text
+    cache_ok = True
+
+
+METADATA = MetaData()
+
+
+def _times() -> tuple[Column[datetime], Column[datetime]]:
+    return Column("created_at", Utc), Column("updated_at", Utc)
+
+
+def _soft_delete() -> tuple[Column[datetime], Column[int]]:
+    return Column("deleted_at", Utc), Column("deleted", BIG, nullable=False, server_default="0")
+
+
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False, server_default=text("false"))
+
+
+def _where(clause: TextClause) -> dict[str, Any]:
+    return {"sqlite_where": clause, "postgresql_where": clause}
+
+
+SERVICES = Table(
+    "services",
+    METADATA,
+    Column("id", BIG, primary_key=True),
+    *_times(),
+    Column("uuid", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("binary", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("report_count", BIG, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("disabled_reason", Text),
+    Column("forced_down", Boolean, nullable=False),
+    Column("last_seen_up", Utc),
+    Column("version", Text, nullable=False),
+    UniqueConstraint("uuid", name="uq_services_uuid"),
+    UniqueConstraint("host", "binary", name="uq_services_host_binary"),
+)
+
+COMPUTE_NODES = Table(
+    "compute_nodes",
+    METADATA,
+    Column("id", BIG, primary_key=True),
+    *_times(),
+    *_soft_delete(),
+    Column("uuid", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("hypervisor_hostname", Text, nullable=False),
+    Column("host_ip", Text),
+    Column("vcpus", BIG, nullable=False),
+    Column("memory_mb", BIG, nullable=False),
+    Column("local_gb", BIG, nullable=False),
+    Column("vcpus_used", BIG, nullable=False),
+    Column("memory_mb_used", BIG, nullable=False),
+    Column("local_gb_used", BIG, nullable=False),
+    Column("free_ram_mb", BIG, nullable=False),
+    Column("free_disk_gb", BIG, nullable=False),
+    Column("disk_available_least", BIG),
+    Column("running_vms", BIG, nullable=False),
+    Column("current_workload", BIG, nullable=False),
+    Column("cpu_allocation_ratio", Float(53), nullable=False),
+    Column("ram_allocation_ratio", Float(53), nullable=False),
+    Column("disk_allocation_ratio", Float(53), nullable=False),
+    Column("hypervisor_type", Text),
+    Column("hypervisor_version", BIG),
+    Column("cpu_info", Text, nullable=False),
+    Column("supported_instances", Json, nullable=False),
+    Column("numa_topology", Json),
+    Column("pci_stats", Json, key="pci_device_pools", nullable=False),
+    Column("stats", Json, nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("traits", Json, nullable=False),
+    Column("owned_traits", Json, nullable=False),
+    Column("owned_classes", Json, nullable=False),
+    Column("problems", Json, nullable=False),
+    Column("booted_at", Utc),
+    Column("entries_digest", Text, nullable=False),
+    Column("failure", Json),
+    Column("generation", BIG, nullable=False),
+    # Of a deleted node: its resource provider is gone too.
+    _flag("provider_deleted"),
+    Index("uq_compute_nodes_uuid", "uuid", unique=True, **_where(ALIVE)),
+    Index("uq_compute_nodes_host_name", "host", "hypervisor_hostname", unique=True, **_where(ALIVE)),
+    Index("ix_compute_nodes_uuid", "uuid"),
+    Index("ix_compute_nodes_name", "hypervisor_hostname"),
+    Index("ix_compute_nodes_host_gone", "host", "provider_deleted", **_where(GONE)),
+)
+
+COMPUTE_NODE_ENTRIES = Table(
+    "compute_node_entries",
+    METADATA,
+    Column("node_uuid", Text, primary_key=True),
+    Column("entries", Json, nullable=False),
+)
+
+INSTANCES = Table(
+    "instances",
+    METADATA,
+    Column("id", BIG, primary_key=True),
+    *_times(),
+    *_soft_delete(),
+    Column("uuid", Text, nullable=False),
+    Column("display_name", Text, key="name"),
+    Column("host", Text),
+    Column("node", Text),
+    Column("vm_state", Text),
+    Column("task_state", Text),
+    Column("power_state", BIG),
+    Column("project_id", Text),
+    Column("user_id", Text),
+    Column("os_type", Text),
+    # For people who look with SQL: the flavor's figures. What counts is in `flavor`.
+    Column("vcpus", BIG, nullable=False),
+    Column("memory_mb", BIG, nullable=False),
+    Column("root_gb", BIG, nullable=False),
+    Column("ephemeral_gb", BIG, nullable=False),
+    Column("flavor", Json, nullable=False),
+    Column("old_flavor", Json),
+    Column("new_flavor", Json),
+    Column("instance_type_id", BIG),
+    Column("numa_topology", Json),
+    Column("volume_backed", Boolean, nullable=False),
+    Column("migration_context", Json),
+    Column("adopted", Boolean, nullable=False),
+    # Of a deleted instance: the scheduler holds nothing for it any more.
+    _flag("allocations_released"),
+    Index("uq_instances_uuid", "uuid", unique=True, **_where(ALIVE)),
+    Index("ix_instances_uuid", "uuid"),
+    Index("ix_instances_host_node", "host", "node", **_where(ALIVE)),
+    Index("ix_instances_host_gone", "host", "allocations_released", **_where(GONE)),
+)
+
+MIGRATIONS = Table(
+    "migrations",
+    METADATA,
+    Column("id", BIG, primary_key=True, autoincrement=False),
+    *_times(),
+    *_soft_delete(),
+    Column("uuid", Text),
+    Column("instance_uuid", Text, nullable=False),
+    Column("migration_type", Text),
+    Column("status", Text),
+    Column("source_compute", Text),
+    Column("source_node", Text),
+    Column("dest_compute", Text),
+    Column("dest_node", Text),
+    Column("old_instance_type_id", BIG),
+    Column("new_instance_type_id", BIG),
+    UniqueConstraint("uuid", name="uq_migrations_uuid"),
+    Index("ix_migrations_source", "source_compute", **_where(IN_PLAY)),
+    Index("ix_migrations_dest", "dest_compute", **_where(IN_PLAY)),
+    Index("ix_migrations_instance_uuid", "instance_uuid"),
+)
+
+PCI_DEVICES = Table(
+    "pci_devices",
+    METADATA,
+    Column("id", BIG, primary_key=True),
+    *_times(),
+    Column("compute_node_id", BIG, ForeignKey("compute_nodes.id"), nullable=False),
+    Column("address", Text, nullable=False),
+    Column("vendor_id", Text, nullable=False),
+    Column("product_id", Text, nullable=False),
+    Column("dev_type", Text, nullable=False),
+    Column("parent_addr", Text),
+    Column("numa_node", BIG),
+    Column("label", Text),
+    Column("dev_id", Text),
+    Column("status", Text, nullable=False),
+    Column("instance_uuid", Text),
+    Column("request_id", Text),
+    Column("resource_class", Text),
+    Column("traits", Json, nullable=False),
+    Column("physical_network", Text),
+    UniqueConstraint("compute_node_id", "address", name="uq_pci_devices_node_address"),
+    Index("ix_pci_devices_instance_uuid", "instance_uuid"),
+)
