@@ -1,0 +1,57 @@
+"""
+`agent`: take stock for ever. Law: it ends when it is told to, or when this host is not who the ledger says it is.
+"""
+
+import secrets
+from typing import TYPE_CHECKING
+
+import click
+
+from stocktake.cli.options import Command
+from stocktake.cli.session import Session
+
+if TYPE_CHECKING:
+    from stocktake.refresh import Parts
+
+
+@click.command(
+    "agent",
+    short_help="Take stock every minute, until stopped.",
+    cls=Command,
+    example="""
+    $ stocktake agent --verbose
+    $ stocktake agent --once
+    $ systemctl reload stocktake-agent
+    """,
+)
+@click.option("--once", is_flag=True, help="One pass, then end; like `refresh`, with the log instead of tables.")
+@click.pass_obj
+def agent_command(session: Session, *, once: bool) -> int:
+    """Take stock every update_resources_interval seconds, until stopped.
+
+    Logs to stderr. SIGTERM and Ctrl-C end it after the step at hand; SIGHUP reads
+    the settings again. What can't be reached is tried again, less and less often.
+    Exit code 2 if this host is not who the ledger says it is.
+    """
+    session.command = "agent"
+    session.service = True
+    if once:
+        from stocktake.agent import Journal
+        from stocktake.cli.refresh import exit_code_of
+        from stocktake.refresh import refresh
+
+        result = refresh(session.parts, full=True)
+        Journal().note_pass(result)
+        return exit_code_of(result)
+    from stocktake.agent import Agent
+    from stocktake.cli.parts import open_parts
+
+    def opened() -> "Parts":
+        settings = session.read_settings()
+        session.log_as_asked(settings.log.level, as_json=settings.log.json)
+        return open_parts(settings, session.clock, session.ids)
+
+    agent = Agent(opened, session.clock, secrets.SystemRandom().random)
+    agent.catch_signals()
+    agent.run()
+    return 0

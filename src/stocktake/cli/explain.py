@@ -1,0 +1,195 @@
+"""
+`explain`: the entries that make each number. Law: what does not add up is said loudly.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stocktake.cli.completion import complete_node
+from stocktake.cli.options import Command, nearest
+from stocktake.cli.session import Session
+from stocktake.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from stocktake.cli.figures import Figure
+    from stocktake.cli.screen import Screen
+    from stocktake.model.books import ComputeNode, Entry
+
+_SHORT_UUID = 8
+
+
+@click.command(
+    "explain",
+    short_help="Say why a number is what it is, entry by entry.",
+    cls=Command,
+    example="""
+    $ stocktake explain compute-7
+    $ stocktake explain compute-7 memory_mb_used
+    $ stocktake explain compute-7 numa.0.pinned_cpus
+    """,
+)
+@click.argument("node_name", metavar="NODE", shell_complete=complete_node)
+@click.argument("field", metavar="[FIELD]", required=False)
+@click.pass_obj
+def explain_command(session: Session, node_name: str, field: str | None) -> int:
+    """Say why NODE's numbers are what they are: who takes what, and why he counts.
+
+    Without FIELD: everybody who takes something, and the sums. With one, such as
+    vcpus_used, memory_mb_used, local_gb_used, free_ram_mb, free_disk_gb,
+    running_vms, numa.0.memory_usage, numa.0.pinned_cpus or pci.8086_1572: the
+    parts of that number and the arithmetic. A FIELD there is not lists those
+    there are. Exit code 1 if the entries do not add up to the record.
+    """
+    from stocktake.cli.figures import figures
+    from stocktake.cli.nodes import find_node
+    from stocktake.cli.screen import screen_of, write, write_json
+
+    session.command = "explain"
+    node = find_node(session.ledger, node_name)
+    entries = tuple(session.ledger.entries(node.uuid))
+    work = session.ledger.work(node.host, (node.hypervisor_hostname,), {})[node.hypervisor_hostname]
+    known = figures(node, entries, work.pci_devices)
+    chosen = _chosen(known, field, node)
+    code = 0 if all(figure.agrees for figure in chosen) else 1
+    if session.json:
+        data = {
+            "uuid": node.uuid,
+            "hypervisor_hostname": node.hypervisor_hostname,
+            "agrees": code == 0,
+            "figures": [_plain(figure) for figure in chosen],
+        }
+        write_json(session, data, exit_code=code)
+        return code
+    screen = screen_of(session)
+    if field is None:
+        _write_all(screen, node, entries)
+    else:
+        _write_one(screen, chosen[0])
+    for figure in chosen:
+        if not figure.agrees:
+            text = (
+                f"!! {figure.field} DOES NOT ADD UP: the record says {figure.recorded}, its entries {figure.sum}. "
+                "Run `stocktake refresh`; if it stays, `stocktake ledger export` and report it."
+            )
+            write(screen, screen.paint(text, fg="red", bold=True))
+    if code == 0 and field is None:
+        write(screen)
+        write(screen, f"All {len(chosen)} figures add up. One by one: {_listed(known)}.")
+    return code
+
+
+def _chosen(known: "Mapping[str, Figure]", field: str | None, node: "ComputeNode") -> "list[Figure]":
+    if field is None:
+        return list(known.values())
+    if field not in known:
+        there = f"There are: {', '.join(known)}."
+        near = nearest(field, list(known)).strip()
+        raise InvalidInput(
+            f"there is no field {field!r} to explain", where=node.hypervisor_hostname, remedy=f"{near} {there}".strip()
+        )
+    return [known[field]]
+
+
+def _plain(figure: "Figure") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(figure), "agrees": figure.agrees}
+
+
+def _listed(known: "Mapping[str, Figure]") -> str:
+    """Name the fields; cells and devices by their first."""
+    plain = [name for name in known if "." not in name]
+    others = [next((name for name in known if name.startswith(prefix)), "") for prefix in ("numa.", "pci.")]
+    return ", ".join([*plain, *(f"{name} …" for name in others if name)])
+
+
+def who(kind: str, identity: str, name: str | None) -> str:
+    """Name a holder: its kind, its name, and as much of its uuid as tells it apart."""
+    if kind == "reserved":
+        return "reserved for the host"
+    short = identity[:_SHORT_UUID] if kind != "device" else identity
+    return f"{kind} {name} ({short})" if name else f"{kind} {identity}"
+
+
+def _write_all(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entry]") -> None:
+    """Write everybody with what he takes, the sums, and what is left."""
+    from stocktake.cli.screen import write
+    from stocktake.cli.tables import Cell, Column, write_table
+
+    write(screen, screen.paint(f"What is used of {node.hypervisor_hostname}, and by whom", bold=True))
+    write(screen)
+    columns = (
+        Column("WHO", shrinks=True),
+        Column("VCPUS", right=True),
+        Column("MEMORY MiB", right=True),
+        Column("DISK MiB", right=True),
+        Column("WHY", wraps=True),
+    )
+    rows: list[list[str | Cell]] = [
+        [
+            who(entry.kind, entry.id, entry.name),
+            f"{entry.vcpus:,}",
+            f"{entry.memory_mb:,}",
+            f"{entry.disk_mb:,}",
+            _why(entry),
+        ]
+        for entry in entries
+    ]
+    disk_mb = sum(entry.disk_mb for entry in entries)
+    disk_gb = -(-disk_mb // 1024)
+    sums = [
+        "sum",
+        f"{sum(entry.vcpus for entry in entries):,}",
+        f"{sum(entry.memory_mb for entry in entries):,}",
+        f"{disk_mb:,}",
+        f"disk: {disk_gb:,} GB, rounded up" if disk_mb % 1024 else f"disk: {disk_gb:,} GB",
+    ]
+    rows.append([Cell(text, "bold") for text in sums])
+    there = (f"{node.vcpus:,}", f"{node.memory_mb:,}", f"{node.local_gb * 1024:,}")
+    rows.append(["there is", *there, f"disk: {node.local_gb:,} GB"])
+    left = (f"{node.vcpus - node.vcpus_used:,}", f"{node.free_ram_mb:,}", "", f"disk: {node.free_disk_gb:,} GB")
+    rows.append(["free", *left])
+    write_table(screen, columns, rows)
+
+
+def _why(entry: "Entry") -> str:
+    from stocktake.model.cpuset import format_cpu_set
+
+    extra = [
+        f"cell {take.cell}" + (f" CPUs {format_cpu_set(take.pinned_cpus)}" if take.pinned_cpus else "")
+        for take in entry.cells
+    ]
+    extra += [f"PCI {address}" for address in entry.pci]
+    return f"{entry.why}; {', '.join(extra)}" if extra else entry.why
+
+
+def _write_one(screen: "Screen", figure: "Figure") -> None:
+    """Write the parts of one number and how it is made of them."""
+    from stocktake.cli.screen import write
+    from stocktake.cli.tables import Cell, Column, Row, write_table
+
+    recorded = f"{figure.recorded:,}" if isinstance(figure.recorded, int) else figure.recorded or "none"
+    write(screen, screen.paint(f"{figure.field} = {recorded}", bold=True))
+    if figure.parts:
+        write(screen)
+    numbers = all(isinstance(part.amount, int) for part in figure.parts)
+    columns = (Column(figure.unit, right=numbers), Column("WHO", shrinks=True), Column("WHY", wraps=True))
+    rows: list[Row] = [
+        (
+            f"{part.amount:,}" if isinstance(part.amount, int) else part.amount,
+            who(part.kind, part.id, part.name),
+            part.why,
+        )
+        for part in figure.parts
+    ]
+    if numbers and figure.parts:
+        total = sum(part.amount for part in figure.parts if isinstance(part.amount, int))
+        rows.append((Cell(f"{total:,}", "bold"), Cell("sum", "bold"), ""))
+    if figure.parts:
+        write_table(screen, columns, rows)
+    if figure.steps:
+        write(screen)
+    for step in figure.steps:
+        write(screen, step)

@@ -1,0 +1,172 @@
+"""
+Why a number is what it is: the entries behind it and the arithmetic. Law: pure; what is recorded must follow from them.
+
+Every figure says what the record has, what its parts add up to, and whether the two agree.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from stocktake.cli.words import count
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.cpuset import format_cpu_set
+from stocktake.model.pci import PciRecord
+from stocktake.model.topology import CellTake, NodeCell, NodePages
+
+_MIB_PER_GIB = 1024
+Amount = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One line of the sum: who, how much, why; `amount` is a number, or CPUs or addresses as text."""
+
+    kind: str
+    id: str
+    name: str | None
+    why: str
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """
+    One number of a node's record.
+
+    Attributes:
+        unit: of the parts.
+        recorded: what the record has.
+        sum: what the parts make of it.
+        steps: the arithmetic from the parts to the number, a line each.
+    """
+
+    field: str
+    unit: str
+    recorded: Amount
+    sum: Amount
+    parts: tuple[Part, ...]
+    steps: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Say whether the record is what its parts add up to."""
+        return self.recorded == self.sum
+
+
+def figures(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecord]) -> Mapping[str, Figure]:
+    """
+    Explain every number that the entries make, by its field.
+
+    Args:
+        devices: the node's tracked PCI devices.
+    """
+    return {figure.field: figure for figure in _all(node, entries, devices)}
+
+
+def _all(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecord]) -> Iterator[Figure]:
+    vcpus = _parts(entries, lambda entry: entry.vcpus)
+    memory = _parts(entries, lambda entry: entry.memory_mb)
+    disk = _parts(entries, lambda entry: entry.disk_mb)
+    disk_gb, disk_step = _disk(disk)
+    yield _summed("vcpus_used", "vCPUs", node.vcpus_used, vcpus)
+    yield _summed("memory_mb_used", "MiB", node.memory_mb_used, memory)
+    yield Figure("local_gb_used", "MiB", node.local_gb_used, disk_gb, disk, (disk_step,))
+    total = ("memory_mb", node.memory_mb)
+    yield _free("free_ram_mb", "MiB", node.free_ram_mb, total=total, parts=memory, used=_sum(memory))
+    total = ("local_gb", node.local_gb)
+    yield _free("free_disk_gb", "MiB", node.free_disk_gb, total=total, parts=disk, used=disk_gb, steps=(disk_step,))
+    running = tuple(_part(entry, 1) for entry in entries if entry.kind == "instance")
+    yield _summed("running_vms", "instances", node.running_vms, running)
+    for cell in node.numa_topology.cells if node.numa_topology else ():
+        yield from _cell(cell, entries)
+    yield from _pci(node, entries, devices)
+
+
+def _part(entry: Entry, amount: Amount) -> Part:
+    return Part(entry.kind, entry.id, entry.name, entry.why, amount)
+
+
+def _parts(entries: Sequence[Entry], amount: Callable[[Entry], int]) -> tuple[Part, ...]:
+    """Pick what counts; who takes nothing is left out."""
+    return tuple(_part(entry, amount(entry)) for entry in entries if amount(entry))
+
+
+def _sum(parts: Sequence[Part]) -> int:
+    return sum(part.amount for part in parts if isinstance(part.amount, int))
+
+
+def _summed(field: str, unit: str, recorded: int, parts: tuple[Part, ...]) -> Figure:
+    return Figure(field, unit, recorded, _sum(parts), parts)
+
+
+def _disk(parts: Sequence[Part]) -> tuple[int, str]:
+    """Round disk up to whole GB, once, at the end."""
+    total_mb = _sum(parts)
+    total_gb = -(-total_mb // _MIB_PER_GIB)
+    exact = f"{total_mb:,} MiB / 1,024 = {total_gb:,} GB"
+    return total_gb, exact if total_mb % _MIB_PER_GIB == 0 else f"{exact}, rounded up"
+
+
+def _free(
+    field: str,
+    unit: str,
+    recorded: int,
+    *,
+    total: tuple[str, int],
+    parts: tuple[Part, ...],
+    used: int,
+    steps: tuple[str, ...] = (),
+) -> Figure:
+    name, amount = total
+    made = amount - used
+    return Figure(field, unit, recorded, made, parts, (*steps, f"{name} {amount:,} - used {used:,} = {made:,}"))
+
+
+def _cell(cell: NodeCell, entries: Sequence[Entry]) -> Iterator[Figure]:
+    """Explain a cell's CPUs, memory and pages."""
+    name = f"numa.{cell.id}"
+    yield _summed(f"{name}.cpu_usage", "vCPUs", cell.cpu_usage, _of_cell(entries, cell.id, lambda take: take.vcpus))
+    memory = _of_cell(entries, cell.id, lambda take: take.memory_mb)
+    yield _summed(f"{name}.memory_usage", "MiB", cell.memory_usage_mb, memory)
+    takes = [(entry, take) for entry in entries for take in entry.cells if take.cell == cell.id and take.pinned_cpus]
+    pinned = frozenset().union(*(take.pinned_cpus for _, take in takes))
+    parts = tuple(_part(entry, format_cpu_set(take.pinned_cpus)) for entry, take in takes)
+    yield Figure(f"{name}.pinned_cpus", "CPUs", format_cpu_set(cell.pinned_cpus), format_cpu_set(pinned), parts)
+    for pages in cell.pages:
+        of_size = _of_cell(entries, cell.id, partial(_pages, pages))
+        yield _summed(f"{name}.pages.{pages.size_kb}", f"pages of {pages.size_kb} KiB", pages.used, of_size)
+
+
+def _pages(pages: NodePages, take: CellTake) -> int:
+    return sum(taken.count for taken in take.pages if taken.size_kb == pages.size_kb)
+
+
+def _of_cell(entries: Sequence[Entry], cell: int, amount: Callable[[CellTake], int]) -> tuple[Part, ...]:
+    return _parts(entries, lambda entry: sum(amount(take) for take in entry.cells if take.cell == cell))
+
+
+def _pci(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecord]) -> Iterator[Figure]:
+    """Explain how many devices of a kind are free: all that are tracked, less those held, less those shut out."""
+    kinds = sorted({(device.vendor_id, device.product_id) for device in devices})
+    for vendor, product in kinds:
+        alike = {
+            device.address: device for device in devices if (device.vendor_id, device.product_id) == (vendor, product)
+        }
+        pools = [pool for pool in node.pci_device_pools if (pool.vendor_id, pool.product_id) == (vendor, product)]
+        held = [(entry, [address for address in entry.pci if address in alike]) for entry in entries]
+        parts = [_part(entry, " ".join(addresses)) for entry, addresses in held if addresses]
+        taken = {address for _, addresses in held for address in addresses}
+        others = [device for address, device in alike.items() if address not in taken and device.status != "available"]
+        parts += [Part("device", device.address, None, _shut(device), device.address) for device in others]
+        free = len(alike) - len(taken) - len(others)
+        step = f"{count(len(alike), 'device')} - {len(taken)} held - {len(others)} shut out = {free} free"
+        recorded = sum(pool.count for pool in pools)
+        yield Figure(f"pci.{vendor}_{product}", "devices", recorded, free, tuple(parts), (step,))
+
+
+def _shut(device: PciRecord) -> str:
+    if device.instance_uuid is not None:
+        return f"{device.status}, by {device.instance_uuid}"
+    reasons = {"unavailable": "a VF of it is in use", "unclaimable": "its PF is in use"}
+    return f"{device.status}: {reasons.get(device.status, 'see pci_devices')}"

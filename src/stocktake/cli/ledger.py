@@ -1,0 +1,132 @@
+"""
+`ledger`: the database itself: make it, bring it up to date, carry it elsewhere. Law: all or nothing.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from stocktake.cli.options import Commands
+from stocktake.cli.session import Session
+from stocktake.errors import InvalidData, InvalidInput
+
+# No record is near this long; a line without an end must not fill the memory.
+_LINE_BYTES_MAX = 64 * 1024 * 1024
+
+
+@click.group(
+    "ledger",
+    cls=Commands,
+    example="""
+    $ stocktake ledger export books.jsonl
+    $ stocktake --set database.connection=postgresql://stocktake@db/stocktake ledger import books.jsonl
+    """,
+)
+def ledger_command() -> None:
+    """Make, upgrade, export and import the ledger."""
+
+
+@ledger_command.command("init", example="$ stocktake --set database.connection=postgresql://me@db/books ledger init")
+@click.pass_obj
+def init_command(session: Session) -> int:
+    """Make the ledger where database.connection says; one that is there is left alone."""
+    return _upgrade(session, "ledger init")
+
+
+@ledger_command.command("upgrade", example="$ stocktake ledger upgrade")
+@click.pass_obj
+def upgrade_command(session: Session) -> int:
+    """Bring the ledger's schema to what this version of stocktake needs."""
+    return _upgrade(session, "ledger upgrade")
+
+
+def _upgrade(session: Session, command: str) -> int:
+    from stocktake.cli.screen import screen_of, write, write_json
+
+    session.command = command
+    ledger = session.ledger
+    ledger.upgrade()
+    version = ledger.schema_version()
+    if session.json:
+        write_json(session, {"connection": ledger.name, "schema_version": version})
+    else:
+        write(screen_of(session), f"The ledger {ledger.name} is ready, schema version {version}.")
+    return 0
+
+
+@ledger_command.command(
+    "export", example="$ stocktake ledger export books.jsonl\n$ stocktake ledger export | gzip > books.jsonl.gz"
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-")
+@click.pass_obj
+def export_command(session: Session, file: Path) -> int:
+    """Write every table as JSON lines to FILE, or to stdout.
+
+    The tables as they are at one moment; what `ledger import` reads. FILE is there
+    whole or not at all.
+    """
+    session.command = "ledger export"
+    if str(file) == "-":
+        session.ledger.export(lambda line: click.echo(line.rstrip("\n")))
+        return 0
+    half = file.with_name(f"{file.name}.part")
+    lines = 0
+    try:
+        with half.open("w", encoding="utf-8") as out:
+
+            def write(line: str) -> None:
+                nonlocal lines
+                lines += 1
+                out.write(f"{line.rstrip(chr(10))}\n")
+
+            session.ledger.export(write)
+        half.replace(file)
+    except OSError as error:
+        raise InvalidInput(f"can't be written: {error.strerror}", where=str(file)) from error
+    finally:
+        half.unlink(missing_ok=True)
+    _say(session, {"file": str(file), "lines": lines}, f"Wrote {lines:,} lines to {file}.")
+    return 0
+
+
+@ledger_command.command(
+    "import", example="$ stocktake ledger import books.jsonl\n$ zcat books.jsonl.gz | stocktake ledger import -"
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.pass_obj
+def import_command(session: Session, file: Path) -> int:
+    """Read JSON lines from FILE, or from stdin for `-`, into the ledger.
+
+    All or nothing: a line that is not valid is named, and nothing is imported.
+    """
+    session.command = "ledger import"
+    number = session.ledger.import_(_lines(file))
+    _say(session, {"file": str(file), "rows": number}, f"Imported {number:,} rows.")
+    return 0
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Read text lines, none of them endless."""
+    where = "stdin" if str(file) == "-" else str(file)
+    try:
+        source = sys.stdin.buffer if str(file) == "-" else file.open("rb")
+        with source:
+            while line := source.readline(_LINE_BYTES_MAX + 1):
+                if len(line) > _LINE_BYTES_MAX:
+                    raise InvalidData(f"a line is longer than {_LINE_BYTES_MAX // 2**20} MiB", where=where)
+                yield line.decode()
+    except OSError as error:
+        raise InvalidInput(f"can't be read: {error.strerror}", where=where) from error
+    except UnicodeDecodeError as error:
+        raise InvalidData(f"is not UTF-8 text: {error.reason}", where=where) from error
+
+
+def _say(session: Session, data: dict[str, object], text: str) -> None:
+    from stocktake.cli.screen import screen_of, write, write_json
+
+    if session.json:
+        write_json(session, data)
+    else:
+        write(screen_of(session), text)

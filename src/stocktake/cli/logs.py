@@ -1,0 +1,55 @@
+"""
+The log: lines on stderr, for people or as JSON. Law: what a command answers goes to stdout, what it logs never.
+"""
+
+import logging
+import sys
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# What the libraries under us say is of interest only to somebody who wants everything.
+_NOISY = ("alembic", "keystoneauth", "oslo_db", "oslo_policy", "oslo_concurrency", "placement", "sqlalchemy", "urllib3")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class LineFormatter(logging.Formatter):
+    """`level name: message  key=value ...` for people; systemd adds the time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line, extra fields at its end."""
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        told = "".join(f" {key}={value}" for key, value in extra.items())
+        line = f"{record.levelname.lower()}: {record.getMessage()}{'  ' if told else ''}{told.strip()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def wanted_level(setting: str, louder: int, *, quiet: bool) -> int:
+    """Give the level: --quiet and --verbose go above the setting."""
+    if quiet:
+        return logging.ERROR
+    if louder:
+        return logging.DEBUG if louder > 1 else logging.INFO
+    return _LEVELS[setting]
+
+
+def log_to_stderr(level: int, *, as_json: bool) -> None:
+    """Send everything from `level` on to stderr; called again, it replaces what was set up before."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_json_formatter() if as_json else LineFormatter())
+    root = logging.getLogger()
+    for old in [known for known in root.handlers if isinstance(known, logging.StreamHandler)]:
+        if type(old) is logging.StreamHandler:
+            root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING) if level > logging.DEBUG else logging.INFO)
+
+
+def _json_formatter() -> logging.Formatter:
+    from pythonjsonlogger.json import JsonFormatter
+
+    return JsonFormatter(
+        "%(asctime)s %(levelname)s %(name)s %(message)s",
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )

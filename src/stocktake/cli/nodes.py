@@ -1,0 +1,257 @@
+"""
+`nodes`: all nodes at a glance. Law: the ledger is read, nobody else is asked.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from stocktake.cli.options import Command, confirm, nearest
+from stocktake.cli.session import Session
+from stocktake.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stocktake.cli.screen import Screen
+    from stocktake.cli.state import State
+    from stocktake.cli.tables import Row
+    from stocktake.ledger import Ledger
+    from stocktake.model.books import ComputeNode
+    from stocktake.model.workload import Service
+
+    Line = tuple[ComputeNode, Service | None, State]
+
+
+@click.command(
+    "nodes",
+    short_help="List all nodes: state, used, total, problems.",
+    cls=Command,
+    example="""
+    $ stocktake nodes
+    $ stocktake nodes --host compute-7
+    $ stocktake nodes --json | jq -r '.data[] | select(.state != "up") | .hypervisor_hostname'
+    $ stocktake nodes --delete compute-7.example.org
+    """,
+)
+@click.option("--host", metavar="HOST", help="Only the nodes of this service.")
+@click.option("--delete", "doomed", metavar="NODE", help="Delete a node's record and its resource provider.")
+@click.option("--force", is_flag=True, help="With --delete: even if its service is alive and will make it again.")
+@click.option("--yes", is_flag=True, help="With --delete: do not ask.")
+@click.pass_obj
+def nodes_command(session: Session, host: str | None, doomed: str | None, *, force: bool, yes: bool) -> int:
+    """List the nodes: state, what is used of what there is, problems.
+
+    \b
+    STATE is `up`; `stale` (a part could not be reached, the last figures are
+    kept); `failed` (somebody has to do something); or `down` (no sign of life
+    from its agent within service_down_time).
+    Figures are used/total, reserved for the host included; CHANGED is when one
+    last did.
+    """
+    session.command = "nodes"
+    if doomed is not None:
+        return _delete(session, doomed, force=force, yes=yes)
+    if force or yes:
+        raise click.UsageError("--force and --yes go with --delete NODE.")
+    from stocktake.cli.screen import screen_of, write_json
+    from stocktake.cli.state import states_of
+
+    now = session.clock.now()
+    nodes = sorted(session.ledger.nodes(host=host), key=lambda node: node.hypervisor_hostname)
+    if host is not None and not nodes:
+        known = sorted({node.host for node in session.ledger.nodes()})
+        raise NotFound(f"host {host!r} has no nodes.{nearest(host, known)}", remedy="")
+    lines = states_of(nodes, session.ledger.services(), now, session.settings.service_down_time)
+    if session.json:
+        write_json(session, [_summary(*line) for line in lines])
+    else:
+        write_nodes(session, screen_of(session), lines, now)
+    return 0
+
+
+def write_nodes(session: Session, screen: "Screen", lines: "Sequence[Line]", now: "datetime") -> None:
+    """Write the table, its sums, and why nodes are not up."""
+    from stocktake.cli.screen import hint, write
+    from stocktake.cli.tables import Column, write_table
+
+    if not lines:
+        write(screen, f"The ledger {session.ledger.name} has no nodes yet.")
+        hint(session, "`stocktake refresh` takes stock of this machine; `stocktake agent` goes on doing so.")
+        return
+    hosts_differ = any(node.host != node.hypervisor_hostname.partition(".")[0] for node, _, _ in lines)
+    any_disabled = any(service is not None and service.disabled for _, service, _ in lines)
+    columns = (
+        Column("NODE", shrinks=True),
+        Column("HOST", weight=4 if hosts_differ else 1, shrinks=True),
+        Column("STATE"),
+        Column("STATUS", weight=5 if any_disabled else 2),
+        Column("VCPUS", right=True),
+        Column("MEMORY GiB", right=True),
+        Column("DISK GB", right=True, weight=7),
+        Column("VMS", right=True, weight=8),
+        Column("PROBLEMS", right=True, weight=6),
+        Column("CHANGED", right=True, weight=3),
+    )
+    sums = _sums([node for node, _, _ in lines]) if len(lines) > 1 else None
+    left_out = write_table(screen, columns, [_row(*line, now) for line in lines], sums=sums)
+    for text in _reasons(lines):
+        write(screen, screen.paint(text, fg="yellow"))
+    if left_out:
+        hint(session, f"({left_out} more columns in a wider terminal, or with --json)")
+
+
+def _row(node: "ComputeNode", service: "Service | None", state: "State", now: "datetime") -> "Row":
+    from stocktake.cli.state import COLOURS
+    from stocktake.cli.tables import Cell
+    from stocktake.cli.words import gib, since
+
+    status = "disabled" if service is not None and service.disabled else "enabled"
+    worst = "red" if any(problem.severity == "error" for problem in node.problems) else "yellow"
+    return (
+        node.hypervisor_hostname,
+        node.host,
+        Cell(state.word, COLOURS[state.word]),
+        Cell(status, COLOURS[status]),
+        f"{node.vcpus_used}/{node.vcpus}",
+        f"{gib(node.memory_mb_used)}/{gib(node.memory_mb)}",
+        f"{node.local_gb_used}/{node.local_gb}",
+        str(node.running_vms),
+        Cell(str(len(node.problems)), worst if node.problems else "dim"),
+        since(node.updated_at or node.created_at, now),
+    )
+
+
+def _sums(nodes: "Sequence[ComputeNode]") -> "Row":
+    from stocktake.cli.tables import Cell
+    from stocktake.cli.words import gib
+
+    def pair(used: int, total: int) -> str:
+        return f"{used}/{total}"
+
+    texts = (
+        f"{len(nodes)} nodes",
+        "",
+        "",
+        "",
+        pair(sum(node.vcpus_used for node in nodes), sum(node.vcpus for node in nodes)),
+        f"{gib(sum(node.memory_mb_used for node in nodes))}/{gib(sum(node.memory_mb for node in nodes))}",
+        pair(sum(node.local_gb_used for node in nodes), sum(node.local_gb for node in nodes)),
+        str(sum(node.running_vms for node in nodes)),
+        str(sum(len(node.problems) for node in nodes)),
+        "",
+    )
+    return [Cell(text, "bold") for text in texts]
+
+
+def _reasons(lines: "Sequence[Line]") -> list[str]:
+    """Say why nodes are not up: each reason once, however many nodes have it."""
+    shown_max = 5
+    nodes_of: dict[str, list[str]] = {}
+    for node, service, state in lines:
+        if state.reason:
+            nodes_of.setdefault(f"{state.word}: {state.reason}", []).append(node.hypervisor_hostname)
+        if service is not None and service.disabled:
+            reason = f"disabled: {service.disabled_reason or 'no reason was given'}"
+            nodes_of.setdefault(reason, []).append(node.hypervisor_hostname)
+    texts: list[str] = []
+    for reason, names in list(nodes_of.items())[:shown_max]:
+        who = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        texts.append(f"{who} {reason}")
+    if len(nodes_of) > shown_max:
+        texts.append(f"… and {len(nodes_of) - shown_max} more reasons: see --json")
+    return texts
+
+
+def _summary(node: "ComputeNode", service: "Service | None", state: "State") -> dict[str, object]:
+    from stocktake.model.value import plain
+
+    fields = (
+        "uuid",
+        "hypervisor_hostname",
+        "host",
+        "host_ip",
+        "hypervisor_type",
+        "vcpus",
+        "vcpus_used",
+        "memory_mb",
+        "memory_mb_used",
+        "free_ram_mb",
+        "local_gb",
+        "local_gb_used",
+        "free_disk_gb",
+        "disk_available_least",
+        "running_vms",
+        "current_workload",
+        "cpu_allocation_ratio",
+        "ram_allocation_ratio",
+        "disk_allocation_ratio",
+        "problems",
+        "failure",
+        "created_at",
+        "updated_at",
+    )
+    return {
+        **{name: plain(getattr(node, name)) for name in fields},
+        "state": state.word,
+        "state_reason": state.reason,
+        "disabled": service.disabled if service else False,
+        "disabled_reason": service.disabled_reason if service else None,
+    }
+
+
+def find_node(ledger: "Ledger", name: str) -> "ComputeNode":
+    """
+    Find a node by its name or uuid.
+
+    Raises:
+        NotFound: there is none; names the nearest.
+    """
+    try:
+        return ledger.node(name)
+    except NotFound as error:
+        names = [node.hypervisor_hostname for node in ledger.nodes()]
+        if not names:
+            remedy = "The ledger has no nodes yet: `stocktake refresh` takes stock of this machine."
+            raise NotFound(f"there is no node {name!r}", remedy=remedy) from error
+        short = [known for known in names if known.partition(".")[0] == name]
+        if len(short) == 1:
+            return ledger.node(short[0])
+        remedy = nearest(name, names).strip() or "`stocktake nodes` lists them."
+        raise NotFound(f"there is no node {name!r}", remedy=remedy) from error
+
+
+def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
+    """Delete the record, then the resource provider; one that still has instances stays."""
+    from stocktake.cli.parts import open_placement
+    from stocktake.cli.screen import screen_of, write, write_json
+    from stocktake.cli.state import is_alive
+
+    ledger = session.ledger
+    node = find_node(ledger, name)
+    name = node.hypervisor_hostname
+    instances = ledger.instances(host=node.host, node=name)
+    if instances:
+        remedy = f"Move or delete them first: `stocktake instances --node {name}`."
+        raise InvalidInput(f"it still has {len(instances)} instances", where=name, remedy=remedy)
+    service = ledger.service(node.host)
+    alive = service is not None and is_alive(service, session.clock.now(), session.settings.service_down_time)
+    if alive and not force:
+        remedy = "Stop the agent first, or the node comes back; --force deletes it all the same."
+        raise InvalidInput(f"its agent on {node.host} is alive", where=name, remedy=remedy)
+    if not yes:
+        confirm(f"Delete node {name} of host {node.host} and its resource provider {node.uuid}?")
+    scheduler = open_placement(session.settings, session.clock)
+    try:
+        ledger.delete_node(node.uuid)
+        # Should the scheduler fail now, the next refresh of the host takes the provider away.
+        scheduler.delete_tree(node.uuid)
+        ledger.note_provider_deleted([node.uuid])
+    finally:
+        scheduler.close()
+    if session.json:
+        write_json(session, {"deleted": name, "uuid": node.uuid})
+    else:
+        write(screen_of(session), f"Deleted node {name} and its resource provider.")
+    return 0

@@ -1,0 +1,86 @@
+"""
+The parts put together: driver, monitors, ledger, scheduler, as the settings name them. Law: all of them, or none.
+"""
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from stocktake.clock import Clock, Ids
+
+if TYPE_CHECKING:
+    from stocktake.ledger import Ledger
+    from stocktake.placement import Scheduler
+    from stocktake.refresh import Parts
+    from stocktake.settings import Settings
+
+
+def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
+    """
+    Open the ledger.
+
+    Raises:
+        LedgerUnreachable: the database does not answer.
+        LedgerError: it is not this program's, or of a version that this program does not know.
+    """
+    from stocktake.ledger import open_ledger
+
+    return open_ledger(settings.database.connection, replica_url=settings.database.replica_url, clock=clock, ids=ids)
+
+
+def open_placement(settings: "Settings", clock: Clock) -> "Scheduler":
+    """
+    Open the scheduler that `placement.mode` names; nothing is sent before it is used.
+
+    Raises:
+        SettingsError: a plugin or an option that there isn't.
+    """
+    from stocktake.placement import open_scheduler
+
+    return open_scheduler(settings.placement, clock, state_path=settings.state_path)
+
+
+def open_parts(settings: "Settings", clock: Clock, ids: Ids) -> "Parts":
+    """
+    Open all that a pass works with; what was opened is closed again if a later part fails.
+
+    Raises:
+        StocktakeError: what could not be opened, and what to do.
+    """
+    from stocktake.audit import TimeLimit
+    from stocktake.drivers.base import load_driver
+    from stocktake.monitors.base import load_monitors
+    from stocktake.placement.overrides import read_overrides
+    from stocktake.refresh import Parts
+    from stocktake.settings import rules
+
+    with ExitStack() as opened:
+        overrides = read_overrides(settings.provider_config_location)
+        ledger = open_books(settings, clock, ids)
+        opened.callback(ledger.close)
+        driver = load_driver(settings, clock)
+        opened.callback(driver.close)
+        monitors = load_monitors(settings, clock)
+        scheduler = open_placement(settings, clock)
+        opened.callback(scheduler.close)
+        parts = Parts(
+            settings=settings,
+            rules=rules(settings),
+            overrides=overrides,
+            driver=driver,
+            monitors=monitors,
+            ledger=ledger,
+            scheduler=scheduler,
+            clock=clock,
+            ids=ids,
+            limit=TimeLimit(settings.driver_timeout_s, driver.name),
+        )
+        opened.pop_all()
+    return parts
+
+
+def close_parts(parts: "Parts") -> None:
+    """Close what the parts hold open, the last opened first."""
+    with ExitStack() as opened:
+        opened.callback(parts.ledger.close)
+        opened.callback(parts.driver.close)
+        opened.callback(parts.scheduler.close)

@@ -1,0 +1,141 @@
+"""
+`instances` and `migrations`: what the ledger promises. Law: the ledger is read, nobody else is asked.
+"""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from stocktake.cli.options import Command
+from stocktake.cli.session import Session
+
+if TYPE_CHECKING:
+    from stocktake.cli.tables import Row
+    from stocktake.model.workload import Instance, Migration
+
+
+@click.command(
+    "instances",
+    short_help="List the machines that were promised.",
+    cls=Command,
+    example="""
+    $ stocktake instances
+    $ stocktake instances --node compute-7.example.org
+    $ stocktake instances --deleted --json
+    """,
+)
+@click.option("--host", metavar="HOST", help="Only those of this service.")
+@click.option("--node", "node_name", metavar="NODE", help="Only those on this node.")
+@click.option("--deleted", is_flag=True, help="Those deleted, too.")
+@click.pass_obj
+def instances_command(session: Session, host: str | None, node_name: str | None, *, deleted: bool) -> int:
+    """List the instances: machines that were promised, whether they run or not."""
+    from stocktake.cli.nodes import find_node
+    from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.cli.tables import Column, write_table
+
+    session.command = "instances"
+    if node_name is not None:
+        node = find_node(session.ledger, node_name)
+        host, node_name = host or node.host, node.hypervisor_hostname
+    found = session.ledger.instances(host=host, node=node_name, deleted=deleted)
+    instances = sorted(found, key=lambda instance: (instance.node or "", instance.name or "", instance.uuid))
+    if session.json:
+        write_json(session, instances)
+        return 0
+    screen = screen_of(session)
+    if not instances:
+        write(screen, "No instances.")
+        hint(session, "Guests that nobody promised are orphans: `stocktake orphans`, `stocktake orphans adopt UUID`.")
+        return 0
+    columns = (
+        Column("UUID"),
+        Column("NAME", shrinks=True),
+        Column("NODE", shrinks=True, weight=3),
+        Column("STATE"),
+        Column("TASK", weight=4),
+        Column("VCPUS", right=True, weight=5),
+        Column("MEMORY GiB", right=True, weight=5),
+        Column("DISK GB", right=True, weight=2),
+    )
+    if write_table(screen, columns, [_instance(instance) for instance in instances]):
+        hint(session, "(more columns in a wider terminal, or with --json)")
+    return 0
+
+
+def _instance(instance: "Instance") -> "Row":
+    from stocktake.accounting.instances import disk_mb
+    from stocktake.cli.tables import Cell
+    from stocktake.cli.words import gib
+
+    state = "deleted" if instance.deleted else instance.vm_state or "unknown"
+    return (
+        instance.uuid,
+        (instance.name or "") + (" (adopted)" if instance.adopted else ""),
+        instance.node or "none",
+        Cell(state, {"active": "green", "error": "red", "deleted": "dim"}.get(state, "")),
+        instance.task_state or "",
+        str(instance.flavor.vcpus),
+        gib(instance.flavor.memory_mb),
+        gib(disk_mb(instance.flavor, volume_backed=instance.volume_backed)),
+    )
+
+
+@click.command(
+    "migrations",
+    short_help="List the moves that hold room on two sides.",
+    cls=Command,
+    example="""
+    $ stocktake migrations
+    $ stocktake migrations --all
+    """,
+)
+@click.option("--all", "everything", is_flag=True, help="Settled ones too: confirmed, completed, failed and the like.")
+@click.pass_obj
+def migrations_command(session: Session, *, everything: bool) -> int:
+    """List the migrations in play: resizes, moves and evacuations that hold room on two sides."""
+    from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.cli.tables import Column, write_table
+
+    session.command = "migrations"
+    found = session.ledger.migrations(all=everything)
+    migrations = sorted(found, key=lambda migration: migration.id)
+    if session.json:
+        write_json(session, migrations)
+        return 0
+    screen = screen_of(session)
+    if not migrations:
+        write(screen, "No migrations." if everything else "No migrations in play.")
+        return 0
+    columns = (
+        Column("ID", right=True),
+        Column("INSTANCE"),
+        Column("TYPE", weight=3),
+        Column("STATUS"),
+        Column("FROM", shrinks=True),
+        Column("TO", shrinks=True),
+        Column("CHANGED", right=True, weight=2),
+    )
+    now = session.clock.now()
+    if write_table(screen, columns, [_migration(migration, now) for migration in migrations]):
+        hint(session, "(more columns in a wider terminal, or with --json)")
+    return 0
+
+
+def _migration(migration: "Migration", now: object) -> "Row":
+    from datetime import datetime
+
+    from stocktake.cli.tables import Cell
+    from stocktake.cli.words import since
+
+    assert isinstance(now, datetime)
+    status = migration.status or "unknown"
+    return (
+        str(migration.id),
+        migration.instance_uuid,
+        migration.migration_type or "",
+        Cell(status, "red" if status == "error" else ""),
+        migration.source_node or "",
+        migration.dest_node or "",
+        since(migration.updated_at or migration.created_at, now),
+    )

@@ -1,0 +1,163 @@
+"""
+`refresh`: take stock once, now. Law: it says what changed, and its exit code says whether all is well.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from stocktake.cli.options import Command
+from stocktake.cli.session import Session
+from stocktake.errors import StocktakeError
+
+if TYPE_CHECKING:
+    from stocktake.model.books import ComputeNode
+    from stocktake.refresh import Pass
+
+# What a person wants to hear of a changed record.
+_TOLD = (
+    "vcpus",
+    "vcpus_used",
+    "memory_mb",
+    "memory_mb_used",
+    "local_gb",
+    "local_gb_used",
+    "disk_available_least",
+    "running_vms",
+    "cpu_allocation_ratio",
+    "ram_allocation_ratio",
+    "disk_allocation_ratio",
+)
+
+
+@click.command(
+    "refresh",
+    short_help="Take stock now, once.",
+    cls=Command,
+    example="""
+    $ stocktake refresh
+    $ stocktake refresh --node compute-7.example.org
+    $ stocktake --set compute_driver=host --set placement.mode=none refresh
+    """,
+)
+@click.option("--node", "only", metavar="NAME", help="Only this node; no other is touched, none is deleted.")
+@click.option("--full", is_flag=True, help="Read everything back from Placement, whatever its generations say.")
+@click.pass_obj
+def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
+    """Take stock now: ask the hypervisor, add up, save, report to Placement.
+
+    Everything is embedded unless the settings say otherwise: the first refresh
+    makes the ledger. Exit code 1 if a node carries an error or should have gone
+    and was kept, 3 if something could not be reached.
+    """
+    from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.cli.state import states_of
+    from stocktake.refresh import refresh
+
+    session.command = "refresh"
+    parts = session.parts
+    before = {node.hypervisor_hostname: node for node in parts.ledger.nodes(host=parts.rules.host)}
+    result = refresh(parts, only=only, full=full)
+    code = exit_code_of(result)
+    if session.json:
+        write_json(session, _plain(result, before), exit_code=code)
+        return code
+    from stocktake.cli.nodes import write_nodes
+
+    screen = screen_of(session)
+    for name in sorted({*result.nodes, *result.failed}):
+        text, colour = _told(name, result, before)
+        if text:
+            write(screen, screen.paint(text, fg=colour) if colour else text)
+    for name in result.deleted:
+        write(screen, f"{name}: deleted, the driver no longer reports it")
+    for name, why in result.kept.items():
+        write(screen, screen.paint(f"{name}: no longer reported, and kept: {why}", fg="yellow"))
+    for uuid in result.adopted:
+        write(screen, f"adopted guest {uuid} as an instance")
+    now = session.clock.now()
+    nodes = [node for _, node in sorted(result.nodes.items())]
+    if nodes:
+        write(screen)
+        lines = states_of(nodes, parts.ledger.services(), now, parts.settings.service_down_time)
+        write_nodes(session, screen, lines, now)
+        write(screen)
+    write(screen, _summary(result, parts.driver.name))
+    if nodes:
+        name = nodes[0].hypervisor_hostname
+        hint(session, f"Next: `stocktake show {name}`, `stocktake explain {name} memory_mb_used`.")
+    return code
+
+
+def exit_code_of(result: "Pass") -> int:
+    """Give 3 if a part could not be reached, 1 if a node carries an error or was kept, else 0."""
+    if not result.fine:
+        return 3
+    errors = any(problem.severity == "error" for node in result.nodes.values() for problem in node.problems)
+    return 1 if errors or result.kept else 0
+
+
+def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, list[object]]:
+    """List what changed of a node: field to before and after."""
+    old, new = before.get(name), result.nodes.get(name)
+    if old is None or new is None:
+        return {}
+    changes: dict[str, list[object]] = {
+        field: [getattr(old, field), getattr(new, field)]
+        for field in _TOLD
+        if getattr(old, field) != getattr(new, field)
+    }
+    if len(old.problems) != len(new.problems):
+        changes["problems"] = [len(old.problems), len(new.problems)]
+    return changes
+
+
+def _told(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> tuple[str, str]:
+    """Say in a line what became of a node, and in which colour."""
+    if name in result.failed:
+        return f"{name}: not refreshed: {result.failed[name]}", "red"
+    if name in result.unsynced:
+        return f"{name}: saved, and Placement does not have it: {result.unsynced[name]}", "red"
+    if name not in before:
+        return f"{name}: new", "green"
+    if name not in result.changed:
+        return ("", "") if len(result.nodes) > 1 else (f"{name}: nothing changed", "")
+    changes = _changes(name, result, before)
+    told = ", ".join(f"{field} {old} -> {new}" for field, (old, new) in changes.items())
+    return f"{name}: {told or 'changed, no figure did'}", ""
+
+
+def _summary(result: "Pass", driver: str) -> str:
+    steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result.seconds.items() if seconds >= 0.005)
+    total = sum(result.seconds.values())
+    changed = f"{len(result.changed)} changed" if result.changed else "nothing changed"
+    return (
+        f"Driver {driver}: {len(result.nodes)} of {len(result.nodes) + len(result.failed)} nodes refreshed, {changed}, "
+        f"{result.writes} writes to Placement; {total:.2f} s{f' ({steps})' if steps else ''}."
+    )
+
+
+def _plain(result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, object]:
+    from stocktake.model.value import plain
+
+    def errors(found: Mapping[str, StocktakeError]) -> dict[str, object]:
+        return {
+            name: {"code": error.code, "what": error.what, "where": error.where, "remedy": error.remedy}
+            for name, error in found.items()
+        }
+
+    nodes = [
+        {**plain(node), "changed": name in result.changed, "changes": _changes(name, result, before)}
+        for name, node in sorted(result.nodes.items())
+    ]
+    return {
+        "nodes": nodes,
+        "failed": errors(result.failed),
+        "unsynced": errors(result.unsynced),
+        "deleted": result.deleted,
+        "kept": result.kept,
+        "adopted": result.adopted,
+        "placement_writes": result.writes,
+        "seconds": result.seconds,
+    }

@@ -1,0 +1,105 @@
+"""
+Where an answer goes: the terminal or a pipe, its width, its colours; and the one shape of `--json`.
+
+Law: a pipe gets everything in full width and no colour; names from outside can't steer the terminal.
+"""
+
+import shutil
+import sys
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import click
+import msgspec
+
+from stocktake.cli.session import Session
+from stocktake.errors import StocktakeError
+from stocktake.model.value import plain
+
+# The widest line of running text; tables may be wider.
+PROSE_COLUMNS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """
+    What the answer is written on.
+
+    Attributes:
+        width: columns; None for a pipe, which takes any.
+        colour: paint.
+        unicode: more than ASCII can be written.
+    """
+
+    width: int | None
+    colour: bool
+    unicode: bool
+
+    def paint(self, text: str, **style: str | bool) -> str:
+        """Style text, where colours are wanted."""
+        return click.style(text, **style) if self.colour and text else text  # type: ignore[arg-type]
+
+
+def screen_of(session: Session) -> Screen:
+    """Look at stdout."""
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size((80, 24)).columns if terminal else None
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    return Screen(width=width, colour=terminal and not session.no_color, unicode=encoding.startswith("utf"))
+
+
+def write(screen: Screen, text: str = "") -> None:
+    """Write one line or more of an answer."""
+    if not screen.unicode:
+        text = text.translate(_ASCII).encode("ascii", "replace").decode()
+    click.echo(text, color=screen.colour)
+
+
+_ASCII = str.maketrans({"█": "#", "▒": "=", "░": ".", "…": "~"})
+
+
+def hint(session: Session, text: str) -> None:
+    """Say on stderr what to try next; not with --quiet and not to programs."""
+    if not session.quiet and not session.json:
+        screen = screen_of(session)
+        click.echo(screen.paint(text, dim=True) if sys.stderr.isatty() else text, err=True, color=screen.colour)
+
+
+def write_json(session: Session, data: object, *, exit_code: int = 0, error: StocktakeError | None = None) -> None:
+    """
+    Write an answer for programs: one object with `command`, `exit_code`, `error` and `data`.
+
+    `data` is a list where there may be several, an object where there is one; null with an `error`, which has
+    `code`, `what`, `where`, `remedy`. Times are ISO 8601 in UTC; units are in the names.
+    """
+    told = None
+    if error is not None:
+        told = {"code": error.code, "what": error.what, "where": error.where, "remedy": error.remedy}
+    answer = {"command": session.command, "exit_code": exit_code, "error": told, "data": plain(data)}
+    click.echo(msgspec.json.encode(answer))
+
+
+def clean(text: str) -> str:
+    """Make control characters visible, so that a name can neither paint nor move the cursor."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def columns_of(text: str) -> int:
+    """Count the columns that text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns(letter) for letter in text)
+
+
+def _columns(letter: str) -> int:
+    if unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def object_of(pairs: Mapping[str, object]) -> dict[str, object]:
+    """Make plain data of several values by name."""
+    return {name: plain(value) for name, value in pairs.items()}

@@ -1,0 +1,126 @@
+"""
+`services`: who takes stock. Law: a disabled service still keeps its books; only the scheduler sends it nothing new.
+"""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from stocktake.cli.options import Commands, nearest
+from stocktake.cli.session import Session
+from stocktake.errors import NotFound
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stocktake.cli.tables import Row
+    from stocktake.model.workload import Service
+
+
+@click.group(
+    "services",
+    short_help="List the agents; enable and disable them.",
+    cls=Commands,
+    invoke_without_command=True,
+    example="""
+    $ stocktake services
+    $ stocktake services disable compute-7 --reason "new memory, ticket 4711"
+    $ stocktake services enable compute-7
+    """,
+)
+@click.pass_context
+def services_command(context: click.Context) -> int:
+    """List the services (agents), or enable and disable one.
+
+    STATE is `up` while the agent gave a sign of life within service_down_time.
+    STATUS is what an operator decided: to `disabled` ones the scheduler sends
+    nothing new.
+    """
+    if context.invoked_subcommand is not None:
+        return 0
+    from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.cli.tables import Column, write_table
+    from stocktake.model.value import plain
+
+    session = context.ensure_object(Session)
+    session.command = "services"
+    services = sorted(session.ledger.services(), key=lambda service: service.host)
+    now, down_time_s = session.clock.now(), session.settings.service_down_time
+    if session.json:
+        from stocktake.cli.state import is_alive
+
+        data = [
+            {**plain(service), "state": "up" if is_alive(service, now, down_time_s) else "down"} for service in services
+        ]
+        write_json(session, data)
+        return 0
+    screen = screen_of(session)
+    if not services:
+        write(screen, f"The ledger {session.ledger.name} has no services yet.")
+        hint(session, "`stocktake agent` (or one `stocktake refresh`) makes this host's.")
+        return 0
+    columns = (
+        Column("HOST", shrinks=True),
+        Column("STATUS"),
+        Column("STATE"),
+        Column("LAST SEEN", right=True),
+        Column("VERSION", weight=1),
+        Column("REASON", wraps=True),
+    )
+    write_table(screen, columns, [_row(service, now, down_time_s) for service in services])
+    return 0
+
+
+def _row(service: "Service", now: "datetime", down_time_s: float) -> "Row":
+    from stocktake.cli.state import is_alive
+    from stocktake.cli.tables import Cell
+    from stocktake.cli.words import since
+
+    alive = is_alive(service, now, down_time_s)
+    return (
+        service.host,
+        Cell("disabled", "yellow") if service.disabled else "enabled",
+        Cell("up", "green") if alive else Cell("down", "red"),
+        since(service.last_seen_up, now),
+        service.version,
+        service.disabled_reason or ("forced down" if service.forced_down else ""),
+    )
+
+
+@services_command.command("enable", example="$ stocktake services enable compute-7")
+@click.argument("host")
+@click.pass_obj
+def enable_command(session: Session, host: str) -> int:
+    """Let the scheduler send HOST new instances again."""
+    session.command = "services enable"
+    return _set(session, host, disabled=False, reason=None)
+
+
+@services_command.command("disable", example='$ stocktake services disable compute-7 --reason "new memory"')
+@click.argument("host")
+@click.option("--reason", metavar="TEXT", required=True, help="Why, for whoever wonders later.")
+@click.pass_obj
+def disable_command(session: Session, host: str, reason: str) -> int:
+    """Have the scheduler send HOST nothing new; what it has stays and counts.
+
+    Placement learns of it (trait COMPUTE_STATUS_DISABLED) with the agent's next
+    pass.
+    """
+    session.command = "services disable"
+    return _set(session, host, disabled=True, reason=reason)
+
+
+def _set(session: Session, host: str, *, disabled: bool, reason: str | None) -> int:
+    from stocktake.cli.screen import screen_of, write, write_json
+
+    known = [service.host for service in session.ledger.services()]
+    if host not in known:
+        remedy = nearest(host, known).strip() or "`stocktake services` lists them."
+        raise NotFound(f"there is no service {host!r}", remedy=remedy)
+    session.ledger.set_service(host, disabled=disabled, reason=reason)
+    if session.json:
+        write_json(session, session.ledger.service(host))
+    else:
+        text = f"{host} is disabled: {reason}" if disabled else f"{host} is enabled"
+        write(screen_of(session), f"{text}. Placement learns of it with the agent's next pass.")
+    return 0

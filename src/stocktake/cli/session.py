@@ -1,0 +1,103 @@
+"""
+What the person asked of every command, and what was opened to answer. Law: nothing is opened before it is needed.
+
+A command that only reads the ledger opens nothing else.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stocktake.clock import Clock, Ids, RandomIds, SystemClock
+
+if TYPE_CHECKING:
+    from stocktake.ledger import Ledger
+    from stocktake.refresh import Parts
+    from stocktake.settings import Settings
+
+
+class Session:
+    """
+    One run of the program.
+
+    Attributes:
+        flags: settings given by --set, above the file and the environment.
+        louder: how many times --verbose was given.
+        command: the command's full name, for its JSON.
+        service: it runs for long and logs as the settings say; a command at a terminal is quieter unless told.
+    """
+
+    def __init__(self, clock: Clock | None = None, ids: Ids | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self.ids = ids or RandomIds()
+        self.config: Path | None = None
+        self.state_path: Path | None = None
+        self.flags: dict[str, str] = {}
+        self.json = False
+        self.louder = 0
+        self.quiet = False
+        self.log_json = False
+        self.no_color = False
+        self.command = ""
+        self.service = False
+        self._opened = ExitStack()
+        self._settings: Settings | None = None
+        self._ledger: Ledger | None = None
+        self._parts: Parts | None = None
+
+    def read_settings(self) -> "Settings":
+        """
+        Read the settings anew.
+
+        Raises:
+            SettingsError: everything that is wrong.
+        """
+        from stocktake.settings import read_settings
+
+        flags: dict[str, object] = dict(self.flags)
+        if self.state_path is not None:
+            flags["state_path"] = self.state_path
+        return read_settings(self.config, overrides=flags)
+
+    @property
+    def settings(self) -> "Settings":
+        """The settings, read once; the log follows them."""
+        if self._settings is None:
+            self._settings = self.read_settings()
+            told = self.service or "log.level" in self._settings.origins
+            self.log_as_asked(self._settings.log.level if told else "warning", as_json=self._settings.log.json)
+        return self._settings
+
+    def log_as_asked(self, level: str = "warning", *, as_json: bool = False) -> None:
+        """Set up the log, which a person at a terminal wants quieter than a service does."""
+        from stocktake.cli.logs import log_to_stderr, wanted_level
+
+        log_to_stderr(wanted_level(level, self.louder, quiet=self.quiet), as_json=as_json or self.log_json)
+
+    @property
+    def ledger(self) -> "Ledger":
+        """The ledger, opened once; closed with the session."""
+        if self._parts is not None:
+            return self._parts.ledger
+        if self._ledger is None:
+            from stocktake.cli.parts import open_books
+
+            self._ledger = open_books(self.settings, self.clock, self.ids)
+            self._opened.callback(self._ledger.close)
+        return self._ledger
+
+    @property
+    def parts(self) -> "Parts":
+        """All parts, opened once; closed with the session."""
+        if self._parts is None:
+            from stocktake.cli.parts import close_parts, open_parts
+
+            parts = open_parts(self.settings, self.clock, self.ids)
+            self._opened.callback(close_parts, parts)
+            self._parts = parts
+        return self._parts
+
+    def close(self) -> None:
+        """Close what was opened, the last first."""
+        self._opened.close()
+        self._settings = self._ledger = self._parts = None

@@ -1,0 +1,343 @@
+"""
+`show`: everything about one node on a page. Law: the ledger is read, nobody else is asked.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from stocktake.cli.completion import complete_node
+from stocktake.cli.options import Command
+from stocktake.cli.session import Session
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stocktake.cli.screen import Screen
+    from stocktake.cli.state import State
+    from stocktake.cli.tables import Row
+    from stocktake.model.books import ComputeNode, Entry
+    from stocktake.model.pci import PciRecord
+    from stocktake.model.workload import Service
+
+
+@click.command(
+    "show",
+    short_help="Show everything about one node.",
+    cls=Command,
+    example="""
+    $ stocktake show compute-7.example.org
+    $ stocktake show compute-7 --json | jq .data.numa_topology
+    """,
+)
+@click.argument("node_name", metavar="NODE", shell_complete=complete_node)
+@click.pass_obj
+def show_command(session: Session, node_name: str) -> int:
+    """Show everything about NODE (a name, the first part of one, or a uuid).
+
+    What there is, what is kept for the host, promised and free; NUMA cells; PCI
+    devices; traits; metrics; problems and what to do about them. Exit code 1 if
+    it carries a problem that is an error.
+    """
+    from stocktake.cli.nodes import find_node
+    from stocktake.cli.screen import screen_of, write_json
+    from stocktake.cli.state import state_of
+
+    session.command = "show"
+    ledger = session.ledger
+    node = find_node(ledger, node_name)
+    service = ledger.service(node.host)
+    now = session.clock.now()
+    state = state_of(node, service, now, session.settings.service_down_time)
+    entries = tuple(ledger.entries(node.uuid))
+    work = ledger.work(node.host, (node.hypervisor_hostname,), {})[node.hypervisor_hostname]
+    code = 1 if any(problem.severity == "error" for problem in node.problems) else 0
+    if session.json:
+        write_json(session, _plain(node, service, state, entries, work.pci_devices), exit_code=code)
+        return code
+    screen = screen_of(session)
+    write_head(screen, node, service, state, now)
+    write_amounts(screen, node, entries)
+    write_cells(screen, node)
+    write_devices(screen, node, work.pci_devices)
+    write_rest(screen, node, now)
+    write_problems(screen, node)
+    return code
+
+
+def _plain(
+    node: "ComputeNode",
+    service: "Service | None",
+    state: "State",
+    entries: "Sequence[Entry]",
+    devices: "Sequence[PciRecord]",
+) -> dict[str, object]:
+    from stocktake.model.value import plain
+
+    return {
+        **plain(node),
+        "state": state.word,
+        "state_reason": state.reason,
+        "service": plain(service),
+        "reserved": _reserved(entries),
+        "capacity": {name: _capacity(*amounts) for name, amounts in _sold(node, entries).items()},
+        "pci_devices": plain(tuple(devices)),
+    }
+
+
+def _reserved(entries: "Sequence[Entry]") -> dict[str, int]:
+    """Add up what is kept for the host: vCPUs, MiB, GB rounded up."""
+    kept = [entry for entry in entries if entry.kind == "reserved"]
+    return {
+        "vcpus": sum(entry.vcpus for entry in kept),
+        "memory_mb": sum(entry.memory_mb for entry in kept),
+        "local_gb": -(-sum(entry.disk_mb for entry in kept) // 1024),
+    }
+
+
+def _sold(node: "ComputeNode", entries: "Sequence[Entry]") -> dict[str, tuple[int, int, float]]:
+    """Give total, reserved and ratio by resource."""
+    reserved = _reserved(entries)
+    return {
+        "vcpus": (node.vcpus, reserved["vcpus"], node.cpu_allocation_ratio),
+        "memory_mb": (node.memory_mb, reserved["memory_mb"], node.ram_allocation_ratio),
+        "local_gb": (node.local_gb, reserved["local_gb"], node.disk_allocation_ratio),
+    }
+
+
+def _capacity(total: int, reserved: int, ratio: float) -> int:
+    """Work out what may be promised, Placement's way: what is not reserved, times the ratio, rounded down."""
+    return int(max(total - reserved, 0) * ratio)
+
+
+def write_head(
+    screen: "Screen", node: "ComputeNode", service: "Service | None", state: "State", now: "datetime"
+) -> None:
+    """Write who the node is and how it is."""
+    from stocktake.cli.screen import clean, write
+    from stocktake.cli.state import COLOURS
+    from stocktake.cli.words import moment, since
+
+    disabled = service is not None and service.disabled
+    status = screen.paint("disabled", fg="yellow") if disabled else "enabled"
+    name = screen.paint(clean(node.hypervisor_hostname), bold=True)
+    write(screen, f"{name}  {screen.paint(state.word, fg=COLOURS[state.word])}, {status}")
+    if state.reason:
+        write(screen, screen.paint(f"  {clean(state.reason)}", fg="yellow"))
+    if service is not None and disabled and service.disabled_reason:
+        write(screen, screen.paint(f"  disabled: {clean(service.disabled_reason)}", fg="yellow"))
+    kind = " ".join(text for text in (node.hypervisor_type, _version(node.hypervisor_version)) if text)
+    facts = [
+        ("uuid", node.uuid),
+        ("service", f"{node.host}, last seen {_ago(since(service.last_seen_up if service else None, now))}"),
+        ("address", node.host_ip or ""),
+        ("hypervisor", kind),
+        ("booted", f"{moment(node.booted_at)}, up {since(node.booted_at, now)}" if node.booted_at else ""),
+        ("changed", f"{moment(node.updated_at)}, {_ago(since(node.updated_at, now))}" if node.updated_at else ""),
+        ("guests", f"{node.running_vms}, {node.current_workload} of them with a task"),
+    ]
+    for title, text in facts:
+        if text:
+            write(screen, f"  {title:<11}{clean(text)}")
+
+
+def _ago(text: str) -> str:
+    return text if text == "never" else f"{text} ago"
+
+
+def _version(number: int | None) -> str:
+    """Write Nova's packed version: 7002000 is 7.2.0."""
+    if number is None or number < 1_000:
+        return "" if number is None else str(number)
+    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
+
+
+def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entry]") -> None:
+    """Write what there is, what is kept, promised and left, and what may be promised in all."""
+    from stocktake.cli.screen import write
+    from stocktake.cli.tables import Cell, Column, write_table
+    from stocktake.cli.words import ratio
+
+    used = {
+        "vcpus": node.vcpus_used,
+        "memory_mb": node.memory_mb_used,
+        "local_gb": node.local_gb_used,
+    }
+    titles = {"vcpus": "vCPUs", "memory_mb": "memory MiB", "local_gb": "disk GB"}
+    rows: list[Row] = []
+    for name, (total, reserved, times) in _sold(node, entries).items():
+        capacity = _capacity(total, reserved, times)
+        free = total - used[name]
+        left = capacity - (used[name] - reserved)
+        rows.append(
+            (
+                titles[name],
+                f"{total:,}",
+                f"{reserved:,}",
+                f"{used[name]:,}",
+                Cell(f"{free:,}", "red" if free < 0 else ""),
+                ratio(times),
+                f"{capacity:,}",
+                Cell(f"{left:,}", "red" if left < 0 else ""),
+                bar(screen, total, used[name], reserved),
+            )
+        )
+    right = ("TOTAL", "RESERVED", "USED", "FREE")
+    columns = (
+        Column(""),
+        *(Column(title, right=True) for title in right),
+        Column("RATIO", right=True, weight=3),
+        Column("CAPACITY", right=True, weight=4),
+        Column("LEFT", right=True, weight=5),
+        Column("", weight=1),
+    )
+    write(screen)
+    if screen.width is None:
+        rows, columns = [row[:-1] for row in rows], columns[:-1]
+    write_table(screen, columns, rows)
+    if node.disk_available_least is not None:
+        write(
+            screen, f"disk_available_least {node.disk_available_least:,} GB: free, less what thin images may still take"
+        )
+
+
+def bar(screen: "Screen", total: int, used: int, reserved: int, length: int = 16) -> str:
+    """Draw what is reserved, promised and free of a total."""
+    del screen
+    if total <= 0:
+        return ""
+    kept = min(length, round(reserved * length / total))
+    # What is used at all is seen, however little.
+    full = min(length, max(round(used * length / total), kept + (used > reserved)))
+    return "▒" * kept + "█" * (full - kept) + "░" * (length - full)
+
+
+def write_cells(screen: "Screen", node: "ComputeNode") -> None:
+    """Write the NUMA cells: CPUs, who is pinned, memory, pages."""
+    from stocktake.cli.screen import write
+    from stocktake.cli.tables import Column, write_table
+    from stocktake.model.cpuset import format_cpu_set
+
+    if node.numa_topology is None or not node.numa_topology.cells:
+        return
+    write(screen)
+    rows: list[Row] = [
+        (
+            str(cell.id),
+            "" if cell.socket is None else str(cell.socket),
+            format_cpu_set(cell.cpuset) or "none",
+            str(cell.cpu_usage),
+            format_cpu_set(cell.pcpuset) or "none",
+            format_cpu_set(cell.pinned_cpus) or "none",
+            f"{cell.memory_usage_mb:,}/{cell.memory_mb:,}",
+            ", ".join(f"{_size(pages.size_kb)} {pages.used:,}/{pages.total:,}" for pages in cell.pages if pages.total),
+        )
+        for cell in node.numa_topology.cells
+    ]
+    columns = (
+        Column("NUMA CELL", right=True),
+        Column("SOCKET", right=True, weight=1),
+        Column("SHARED", shrinks=True),
+        Column("USED", right=True),
+        Column("DEDICATED", shrinks=True),
+        Column("PINNED", shrinks=True),
+        Column("MEMORY MiB", right=True),
+        Column("PAGES", wraps=True),
+    )
+    write_table(screen, columns, rows)
+
+
+def _size(size_kb: int) -> str:
+    for unit, size in (("G", 1024**2), ("M", 1024)):
+        if size_kb % size == 0:
+            return f"{size_kb // size}{unit}"
+    return f"{size_kb}K"
+
+
+def write_devices(screen: "Screen", node: "ComputeNode", devices: "Sequence[PciRecord]") -> None:
+    """Write the pools of free PCI devices, then those that are not free."""
+    from stocktake.cli.screen import write
+    from stocktake.cli.tables import Cell, Column, write_table
+
+    if not (node.pci_device_pools or devices):
+        return
+    write(screen)
+    rows: list[Row] = [
+        (
+            f"{pool.vendor_id}:{pool.product_id}",
+            pool.tags.get("dev_type", ""),
+            "" if pool.numa_node is None else str(pool.numa_node),
+            f"{pool.count} free",
+            ", ".join(f"{key}={value}" for key, value in sorted(pool.tags.items()) if key != "dev_type"),
+        )
+        for pool in node.pci_device_pools
+    ]
+    held = sorted((device for device in devices if device.status != "available"), key=lambda device: device.address)
+    for device in held:
+        by = f"by {device.instance_uuid}" if device.instance_uuid else ""
+        rows.append(
+            (
+                f"{device.vendor_id}:{device.product_id}",
+                device.dev_type,
+                "" if device.numa_node is None else str(device.numa_node),
+                Cell(device.status, "yellow"),
+                " ".join(text for text in (device.address, by) if text),
+            )
+        )
+    columns = (
+        Column("PCI"),
+        Column("TYPE"),
+        Column("NUMA", right=True),
+        Column("STATUS"),
+        Column("", wraps=True),
+    )
+    write_table(screen, columns, rows)
+
+
+def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
+    """Write metrics and traits."""
+    import textwrap
+
+    from stocktake.cli.screen import PROSE_COLUMNS, clean, write
+    from stocktake.cli.words import since
+
+    width = min(screen.width or PROSE_COLUMNS, PROSE_COLUMNS)
+    blocks = [
+        (
+            "metrics",
+            [f"{metric.name} {metric.value:g}" for metric in node.metrics],
+            f" ({since(max(metric.timestamp for metric in node.metrics), now)} ago)" if node.metrics else "",
+        ),
+        ("traits", sorted(node.traits), ""),
+    ]
+    for title, words, more in blocks:
+        if words:
+            write(screen)
+            write(screen, screen.paint(f"{len(words)} {title}{more}", bold=True))
+            text = clean(", ".join(words))
+            for line in textwrap.wrap(text, width - 2, break_long_words=False, break_on_hyphens=False):
+                write(screen, f"  {line}")
+
+
+def write_problems(screen: "Screen", node: "ComputeNode") -> None:
+    """Write what is inconsistent, and what to do about it."""
+    import textwrap
+
+    from stocktake.cli.screen import PROSE_COLUMNS, clean, write
+    from stocktake.cli.words import count
+
+    write(screen)
+    if not node.problems and node.failure is None:
+        write(screen, screen.paint("No problems.", fg="green"))
+        return
+    width = min(screen.width or PROSE_COLUMNS, PROSE_COLUMNS)
+    problems = (*((node.failure,) if node.failure else ()), *node.problems)
+    write(screen, screen.paint(count(len(problems), "problem"), bold=True))
+    for problem in sorted(problems, key=lambda found: found.severity != "error"):
+        colour = "red" if problem.severity == "error" else "yellow"
+        about = f" ({problem.about})" if problem.about not in {"", node.hypervisor_hostname} else ""
+        write(screen, f"  {screen.paint(problem.severity, fg=colour)} {problem.code}{clean(about)}")
+        for text in (problem.text, problem.remedy):
+            for line in textwrap.wrap(clean(text), width - 4):
+                write(screen, f"    {line}")

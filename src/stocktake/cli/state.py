@@ -1,0 +1,71 @@
+"""
+What state a node is in, in one word and a reason. Law: pure; the record, its service and the time decide.
+
+`up`: its agent lives and the last refresh went well. `stale`: it could not be refreshed because a part was not there,
+and keeps its last figures. `failed`: somebody has to do something before it can be refreshed. `down`: its agent is
+silent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from stocktake.cli.words import since
+from stocktake.model.books import ComputeNode
+from stocktake.model.workload import Service
+
+Word = Literal["up", "stale", "failed", "down"]
+
+# These go away by themselves, or by a pass that agrees.
+_PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "node-vanished"})
+
+COLOURS: Mapping[str, str] = {
+    "up": "green",
+    "stale": "yellow",
+    "failed": "red",
+    "down": "red",
+    "enabled": "",
+    "disabled": "yellow",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The word, and why it is not `up`."""
+
+    word: Word
+    reason: str = ""
+
+
+def is_alive(service: Service, now: datetime, down_time_s: float) -> bool:
+    """Say whether a service gave a sign of life within the last `down_time_s` seconds."""
+    seen = service.last_seen_up
+    return not service.forced_down and seen is not None and now - seen <= timedelta(seconds=down_time_s)
+
+
+def state_of(node: ComputeNode, service: Service | None, now: datetime, down_time_s: float) -> State:
+    """Work out a node's state."""
+    trouble = node.failure.text if node.failure else ""
+    if service is None:
+        return State("down", f"no service {node.host!r} is known{'; ' if trouble else ''}{trouble}")
+    if not is_alive(service, now, down_time_s):
+        silent = "it was forced down" if service.forced_down else _silence(service, now)
+        return State("down", f"{silent}{'; ' if trouble else ''}{trouble}")
+    if node.failure is None:
+        return State("up")
+    return State("stale" if node.failure.code in _PASSING else "failed", trouble)
+
+
+def _silence(service: Service, now: datetime) -> str:
+    if service.last_seen_up is None:
+        return "its agent never gave a sign of life"
+    return f"its agent gave no sign of life for {since(service.last_seen_up, now)}"
+
+
+def states_of(
+    nodes: Sequence[ComputeNode], services: Sequence[Service], now: datetime, down_time_s: float
+) -> list[tuple[ComputeNode, Service | None, State]]:
+    """Put every node together with its service and its state."""
+    by_host = {service.host: service for service in services}
+    return [(node, by_host.get(node.host), state_of(node, by_host.get(node.host), now, down_time_s)) for node in nodes]
