@@ -17,6 +17,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -136,8 +137,9 @@ def qcow2_image(path: Path, size_bytes: int) -> None:
 class PrivateLibvirtd:
     """A libvirtd of our own, in a directory of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tcp_port: int | None = None) -> None:
         self.directory = directory
+        self._tcp_port = tcp_port
         self.images = directory / "images"
         self._socket = directory / "run" / "libvirt" / "libvirt-sock"
         self.uri = f"qemu+unix:///session?socket={self._socket}"
@@ -167,7 +169,7 @@ class PrivateLibvirtd:
         # Without this every guest's console would need a virtlogd, which libvirt would start and leave behind.
         (self.directory / "config/libvirt/qemu.conf").write_text('stdio_handler = "file"\nsecurity_driver = "none"\n')
         settings = self.directory / "libvirtd.conf"
-        settings.write_text('log_filters = ""\nlog_level = 3\nmax_clients = 200\n')
+        settings.write_text('log_filters = ""\nlog_level = 3\nmax_clients = 200\n' + self._tcp_settings())
         self._give_away()
         environment = {
             "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -180,9 +182,10 @@ class PrivateLibvirtd:
         }
         program = shutil.which("libvirtd") or shutil.which("libvirtd", path="/usr/sbin")
         assert program is not None, "libvirtd is not installed: run `make test`, which installs it"
+        listen = [] if self._tcp_port is None else ["--listen"]
         with (self.directory / "libvirtd.log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                [program, "--config", settings, "--pid-file", self.directory / "run/libvirtd.pid"],
+                [program, "--config", settings, "--pid-file", self.directory / "run/libvirtd.pid", *listen],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -192,6 +195,18 @@ class PrivateLibvirtd:
                 extra_groups=[] if self._account else None,
             )
         self._wait_until_it_answers()
+
+    @property
+    def remote_uri(self) -> str:
+        """A URI by which the daemon is another machine's, as far as a client can tell."""
+        assert self._tcp_port is not None, "this daemon does not listen on TCP"
+        return f"qemu+tcp://127.0.0.1:{self._tcp_port}/session"
+
+    def _tcp_settings(self) -> str:
+        if self._tcp_port is None:
+            return ""
+        port, address = f'tcp_port = "{self._tcp_port}"', 'listen_addr = "127.0.0.1"'
+        return f'listen_tls = 0\nlisten_tcp = 1\nauth_tcp = "none"\n{port}\n{address}\n'
 
     def _give_away(self) -> None:
         if self._account is None:
@@ -244,6 +259,10 @@ class PrivateLibvirtd:
     def destroy(self, name: str) -> None:
         """Pull a guest's plug; it stays defined."""
         self.connection.lookupByName(name).destroy()
+
+    def guest_pid(self, name: str) -> int:
+        """Give the process id of a running guest's QEMU."""
+        return int((self.directory / f"run/libvirt/qemu/run/{name}.pid").read_text())
 
     def undefine(self, name: str) -> None:
         """Forget a guest that doesn't run, and remove its disks."""
@@ -303,21 +322,29 @@ class PrivateLibvirtd:
         self._kill_guests()
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def _say_nothing(_context: object, _error: object) -> None:
     """Keep libvirt from printing what it also raises."""
 
 
 @contextlib.contextmanager
-def private_libvirtd(directory: Path | None = None) -> Iterator[PrivateLibvirtd]:
+def private_libvirtd(directory: Path | None = None, *, tcp: bool = False) -> Iterator[PrivateLibvirtd]:
     """
     Start a libvirtd of our own in `directory` (a new one in the system's temporary directory, if None).
 
+    With `tcp` it listens on a free port of 127.0.0.1 too (`remote_uri`).
     The directory's path must be short (a socket's name has 108 bytes) and, if root starts it, open to `nobody`.
     """
     place = Path(tempfile.mkdtemp(prefix="stk-")) if directory is None else directory
     place.mkdir(parents=True, exist_ok=True)
     place.chmod(0o755)
-    server = PrivateLibvirtd(place.resolve())
+    server = PrivateLibvirtd(place.resolve(), tcp_port=_free_port() if tcp else None)
     try:
         server.start_daemon()
         yield server

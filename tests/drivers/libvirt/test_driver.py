@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +16,13 @@ from stocktake.drivers.libvirt import open_driver
 from stocktake.drivers.libvirt.driver import LibvirtDriver
 from stocktake.drivers.libvirt.guests import Disk
 from stocktake.drivers.libvirt.images import growth_bytes
-from stocktake.drivers.libvirt.sweep import _measure_remote, read_boot_time
+from stocktake.drivers.libvirt.sweep import _measure_by_libvirt, read_boot_time
 from stocktake.errors import InvalidData, NodeNotFound, SettingsError, StocktakeError
 from stocktake.model.hypervisor import Guest, Host, HostView, Survey
 from stocktake.model.topology import GuestCell
 from stocktake.settings import read_settings
 from stocktake.verify import verify
-from tests.servers.libvirtd import GuestCellSpec, GuestSpec, PrivateLibvirtd
+from tests.servers.libvirtd import GuestCellSpec, GuestSpec, PrivateLibvirtd, private_libvirtd
 
 GIB = 1024**3
 
@@ -268,11 +269,71 @@ def test_a_remote_libvirtd_is_asked_for_the_size_of_a_disk(libvirtd: PrivateLibv
     libvirtd.define(GuestSpec(name="a", disks_gib=(2,)))
     path = str(libvirtd.images / "a-0.qcow2")
     domain = cast(Any, libvirtd.connection.lookupByName("a"))
-    image = _measure_remote(domain, Disk(path, "qcow2"))
+    image = _measure_by_libvirt(domain, Disk(path, "qcow2"))
     assert image.virtual == 2 * GIB
     assert 0 < growth_bytes([image]) <= 2 * GIB
     with pytest.raises(InvalidData, match="/no/such"):
-        _measure_remote(domain, Disk("/no/such", "qcow2"))
+        _measure_by_libvirt(domain, Disk("/no/such", "qcow2"))
+
+
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read the image")
+def test_an_image_that_this_user_may_not_read_is_measured_by_libvirtd(
+    driver: LibvirtDriver, libvirtd: PrivateLibvirtd
+) -> None:
+    libvirtd.define(GuestSpec(name="a", disks_gib=(2,)))
+    (libvirtd.images / "a-0.qcow2").chmod(0o600)
+    (node,) = driver.node_names()
+    # Once as root: Python itself may be where the other user may not read what it has yet to load.
+    driver.survey([node])
+    os.seteuid(65533)
+    try:
+        survey = driver.survey([node])[node]
+    finally:
+        os.seteuid(0)
+    assert isinstance(survey, Survey)
+    guest = by_name(survey)["a"]
+    assert (guest.disk_mb, guest.trouble) == (2048, None)
+
+
+@pytest.mark.system
+def test_given_a_guest_whose_qemu_hangs_then_the_survey_does_not(
+    driver: LibvirtDriver, libvirtd: PrivateLibvirtd
+) -> None:
+    libvirtd.start(GuestSpec(name="hangs", vcpus=2, disks_gib=(1,)))
+    qemu = libvirtd.guest_pid("hangs")
+    os.kill(qemu, signal.SIGSTOP)
+    clock = SystemClock()
+    began_s = clock.monotonic_s()
+    try:
+        guest = by_name(survey_of(driver))["hangs"]
+    finally:
+        os.kill(qemu, signal.SIGCONT)
+    assert clock.monotonic_s() - began_s < 5
+    assert (guest.vcpus, guest.disk_mb, guest.trouble) == (2, 1024, None)
+
+
+def test_a_hypervisor_without_bulk_states_is_asked_guest_by_guest(
+    mock: LibvirtDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(connection: Any, _stats: int, _flags: int = 0) -> None:
+        # What such a hypervisor answers: here another call that the test driver has not.
+        connection.getMemoryStats(-1)
+
+    monkeypatch.setattr(libvirt.virConnect, "getAllDomainStats", refuse)
+    assert by_name(survey_of(mock))["test"].state == "running"
+
+
+def test_a_guest_whose_definition_libvirt_keeps_to_itself_is_its_own_trouble(
+    mock: LibvirtDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(domain: Any, _flags: int = 0) -> None:
+        domain.connect().getMemoryStats(-1)
+
+    monkeypatch.setattr(libvirt.virDomain, "XMLDesc", refuse)
+    guest = by_name(survey_of(mock))["test"]
+    assert (guest.vcpus, guest.active) == (0, True)
+    assert "not supported" in str(guest.trouble)
 
 
 @pytest.mark.system
@@ -290,6 +351,25 @@ def test_given_a_guest_that_goes_away_in_mid_sweep_then_it_is_left_out(
 
     monkeypatch.setattr(libvirt.virDomain, "XMLDesc", leave_first)
     assert list(by_name(survey_of(driver))) == ["stays"]
+
+
+@pytest.mark.system
+def test_another_machine_s_disk_is_its_pool_and_its_images_are_measured_by_its_libvirtd(tmp_path: Path) -> None:
+    with private_libvirtd(tcp=True) as server:
+        server.start(GuestSpec(name="a", disks_gib=(2,)))
+        driver = driver_for(server.remote_uri, server.images)
+        without_pool = verified(survey_of(driver))
+        pool = f"<pool type='dir'><name>images</name><target><path>{server.images}</path></target></pool>"
+        server.connection.storagePoolCreateXML(pool)
+        host = verified(survey_of(driver))
+        driver.close()
+    assert (without_pool.local_gb, without_pool.disk_available_least) == (0, None)
+    status = os.statvfs(tmp_path)
+    assert host.local_gb == status.f_blocks * status.f_frsize // GIB
+    assert host.disk_available_least is not None
+    assert host.guests is not None
+    assert [(guest.name, guest.disk_mb, guest.trouble) for guest in host.guests] == [("a", 2048, None)]
+    assert host.booted_at is None
 
 
 def test_an_error_of_the_host_s_own_documents_is_the_node_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,10 @@ It runs in the connection's worker thread. The number of calls doesn't depend on
 and one document per guest and per PCI device.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Generic, TypeVar
 from xml.etree.ElementTree import Element, tostring
 
 import libvirt
@@ -35,6 +36,9 @@ from stocktake.model.hypervisor import Guest, Survey
 from stocktake.model.topology import HostTopology
 from stocktake.model.value import Value, plain
 
+Source = TypeVar("Source")
+Made = TypeVar("Made")
+
 
 class Options(Value, frozen=True, kw_only=True):
     """The settings that a sweep needs; sets in Nova's CPU-spec form, None for unset."""
@@ -60,12 +64,27 @@ _QEMU_CAPABILITIES: Mapping[str, bool] = {
 }
 
 
+class _Kept(Generic[Source, Made]):
+    """The last thing made of a document; made again when the document is another."""
+
+    def __init__(self, make: Callable[[Source], Made]) -> None:
+        self._make = make
+        self._last: tuple[Source, Made] | None = None
+
+    def of(self, source: Source) -> Made:
+        if self._last is None or self._last[0] != source:
+            self._last = (source, self._make(source))
+        return self._last[1]
+
+
 class Sweeper:
-    """Reads one host again and again; keeps only what is expensive to work out and is checked each time."""
+    """Reads one host again and again; what it parsed is kept only while the documents are still the same."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._definitions = DefinitionCache()
+        self._capabilities: _Kept[str, Element] = _Kept(lambda text: read_xml(text, where="capabilities"))
+        self._devices: _Kept[list[str], object] = _Kept(lambda documents: plain(pci_devices(documents)))
         self._features: tuple[str, tuple[str, ...]] = ("", ())
         self._booted_at: datetime | None = None
 
@@ -79,7 +98,7 @@ class Sweeper:
         """
         name = hypervisor.getHostname()
         local = is_local(hypervisor.getURI())
-        capabilities = read_xml(hypervisor.getCapabilities(), where=f"{name}: capabilities")
+        capabilities = self._capabilities.of(hypervisor.getCapabilities())
         cpus = split_cpus(
             read_online_cpus(hypervisor),
             shared_spec=self._options.cpu_shared_set,
@@ -90,7 +109,7 @@ class Sweeper:
             hypervisor,
             self._definitions,
             _layout(capabilities, topology),
-            _measure_local if local else _measure_remote,
+            _measure_local if local else _measure_by_libvirt,
         )
         report = {
             **self._host_report(hypervisor, name, capabilities),
@@ -115,7 +134,7 @@ class Sweeper:
             "supported_instances": [list(instance) for instance in supported_instances(capabilities)],
             "traits": sorted(host_traits(capabilities, features)),
             "capabilities": dict(_QEMU_CAPABILITIES) if hypervisor_type == "QEMU" else {},
-            "pci_passthrough_devices": plain(pci_devices(_device_documents(hypervisor))),
+            "pci_passthrough_devices": self._devices.of(_device_documents(hypervisor)),
             "stats": {},
         }
 
@@ -160,12 +179,18 @@ def _layout(capabilities: Element, topology: HostTopology | None) -> Layout:
     )
 
 
-def _measure_local(_domain: Domain, disk: Disk) -> Image:
-    return read_image(disk.path, disk.image_format)
+def _measure_local(domain: Domain, disk: Disk) -> Image:
+    """Read a disk's file, or ask libvirtd where this user may not (QEMU's images are often its own user's only)."""
+    try:
+        return read_image(disk.path, disk.image_format)
+    except InvalidData as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+    return _measure_by_libvirt(domain, disk)
 
 
-def _measure_remote(domain: Domain, disk: Disk) -> Image:
-    """Ask a remote libvirtd for a disk's size: its files can't be read from here."""
+def _measure_by_libvirt(domain: Domain, disk: Disk) -> Image:
+    """Ask libvirtd for a disk's size: 2 ms each, and a running guest's QEMU is asked in turn."""
     try:
         capacity, allocation, _physical = domain.blockInfo(disk.path)
     except libvirt.libvirtError as error:
