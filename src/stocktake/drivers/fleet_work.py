@@ -104,7 +104,8 @@ def _resident(making: Making, number: int, state: State, dice: Dice, room: Room)
         if dice.below(2) == 0:
             pinned, large = profile.dedicated > 0 and dice.below(2) == 0, profile.large_pages > 0
             numa = room.place(instance.flavor, pinned=pinned, large=large)
-        device = room.device() if dice.below(3) == 0 else None
+        # Of devices that are claimed and not allocated yet there should be some.
+        device = room.device() if state.vm_state == "building" or dice.below(3) == 0 else None
         if device is not None:
             status: Literal["claimed", "allocated"] = "claimed" if state.vm_state == "building" else "allocated"
             making.pci_devices.setdefault(node, []).append(held_device(device, instance.uuid, status, dice))
