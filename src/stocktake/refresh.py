@@ -14,7 +14,7 @@ from stocktake.accounting.tally import tally
 from stocktake.audit import TimeLimit, audit
 from stocktake.clock import Clock, Ids
 from stocktake.drivers.base import Driver
-from stocktake.errors import NodeNotFound, NotFound, PlacementUnreachable, ReportRefused, StocktakeError
+from stocktake.errors import IdentityError, NodeNotFound, NotFound, PlacementUnreachable, ReportRefused, StocktakeError
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Guest, Host, HostView
@@ -60,6 +60,7 @@ class Pass:
         failed: why a node could not be refreshed; its record stays, marked.
         unsynced: why the scheduler does not have a saved record.
         deleted, kept: nodes that are gone, and those that should be and why they are not.
+        moved: nodes taken over, and the host that had them.
         adopted: uuids of guests that became instances.
         seconds: how long each step took.
     """
@@ -70,6 +71,7 @@ class Pass:
     unsynced: dict[str, StocktakeError] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
     adopted: list[str] = field(default_factory=list)
     writes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -122,9 +124,10 @@ def refresh(
     wanted = names if only is None else (only,)
     views = audit(parts.driver, parts.monitors, wanted, my_ip=parts.settings.my_ip, limit=parts.limit)
     timer.lap("audit")
-    hosts, result.failed = _verified(views)
+    hosts, refused = _verified(views)
+    result.failed |= refused
     timer.lap("verify")
-    uuids = _identified(parts, names, hosts, ours)
+    uuids = _identified(parts, names, hosts, ours, result)
     _count(parts, hosts, uuids, service, result=result, timer=timer, full=full, stop=stop)
     _note(parts, ours, result)
     if only is None and not stop():
@@ -215,12 +218,20 @@ def _verified(
 
 
 def _identified(
-    parts: Parts, names: Sequence[str], hosts: Mapping[str, Host], ours: Sequence[ComputeNode]
+    parts: Parts, names: Sequence[str], hosts: dict[str, Host], ours: Sequence[ComputeNode], result: Pass
 ) -> dict[str, str]:
-    """Settle the nodes' uuids, or stop."""
-    reported = {node: host.uuid for node, host in hosts.items()}
-    if hosts and all(reported.values()):
-        return identity.node_uuids("", tuple(hosts), reported, ours)
+    """Settle the nodes' uuids, or stop. A node whose driver gives it another uuid than its record has drops out."""
+    reported = {node: host.uuid for node, host in hosts.items() if host.uuid is not None}
+    saved = {row.hypervisor_hostname: row.uuid for row in ours}
+    for node, uuid in reported.items():
+        if saved.get(node, uuid) != uuid:
+            what = f"the driver gives it the uuid {uuid}, and the ledger knows it as {saved[node]}"
+            remedy = f"If the machine was replaced, `stocktake nodes --delete {node}` makes room for the new one."
+            result.failed[node] = IdentityError(what, where=node, remedy=remedy)
+            del hosts[node]
+    _take_over(parts, {uuid for node, uuid in reported.items() if node not in saved}, result)
+    if reported.keys() >= hosts.keys() and hosts:
+        return {node: reported[node] for node in hosts}
     own = identity.compute_id(parts.settings.state_path, ours, parts.ids)
     holder = next((row for row in ours if row.uuid == own), None)
     if holder is None:
@@ -230,6 +241,17 @@ def _identified(
             holder = None
     identity.guard(parts.rules.host, own, names, ours, holder)
     return identity.node_uuids(own, tuple(hosts), reported, ours)
+
+
+def _take_over(parts: Parts, uuids: Collection[str], result: Pass) -> None:
+    """Move nodes that are ours now and were another service's before: record, provider and allocations stay."""
+    if not uuids:
+        return
+    for row in parts.ledger.nodes():
+        if row.uuid in uuids and row.host != parts.rules.host:
+            parts.ledger.move_node(row.uuid, parts.rules.host)
+            result.moved[row.hypervisor_hostname] = row.host
+            LOG.warning("took a node over from %s", row.host, extra={"node": row.hypervisor_hostname})
 
 
 def _books(parts: Parts, host: Host, work: NodeWork, uuid: str, service: Service) -> Books:
