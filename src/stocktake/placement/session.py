@@ -250,9 +250,13 @@ def open_remote(
         remedy = "Set placement.url, or placement.auth_type and placement.auth so that Keystone's catalogue has it."
         raise SettingsError("a remote Placement has to be found somehow", where="placement.url", remedy=remedy)
     name = "none" if auth_type in (None, "noauth") else auth_type
-    if url and name in ("none", "http_basic", "admin_token"):
+    if name in ("none", "http_basic", "admin_token"):
         # These know no catalogue: they must be told where Placement is.
-        options.setdefault("endpoint", url)
+        if url:
+            options.setdefault("endpoint", url)
+        if "endpoint" not in options:
+            what = f"plugin {name!r} has no catalogue to find Placement in"
+            raise SettingsError(what, where="placement.url", remedy="Set placement.url.")
     plugin = _plugin(name, options)
     keep = {"region_name": region_name, "interface": interface}
     verify: bool | str = False if insecure else (str(cafile) if cafile else True)

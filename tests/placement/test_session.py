@@ -1,0 +1,212 @@
+"""How a Placement is reached: settings to plugin, versions, and answers that are not Placement's."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from stocktake.clock import SystemClock
+from stocktake.errors import PlacementError, PlacementUnreachable, SettingsError, StocktakeError
+from stocktake.placement import NoScheduler, open_scheduler
+from tests.placement.making import Section, tree
+
+REPOSITORY = Path(__file__).parents[2]
+REMOTE = Section(mode="remote", url="http://127.0.0.1:9", auth_type="admin_token", auth={"token": "admin"})
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (Section(mode="else"), "placement.mode.*'else' is not known"),
+        (Section(mode="remote"), "placement.url.*placement.auth_type"),
+        (replace(REMOTE, auth_type="nonsense"), "no plugin 'nonsense'.*password"),
+        (replace(REMOTE, auth={"tokn": "x"}), "no option tokn.*token"),
+        (replace(REMOTE, auth_type="http_basic", auth={}, url=None), "placement.url.*no catalogue"),
+        (replace(REMOTE, auth_type="password", auth={"username": "u"}), "auth"),
+    ],
+)
+def test_given_wrong_settings_when_opened_then_the_error_says_what_to_do(section: Section, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        open_scheduler(section, SystemClock())
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        REMOTE,
+        replace(REMOTE, auth_type=None, auth={}),
+        replace(REMOTE, auth_type="noauth", auth={}),
+        replace(REMOTE, auth_type="none", auth={}),
+        replace(REMOTE, auth_type="http_basic", auth={"username": "u", "password": "p"}),
+        replace(
+            REMOTE,
+            auth_type="v3applicationcredential",
+            auth={"auth-url": "http://k", "application-credential-id": "i", "application-credential-secret": "s"},
+            url=None,
+            region_name="r",
+            interface="internal",
+            cafile=Path("/nowhere/ca.pem"),
+        ),
+        replace(REMOTE, insecure=True),
+    ],
+)
+def test_given_any_plugin_when_opened_then_nothing_is_asked_yet(section: Section) -> None:
+    scheduler = open_scheduler(section, SystemClock())
+    assert (scheduler.requests, scheduler.writes) == (0, 0)
+    scheduler.close()
+
+
+def test_given_no_scheduler_when_used_then_it_agrees_with_everything_and_says_so() -> None:
+    scheduler = open_scheduler(Section(mode="none"), SystemClock())
+    assert isinstance(scheduler, NoScheduler)
+    (answer,) = scheduler.sync({"n": tree("n")}, full=True).values()
+    assert not isinstance(answer, StocktakeError)
+    assert (answer.problems, answer.writes) == ((), 0)
+    assert scheduler.ping() == "none"
+    assert scheduler.release(["c"], ["p"]) == {"c"}
+    assert (scheduler.providers(), scheduler.allocations("p")) == ((), {})
+    scheduler.delete_tree("p")
+    scheduler.close()
+    assert (scheduler.requests, scheduler.writes) == (0, 0)
+
+
+Served = Callable[[str, int], str]
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    """Serve one answer to every request, as a wrong URL or an old Placement would."""
+    servers: list[tuple[HTTPServer, threading.Thread]] = []
+
+    def serve(body: str, status: int = 200) -> str:
+        class Always(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body.encode())))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                del format, args
+
+        server = HTTPServer(("127.0.0.1", 0), Always)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def versions(newest: str, oldest: str = "1.0") -> str:
+    return json.dumps({"versions": [{"id": "v1.0", "max_version": newest, "min_version": oldest, "links": []}]})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "said"),
+    [
+        (versions("1.27"), 200, PlacementError, "newest microversion is 1.27, 1.28 is needed"),
+        (versions("2.9", "2.0"), 200, PlacementError, "oldest microversion is 2.0"),
+        (versions("nonsense"), 200, PlacementError, "newest microversion is 0.0"),
+        ('{"versions": []}', 200, PlacementError, "newest microversion is 0.0"),
+        ("<html>", 200, PlacementError, "Is this URL Placement's"),
+        ("{}", 200, PlacementError, "versions"),
+        ("<html>no", 404, PlacementError, "404: <html>no.*placement.url"),
+        ('{"errors": []}', 418, PlacementError, "no reason given"),
+        ("gateway", 502, PlacementUnreachable, "502: gateway"),
+        ("", 503, PlacementUnreachable, "503: no reason given"),
+    ],
+)
+def test_given_no_usable_placement_at_the_url_when_asked_then_the_error_says_so(
+    served: Served, body: str, status: int, kind: type[StocktakeError], said: str
+) -> None:
+    scheduler = open_scheduler(replace(REMOTE, url=served(body, status)), SystemClock())
+    with pytest.raises(kind, match=said):
+        scheduler.ping()
+    assert isinstance(scheduler.sync({"n": tree("n")})["n"], kind)
+    scheduler.close()
+
+
+@pytest.mark.parametrize(("newest", "agreed"), [("1.28", "1.28"), ("1.36", "1.36"), ("1.39", "1.39"), ("1.44", "1.39")])
+def test_given_a_version_when_negotiated_then_the_newest_that_both_know_is_taken(
+    served: Served, newest: str, agreed: str
+) -> None:
+    scheduler = open_scheduler(replace(REMOTE, url=served(versions(newest), 200)), SystemClock())
+    assert scheduler.ping() == agreed
+    scheduler.close()
+
+
+def in_process(code: str) -> str:
+    """Run code in a process of its own, as Placement can be loaded once per process."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_given_the_package_when_imported_and_opened_then_nothing_heavy_is_loaded(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from stocktake.clock import SystemClock
+from stocktake.placement import open_scheduler
+from tests.placement.making import Section
+open_scheduler(Section(mode="none"), SystemClock())
+print([name for name in ("keystoneauth1", "requests", "yaml", "placement", "tenacity") if name in sys.modules])
+open_scheduler(Section(mode="embedded", connection="sqlite:///{tmp_path}/p.db"), SystemClock())
+print([name for name in ("placement", "oslo_db", "sqlalchemy") if name in sys.modules])
+"""
+    assert in_process(code) == "[]\n[]\n"
+
+
+def test_given_a_file_that_is_no_database_when_asked_then_it_is_unreachable_and_works_once_it_is_moved(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "placement.db").write_bytes(b"this is no database" * 100)
+    code = f"""
+from pathlib import Path
+from stocktake.clock import SystemClock
+from stocktake.errors import PlacementUnreachable
+from stocktake.placement import open_scheduler
+from tests.placement.making import Section
+scheduler = open_scheduler(Section(mode="embedded"), SystemClock(), state_path="{tmp_path}")
+try:
+    scheduler.ping()
+except PlacementUnreachable as error:
+    print("placement.db" in str(error))
+Path("{tmp_path}/placement.db").unlink()
+print(scheduler.ping())
+print(sorted(path.name for path in Path("{tmp_path}").iterdir()))
+"""
+    assert in_process(code) == "True\n1.39\n['placement.db', 'placement.db.lock']\n"
+
+
+def test_given_a_folder_that_cant_be_written_when_asked_then_it_is_unreachable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = f"""
+from stocktake.clock import SystemClock
+from stocktake.errors import PlacementUnreachable
+from stocktake.placement import open_scheduler
+from tests.placement.making import Section
+scheduler = open_scheduler(Section(mode="embedded"), SystemClock(), state_path="{tmp_path}/file/folder")
+try:
+    scheduler.ping()
+except PlacementUnreachable as error:
+    print(error.code)
+"""
+    assert in_process(code) == "PlacementUnreachable\n"
