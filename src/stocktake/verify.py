@@ -52,6 +52,7 @@ _KINDS: Mapping[str, tuple[Any, object]] = {
     "disk_available_least": (Used | None, None),
     "supported_instances": (tuple[tuple[str, ...], ...] | None, ()),
     "pci_passthrough_devices": (tuple[PciDevice, ...] | None, ()),
+    "pcpus": (Total | None, None),
     "stats": (dict[str, StatValue] | None, None),
     "uuid": (str | None, None),
     "traits": (frozenset[str] | None, frozenset()),
@@ -78,6 +79,7 @@ def verify(view: HostView) -> Host | Refusal:
         uuid=said["uuid"],
         host_ip=view.host_ip,
         vcpus=said["vcpus"],
+        pcpus=said["pcpus"],
         memory_mb=said["memory_mb"],
         local_gb=said["local_gb"],
         vcpus_used=said["vcpus_used"],
@@ -167,7 +169,9 @@ def _cells(host: Host) -> list[Problem]:
     twice = sorted(cpu for cpu, count in counts.items() if count > 1)
     if twice:
         problems.append(_doubt("cells-overlap", "numa_topology", f"CPU {', '.join(map(str, twice))} is in two cells"))
-    if len(counts) != host.vcpus:
+    shared = {cpu for cell in host.numa_topology.cells for cpu in cell.cpuset}
+    # What a driver calls the host's CPUs may leave out the dedicated ones.
+    if host.vcpus not in {len(counts), len(shared)}:
         text = f"the cells have {len(counts)} CPUs together, the host {host.vcpus}"
         problems.append(_doubt("cells-differ-from-host", "numa_topology", text))
     memory_mb = sum(cell.memory_mb for cell in host.numa_topology.cells)

@@ -73,7 +73,7 @@ class Host(Value, frozen=True, kw_only=True):
 
     Attributes:
         vcpus_used, memory_mb_used, local_gb_used: the hypervisor's own view, shown and logged, never recorded.
-        inventories: classes the driver sells itself, class to total and reserved (bare metal).
+        pcpus: how many CPUs are sold to pinned guests; None: those of the cells' `pcpuset`.
         problems: what is inconsistent, for the node's record.
     """
 
@@ -81,6 +81,7 @@ class Host(Value, frozen=True, kw_only=True):
     uuid: str | None = None
     host_ip: str | None = None
     vcpus: int
+    pcpus: int | None = None
     memory_mb: int
     local_gb: int
     vcpus_used: int

@@ -100,11 +100,11 @@ def _inventories(host: Host, tally: Tally, rules: Rules) -> tuple[dict[str, Inve
 def _cpus(host: Host) -> tuple[int, int]:
     """Count the shared and the dedicated CPUs; a host without a topology has only shared ones."""
     if host.numa_topology is None:
-        return host.vcpus, 0
+        return host.vcpus, host.pcpus or 0
     cells = host.numa_topology.cells
     shared: frozenset[int] = frozenset().union(*(cell.cpuset for cell in cells))
     dedicated: frozenset[int] = frozenset().union(*(cell.pcpuset for cell in cells))
-    return len(shared), len(dedicated)
+    return len(shared), len(dedicated) if host.pcpus is None else host.pcpus
 
 
 def _reserved_above_total(name: str, reserved: int, total: int, node: str) -> Problem:

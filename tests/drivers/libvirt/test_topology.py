@@ -51,7 +51,7 @@ def test_a_set_that_does_not_fit_the_host_is_named(shared: str | None, dedicated
 
 
 def test_cells_hold_only_online_cpus_with_their_siblings_sockets_and_pages() -> None:
-    cpus = HostCpus(shared=frozenset({0, 4, 3}), dedicated=frozenset({1, 2, 6}))
+    cpus = HostCpus(shared=frozenset({0, 4, 3}), dedicated=frozenset({1, 2, 6}), pinnable=frozenset({1, 2, 6}))
     topology = host_topology(read_xml(INTEL, where=""), cpus, {0: {2048: 64}})
     assert topology is not None
     assert topology.cells == (
@@ -84,12 +84,18 @@ def test_cells_hold_only_online_cpus_with_their_siblings_sockets_and_pages() -> 
     )
 
 
-def test_without_a_dedicated_set_no_cell_sells_pinned_cpus() -> None:
+def test_without_any_set_every_cpu_may_be_pinned_and_none_is_sold_for_it() -> None:
     cpus = split_cpus(ONLINE, shared_spec=None, dedicated_spec=None)
     topology = host_topology(read_xml(INTEL, where=""), cpus, {})
     assert topology is not None
-    assert [cell.pcpuset for cell in topology.cells] == [frozenset(), frozenset()]
+    assert cpus.dedicated == frozenset()
+    assert [cell.pcpuset for cell in topology.cells] == [cell.cpuset for cell in topology.cells]
     assert frozenset().union(*(cell.cpuset for cell in topology.cells)) == ONLINE
+
+
+def test_with_only_a_shared_set_no_cpu_may_be_pinned() -> None:
+    cpus = split_cpus(ONLINE, shared_spec="0", dedicated_spec=None)
+    assert (cpus.shared, cpus.dedicated, cpus.pinnable) == (frozenset({0}), frozenset(), frozenset())
 
 
 def test_a_cell_of_memory_only_is_a_cell() -> None:

@@ -162,6 +162,7 @@ class Sweeper:
 def _usage(cpus: HostCpus, topology: HostTopology | None, guests: tuple[Guest, ...]) -> dict[str, object]:
     return {
         "vcpus": len(cpus.shared),
+        "pcpus": len(cpus.dedicated),
         # Nova's meaning: what the running guests have, pinned or not.
         "vcpus_used": sum(guest.vcpus for guest in guests if guest.active),
         "numa_topology": None if topology is None else plain(topology),

@@ -2,9 +2,8 @@
 Step 4, which CPUs and which cells: NUMA as libvirt's capabilities tell it. Law: only CPUs that are online count.
 
 The rules are Nova's (release 34, nova/virt/libvirt/driver.py: `_get_vcpu_available`, `_get_pcpu_available`,
-`_get_host_numa_topology`), but for one: where `cpu_dedicated_set` is unset, Nova lists the shared CPUs of a cell as
-`pcpuset` too (for guests pinned before that option existed) and sells no PCPU. Here what a cell lists is what is sold,
-so `pcpuset` is then empty, and Placement gets what Nova gives it.
+`_get_host_numa_topology`). Where neither set is configured, a cell lists its CPUs as `pcpuset` too, as guests may be
+pinned to them, and none is sold as PCPU.
 """
 
 from collections.abc import Mapping
@@ -21,10 +20,15 @@ ReservedPages = Mapping[int, Mapping[int, int]]
 
 
 class HostCpus(Value, frozen=True, kw_only=True):
-    """Online host CPUs: `shared` for floating guests, `dedicated` for pinned ones; no CPU is in both."""
+    """
+    Online host CPUs: `shared` for floating guests, `dedicated` sold to pinned ones; no CPU is in both.
+
+    `pinnable` are those that a guest may be pinned to: the dedicated ones, or all where no set is configured.
+    """
 
     shared: frozenset[int]
-    dedicated: frozenset[int]
+    dedicated: frozenset[int] = frozenset()
+    pinnable: frozenset[int] = frozenset()
 
 
 def split_cpus(online: frozenset[int], *, shared_spec: str | None, dedicated_spec: str | None) -> HostCpus:
@@ -46,7 +50,8 @@ def split_cpus(online: frozenset[int], *, shared_spec: str | None, dedicated_spe
             f"cpu_shared_set and cpu_dedicated_set both name CPU {format_cpu_set(both)}",
             remedy="A CPU is for floating guests or for pinned ones: take it out of one of them.",
         )
-    return HostCpus(shared=shared, dedicated=dedicated or frozenset())
+    pinnable = online if not (shared_spec or dedicated_spec) else dedicated or frozenset()
+    return HostCpus(shared=shared, dedicated=dedicated or frozenset(), pinnable=pinnable)
 
 
 def _configured(name: str, spec: str | None, online: frozenset[int]) -> frozenset[int] | None:
@@ -92,7 +97,7 @@ def _cell(cell: Element, cpus: HostCpus, reserved: ReservedPages) -> HostCell:
     return HostCell(
         id=cell_id,
         cpuset=ids & cpus.shared,
-        pcpuset=ids & cpus.dedicated,
+        pcpuset=ids & cpus.pinnable,
         memory_mb=_memory_kb(cell) // 1024,
         siblings=tuple(sorted(siblings - {frozenset()}, key=sorted)),
         pages=tuple(_pages(pages, reserved.get(cell_id, {})) for pages in cell.findall("pages")),

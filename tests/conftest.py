@@ -1,0 +1,3 @@
+"""What all tests share: the private servers."""
+
+pytest_plugins = ["tests.servers.libvirtd", "tests.servers.placement"]
