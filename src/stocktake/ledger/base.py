@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from stocktake.clock import Clock, Ids
 from stocktake.ledger import read, schema, transfer, write
 from stocktake.ledger.engine import WAIT_S, Database
+from stocktake.ledger.rows import collector_off
 from stocktake.ledger.write import NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
@@ -93,7 +94,7 @@ class Ledger:
     def nodes(self, *, host: str | None = None, replica: bool = False) -> tuple[ComputeNode, ...]:
         """Read the nodes that are not deleted, by name; from the replica (it may lag) if asked and if there is one."""
         database = self._replica if replica and self._replica is not None else self._database
-        with database.reading() as connection:
+        with database.reading() as connection, collector_off():
             return read.nodes(connection, host)
 
     def node(self, name_or_uuid: str) -> ComputeNode:
@@ -154,7 +155,7 @@ class Ledger:
         Returns:
             One for every node asked for, empty for one that the ledger does not know.
         """
-        with self._database.reading() as connection:
+        with self._database.reading() as connection, collector_off():
             return read.work(connection, host, nodes, guests)
 
     def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
@@ -214,7 +215,7 @@ class Ledger:
         self, *, host: str | None = None, node: str | None = None, deleted: bool = False
     ) -> tuple[Instance, ...]:
         """Read instances, the first made first; the deleted ones too if asked."""
-        with self._database.reading() as connection:
+        with self._database.reading() as connection, collector_off():
             return read.instances(connection, host=host, node=node, deleted=deleted)
 
     def put_instances(self, instances: Sequence[Instance]) -> None:

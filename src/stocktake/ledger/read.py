@@ -32,6 +32,8 @@ from stocktake.model.workload import Instance, Migration, NodeWork, Place, Servi
 
 BINARY = "stocktake-agent"
 _ZERO: Any = literal_column("0")
+# Most nodes have nothing that moves: they share this one.
+_NONE: Mapping[str, Any] = {}
 
 # Which devices instances hold: by instance, host and node, because an address means nothing elsewhere.
 Held = Mapping[tuple[str, str | None, str | None], tuple[str, ...]]
@@ -42,7 +44,7 @@ def nodes(connection: Connection, host: str | None = None) -> tuple[ComputeNode,
     query = select(*NODE.select).where(ALIVE).order_by(COMPUTE_NODES.c.hypervisor_hostname, COMPUTE_NODES.c.id)
     if host is not None:
         query = query.where(COMPUTE_NODES.c.host == host)
-    return NODE.read_all(connection.execute(query))
+    return NODE.read_all(connection.execute(query).all())
 
 
 def node(connection: Connection, name_or_uuid: str) -> ComputeNode:
@@ -89,7 +91,7 @@ def services(connection: Connection, host: str | None = None) -> tuple[Service, 
     query = select(*SERVICE.select).where(SERVICES.c.binary == BINARY).order_by(SERVICES.c.host)
     if host is not None:
         query = query.where(SERVICES.c.host == host)
-    return SERVICE.read_all(connection.execute(query))
+    return SERVICE.read_all(connection.execute(query).all())
 
 
 def instances(
@@ -103,7 +105,7 @@ def instances(
         query = query.where(INSTANCES.c.host == host)
     if node is not None:
         query = query.where(INSTANCES.c.node == node)
-    found = INSTANCE.read_all(connection.execute(query))
+    found = INSTANCE.read_all(connection.execute(query).all())
     return _with_devices(found, _held(connection, {instance.uuid for instance in found}))
 
 
@@ -126,7 +128,7 @@ def migrations(
         for more_source, more_dest in zip(source[1:], dest[1:], strict=True):
             at_source, at_dest = at_source & more_source, at_dest & more_dest
         query = query.where(or_(at_source, at_dest))
-    return MIGRATION.read_all(connection.execute(query))
+    return MIGRATION.read_all(connection.execute(query).all())
 
 
 def work(
@@ -160,7 +162,7 @@ def work(
             migrations=tuple(moves.get(name, ())),
             moving=_named(moves.get(name, ()), moving),
             pci_devices=tuple(devices.get(name, ())),
-            places=places.get(name, {}),
+            places=places.get(name, _NONE),
             deleted_uuids=frozenset(gone.get(name, ())),
         )
         for name in wanted
@@ -176,10 +178,10 @@ def _records(
     read = NODE.reader()
     records: dict[str, ComputeNode] = {}
     ids: dict[int, str] = {}
-    for row in connection.execute(query):
+    for row in connection.execute(query).all():
         record = read(row)
         records[record.hypervisor_hostname] = record
-        ids[row[0]] = record.hypervisor_hostname
+        ids[row[NODE.id_at]] = record.hypervisor_hostname
     return records, ids
 
 
@@ -187,7 +189,7 @@ def _instances_by_node(connection: Connection, host: str, wanted: frozenset[str]
     columns = INSTANCES.c
     query = select(*INSTANCE.select).where(ALIVE, columns.host == host, among(columns.node, wanted))
     found: dict[str, list[Instance]] = defaultdict(list)
-    for instance in map(INSTANCE.reader(), connection.execute(query.order_by(columns.id))):
+    for instance in map(INSTANCE.reader(), connection.execute(query.order_by(columns.id)).all()):
         assert instance.node is not None
         found[instance.node].append(instance)
     return found
@@ -198,7 +200,7 @@ def _devices_by_node(connection: Connection, ids: Mapping[int, str]) -> dict[str
     query = select(*DEVICE.select, columns.compute_node_id).where(among(columns.compute_node_id, ids))
     found: dict[str, list[PciRecord]] = defaultdict(list)
     read = DEVICE.reader()
-    for row in connection.execute(query.order_by(columns.compute_node_id, columns.address)):
+    for row in connection.execute(query.order_by(columns.compute_node_id, columns.address)).all():
         found[ids[row[-1]]].append(read(row))
     return found
 
@@ -254,19 +256,22 @@ def _places(
 ) -> dict[str, dict[str, Place]]:
     """Say where the ledger has the guests that are not on the node that runs them."""
     away = {name: guests[name] - {instance.uuid for instance in here.get(name, ())} for name in wanted & guests.keys()}
-    unknown = frozenset().union(*away.values()) - known.keys()
-    places = {uuid: Place(host=one.host, node=one.node, deleted=False) for uuid, one in known.items()}
+    away = {name: uuids for name, uuids in away.items() if uuids}
+    asked = frozenset().union(*away.values())
+    places = {uuid: Place(host=known[uuid].host, node=known[uuid].node, deleted=False) for uuid in asked & known.keys()}
+    unknown = asked - known.keys()
     if unknown:
         columns = INSTANCES.c
         query = select(columns.uuid, columns.host, columns.node, columns.deleted).where(among(columns.uuid, unknown))
-        for uuid, host, name, deleted in connection.execute(
-            query.order_by((columns.deleted == _ZERO).asc(), columns.id)
-        ):
+        alive_last = query.order_by((columns.deleted == _ZERO).asc(), columns.id)
+        for uuid, host, name, deleted in connection.execute(alive_last):
             places[uuid] = Place(host=host, node=name, deleted=deleted != 0)
     return {name: {uuid: places[uuid] for uuid in uuids if uuid in places} for name, uuids in away.items()}
 
 
-def _named(moves: Iterable[Migration], moving: Mapping[str, Instance]) -> dict[str, Instance]:
+def _named(moves: Collection[Migration], moving: Mapping[str, Instance]) -> Mapping[str, Instance]:
+    if not moves:
+        return _NONE
     uuids = {migration.instance_uuid for migration in moves}
     return {uuid: moving[uuid] for uuid in uuids if uuid in moving}
 
@@ -298,6 +303,8 @@ def _held_of(devices: Mapping[str, Collection[PciRecord]], host: str) -> Held:
 
 
 def _with_devices(found: Iterable[Instance], held: Held) -> tuple[Instance, ...]:
+    if not held:
+        return tuple(found)
     return tuple(
         replace(one, pci_devices=held[one.uuid, one.host, one.node]) if (one.uuid, one.host, one.node) in held else one
         for one in found

@@ -2,7 +2,9 @@
 Rows to nouns and back. Law: a row that can't be read is never skipped; the error names its table, id and column.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -24,8 +26,9 @@ class Shape(Generic[V]):
     How one table's rows become one noun: the columns that are the noun's fields, and which of them are JSON.
 
     Attributes:
-        select: the row's id, then one column for each field, `deleted` as a boolean.
+        select: one column for each field, `deleted` as a boolean, then the row's id.
         fields: the fields' names, in that order.
+        id_at: where in a row its id stands; what a query selects besides comes after it.
     """
 
     def __init__(self, table: Table, kind: type[V], *, skip: frozenset[str] = frozenset()) -> None:
@@ -35,9 +38,10 @@ class Shape(Generic[V]):
         missing = infos.keys() - table.c.keys()
         assert not missing, f"{table.name} lacks {missing}"
         self.fields = tuple(infos)
+        self.id_at = len(self.fields)
         self.select: tuple[ColumnElement[Any], ...] = (
-            table.c.id,
             *(_selected(table.c[name]) for name in self.fields),
+            table.c.id,
         )
         self.json: dict[str, msgspec.json.Decoder[Any]] = {
             name: msgspec.json.Decoder(info.type, strict=True)
@@ -59,7 +63,8 @@ class Shape(Generic[V]):
         fields, kind = self.fields, self.kind
 
         def read(row: Sequence[Any]) -> V:
-            data: dict[str, Any] = dict(zip(fields, row[1:], strict=False))
+            # The row's id is left over.
+            data: dict[str, Any] = dict(zip(fields, row, strict=False))
             name = ""
             try:
                 for name, decode_text, known in decoders:
@@ -78,7 +83,7 @@ class Shape(Generic[V]):
 
     def read_all(self, rows: Iterable[Sequence[Any]]) -> tuple[V, ...]:
         """
-        Read rows of `select`.
+        Read rows of `select`; rows fetched all at once are read faster.
 
         Raises:
             LedgerError: a row holds what its column can't; names table, id and column.
@@ -96,7 +101,7 @@ class Shape(Generic[V]):
     def _unreadable(self, row: Sequence[Any], column: str, error: Exception) -> LedgerError:
         at = f", column {self.table.c[column].name}" if column else ""
         return LedgerError(
-            f"{self.table.name} id {row[0]}{at} can't be read: {error}",
+            f"{self.table.name} id {row[self.id_at]}{at} can't be read: {error}",
             where="ledger",
             remedy="Somebody else wrote it: correct the row.",
         )
@@ -113,6 +118,23 @@ NODE = Shape(COMPUTE_NODES, ComputeNode)
 INSTANCE = Shape(INSTANCES, Instance, skip=frozenset({"pci_devices"}))
 MIGRATION = Shape(MIGRATIONS, Migration)
 DEVICE = Shape(PCI_DEVICES, PciRecord)
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """
+    Read much at once without the garbage collector, which would walk all that was read so far again and again.
+
+    That is half of the time for 10,000 nodes, for nothing: rows make no cycles. Threads that read at once may turn it
+    on a little early for each other, never leave it off.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def decode_entries(node_uuid: str, text: str) -> tuple[Entry, ...]:

@@ -156,7 +156,7 @@ def _write_devices(connection: Connection, wanted: Mapping[int, Sequence[PciReco
     there: dict[tuple[int, str], tuple[int, PciRecord]] = {}
     for row in connection.execute(query):
         record = read(row)
-        there[row[-1], record.address] = (row[0], record)
+        there[row[-1], record.address] = (row[DEVICE.id_at], record)
     new, changed = [], []
     for node_id, records in wanted.items():
         for record in records:
