@@ -8,8 +8,8 @@ import pytest
 
 from stocktake.errors import SettingsError
 from stocktake.model.value import plain
-from stocktake.settings import Settings, read_settings, redacted, rules
-from stocktake.settings.reference import settings_reference
+from stocktake.settings import ReservedPages, Settings, read_settings, redacted, rules
+from stocktake.settings.reference import EXAMPLE, settings_reference
 from stocktake.settings.secrets import redact_url
 from stocktake.settings.table import rows
 
@@ -222,6 +222,19 @@ def test_given_a_url_then_only_its_password_is_hidden(url: str, shown: str) -> N
 def test_given_the_table_then_the_reference_is_current() -> None:
     remedy = "run: python tools/write_settings_reference.py"
     assert PAGE.read_text(encoding="utf-8") == settings_reference(), remedy
+
+
+def test_given_the_references_example_then_it_is_valid(file: Path) -> None:
+    file.write_text(EXAMPLE)
+    settings = read(file)
+    assert settings.reserved_huge_pages == (ReservedPages(node=0, size_kb=1024**2, count=2),)
+    assert [spec.resource_class for spec in settings.pci.device_spec] == ["PGPU", None]
+    assert (settings.database.replica_url, settings.placement.url) == (None, None)
+
+
+def test_given_no_route_then_the_address_is_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stocktake.settings.defaults._ANYWHERE", ("256.256.256.256", 9))
+    assert read().my_ip == "127.0.0.1"
 
 
 def test_given_the_table_then_every_setting_is_explained_in_a_sentence() -> None:

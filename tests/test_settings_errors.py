@@ -51,12 +51,14 @@ WRONG = [
     ("cpu_dedicated_set = '1,^1'", 1, "leaves no CPU"),
     ("cpu_shared_set = '0-3'\ncpu_dedicated_set = '2-5'", 2, "cpu_dedicated_set: CPU 2-3 is in cpu_shared_set too"),
     ("state_path = ''", 1, "state_path: expected a path"),
+    ("state_path = '~nobody-of-this-name/x'", 1, "state_path: no such user's home: '~nobody-of-this-name/x'"),
     ("state_path = 5", 1, "state_path: expected a path"),
     ('state_path = "a\\u0000b"', 1, "has a zero byte in it"),
     ("reserved_huge_pages = ['node:0,size:2048']", 1, "reserved_huge_pages: entry 1: needs node, size and count"),
     ("reserved_huge_pages = ['node:0,size:2XB,count:1']", 1, "entry 1: size '2XB' is no number of KiB"),
     ("reserved_huge_pages = ['node:x,size:4,count:1']", 1, "entry 1: Expected `int`, got `str` - at `$.node`"),
     ("reserved_huge_pages = 5", 1, "must be a list of tables"),
+    ("reserved_huge_pages = ['node:0,size:4,count:1', 'node:0,size:4KB,count:2']", 1, "a size of one node twice"),
     ("[database]\nconnection = 'mysql://h/x'", 2, "database.connection: has scheme 'mysql'"),
     ("[placement]\nmode = 'remote'", 2, "placement.mode: remote needs placement.url"),
     ("[placement]\nurl = 'placement.example.org'", 2, "placement.url: must be a URL"),
@@ -80,6 +82,7 @@ def test_given_a_wrong_setting_then_the_error_says_where_and_what(
     error = refused(path)
     assert told in str(error)
     assert error.where == (f"{path} line {line}" if line else "default")
+    assert error.reasons == (str(error),)
 
 
 def test_given_many_mistakes_then_all_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
@@ -88,6 +91,8 @@ def test_given_many_mistakes_then_all_are_told_at_once_each_with_its_place(tmp_p
     error = refused(path, {"STOCKTAKE_RESERVED_HOST_CPUS": "-2"}, {"vanish_share_max": 7})
     told = str(error)
     assert told.startswith("4 settings are wrong: ")
+    assert len(error.reasons) == 4
+    assert all(reason in told for reason in error.reasons)
     for part in (
         f"{path} line 1: adopt",
         f"{path} line 4: log.level",
@@ -156,3 +161,18 @@ def test_given_a_statement_of_very_many_lines_then_reading_stays_quick(tmp_path:
     path = tmp_path / "stocktake.toml"
     path.write_text("compute_monitors = [\n" + "'cpu',\n" * 20_000 + "]\nadopt = 'x'\n")
     assert "adopt: invalid enum value 'x'" in str(refused(path))
+
+
+def test_given_a_relative_path_and_no_working_directory_then_the_error_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "the working directory is gone" in str(refused(Path("/dev/null"), flags={"state_path": "here"}))
+
+
+def test_given_options_that_are_none_then_single_ones_do_not_hide_it() -> None:
+    environ = {"STOCKTAKE_PLACEMENT__AUTH": "5", "STOCKTAKE_PLACEMENT__AUTH__PASSWORD": "x"}
+    assert "placement.auth: expected `object`, got `int`" in str(refused(Path("/dev/null"), environ))

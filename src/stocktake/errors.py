@@ -54,7 +54,16 @@ class InvalidInput(StocktakeError):
 
 
 class SettingsError(InvalidInput):
-    """The settings can't be used."""
+    """
+    The settings can't be used.
+
+    Attributes:
+        reasons: everything that is wrong, each with its place; the error itself if there is only one.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", reasons: Sequence[str] = ()) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.reasons = tuple(reasons) or (str(self),)
 
 
 class InvalidData(InvalidInput):

@@ -1,5 +1,6 @@
 """The driver `fake`: fleets of files, faults that they ask for, fleets of a seed."""
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -9,11 +10,13 @@ import msgspec
 import pytest
 
 from stocktake.clock import Clock, SystemClock
-from stocktake.drivers.fake import FakeDriver
+from stocktake.drivers.fake import FAULTS, FakeDriver
 from stocktake.errors import DriverError, DriverUnreachable, NodeNotFound, StocktakeError
-from stocktake.model.hypervisor import Survey
+from stocktake.model.hypervisor import Guest, Host, HostView, Survey
 from stocktake.settings import Settings, read_settings
+from stocktake.verify import verify
 
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "fleet.md"
 RESOURCES: dict[str, Any] = {"vcpus": 4, "memory_mb": 4096, "local_gb": 20, "numa_topology": None}
 TOML = """
 uptime_s = 60.0
@@ -78,6 +81,38 @@ def test_given_a_toml_file_then_it_describes_the_fleet(tmp_path: Path) -> None:
     assert [guest.name for guest in first.guests or ()] == ["web"]
     assert second.report["hypervisor_hostname"] == "B"
     assert second.guests is None
+
+
+def test_given_the_references_example_then_it_is_a_fleet(tmp_path: Path) -> None:
+    example = re.findall(r"```toml\n(.*?)```", REFERENCE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    (tmp_path / "fleet.toml").write_text(example)
+    driver = FakeDriver(settings_of(fake__fleet=str(tmp_path / "fleet.toml")), SystemClock())
+    surveys = driver.survey(driver.node_names())
+    first = surveys["node-a"]
+    assert isinstance(first, Survey)
+    assert isinstance(verify(HostView(node="node-a", report=first.report, guests=first.guests)), Host)
+    assert isinstance(surveys["node-b"], DriverError)
+
+
+def test_given_the_references_table_of_faults_then_it_names_all() -> None:
+    assert f"`raise` ({', '.join(f'`{name}`' for name in sorted(FAULTS))})" in REFERENCE.read_text(encoding="utf-8")
+
+
+def test_given_two_prefixes_then_no_node_and_no_guest_is_in_both_fleets() -> None:
+    fleets = [FakeDriver(settings_of(fake__prefix=prefix), SystemClock()) for prefix in ("red", "blue")]
+    names = [set(fleet.node_names()) for fleet in fleets]
+    assert not names[0] & names[1]
+    guests = [
+        {guest.uuid for survey in fleet.survey(fleet.node_names()).values() for guest in guests_of(survey)}
+        for fleet in fleets
+    ]
+    assert guests[0]
+    assert not guests[0] & guests[1]
+
+
+def guests_of(survey: Survey | StocktakeError) -> tuple[Guest, ...]:
+    assert isinstance(survey, Survey)
+    return survey.guests or ()
 
 
 def test_given_a_fault_then_only_its_node_has_it(path: Path) -> None:

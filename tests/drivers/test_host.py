@@ -88,6 +88,16 @@ def test_given_a_cell_whose_memory_is_odd_then_it_is_passed_on_as_it_is(tmp_path
     assert (cell["memory"], cell["mempages"][0]["total"]) == (1024, 0)
 
 
+def test_given_a_kernel_without_huge_pages_and_topology_then_cells_have_its_own_pages(tmp_path: Path) -> None:
+    root = arm_board(tmp_path / "arm")
+    write(root, {"sys/devices/system/cpu/online": "0-1\n", "sys/devices/system/node/node0/cpulist": "0-1\n"})
+    write(root, {"sys/devices/system/cpu/cpu5/online": "0\n"})
+    write(root, {"sys/devices/system/node/node0/meminfo": "Node 0 MemTotal: 1048576 kB\n"})
+    (cell,) = report_of(tmp_path, root, arch="aarch64")["numa_topology"]["cells"]
+    assert cell["mempages"] == ({"size_kb": os.sysconf("SC_PAGE_SIZE") // 1024, "total": 262144, "reserved": 0},)
+    assert cell["siblings"] == ([0], [1])
+
+
 def test_given_pci_devices_then_bridges_are_left_out_and_functions_know_their_parents(
     tmp_path: Path, root: Path
 ) -> None:

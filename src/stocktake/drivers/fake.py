@@ -155,10 +155,11 @@ class FakeDriver:
 
     def _generated(self) -> Fleet:
         fake = self._settings.fake
-        nodes = generate_fleet(fake.nodes, fake.seed)
+        nodes = generate_fleet(fake.nodes, fake.seed, prefix=fake.prefix)
         if not fake.guests:
             return Fleet(nodes=nodes)
-        guests = generate_work(fake.seed, fake.nodes, host=self._settings.host, now=_ANY_TIME).guests
+        host = self._settings.host
+        guests = generate_work(fake.seed, fake.nodes, host=host, now=_ANY_TIME, prefix=fake.prefix).guests
         return Fleet(nodes=tuple(replace(node, guests=guests.get(node.name, ())) for node in nodes))
 
     def _keep(self, fleet: Fleet) -> Fleet:

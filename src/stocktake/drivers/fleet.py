@@ -145,9 +145,9 @@ class Fleet(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
     uptime_s: float | None = None
 
 
-def generate_fleet(nodes: int, seed: int) -> tuple[FleetNode, ...]:
+def generate_fleet(nodes: int, seed: int, *, prefix: str = "node") -> tuple[FleetNode, ...]:
     """Make nodes of all profiles in turn, without guests; what they have in common is shared in memory."""
-    return tuple(_node(number, seed) for number in range(nodes))
+    return tuple(_node(node_name(number, prefix), profile_of(number), seed) for number in range(nodes))
 
 
 def profile_of(number: int) -> Profile:
@@ -155,15 +155,13 @@ def profile_of(number: int) -> Profile:
     return PROFILES[number % len(PROFILES)]
 
 
-def node_name(number: int) -> str:
+def node_name(number: int, prefix: str) -> str:
     """Name the node of that number."""
-    return f"node-{number:05d}"
+    return f"{prefix}-{number:05d}"
 
 
-def _node(number: int, seed: int) -> FleetNode:
-    name = node_name(number)
+def _node(name: str, profile: Profile, seed: int) -> FleetNode:
     dice = Dice(seed, name)
-    profile = profile_of(number)
     shared = _report(profile)
     seen = {
         "hypervisor_hostname": name,

@@ -119,9 +119,9 @@ def _take(cell: _Cell, flavor: Flavor, *, pinned: bool, large: bool) -> GuestCel
 class Making:
     """What is being made; all of one fleet."""
 
-    seed: int
     nodes: int
     host: str
+    prefix: str
     now: datetime
     instances: list[Instance] = field(default_factory=list)
     migrations: list[Migration] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Making:
     pci_devices: dict[str, list[PciRecord]] = field(default_factory=dict)
 
     def name(self, number: int) -> str:
-        return node_name(number % self.nodes)
+        return node_name(number % self.nodes, self.prefix)
 
     def ago(self, dice: Dice, days: int) -> datetime:
         return self.now - timedelta(minutes=1 + dice.below(days * 1440))

@@ -66,18 +66,18 @@ class Work(Value, frozen=True, kw_only=True):
     pci_devices: Mapping[str, tuple[PciRecord, ...]]
 
 
-def generate_work(seed: int, nodes: int, *, host: str, now: datetime, per_node: int = 4) -> Work:
+def generate_work(seed: int, nodes: int, *, host: str, now: datetime, per_node: int = 4, prefix: str = "node") -> Work:
     """
-    Make what the ledger and the hypervisor hold of the fleet `generate_fleet(nodes, seed)`.
+    Make what the ledger and the hypervisor hold of the fleet `generate_fleet(nodes, seed, prefix=prefix)`.
 
     Args:
         host: the service that has the nodes.
         now: rows are older than this.
         per_node: instances of each node, moves not counted; up to 4 fit on every profile.
     """
-    making = Making(seed, nodes, host, now)
+    making = Making(nodes=nodes, host=host, prefix=prefix, now=now)
     for number in range(nodes):
-        dice = Dice(seed, "work", number)
+        dice = Dice(seed, "work", making.name(number))
         room = Room(profile_of(number))
         for index in range(per_node):
             _resident(making, number, STATES[(number * per_node + index) % len(STATES)], dice, room)

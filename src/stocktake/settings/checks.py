@@ -184,6 +184,7 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "placement.url": _http,
     "placement.timeout_s": _finite,
     "libvirt.connection_uri": _uri,
+    "fake.prefix": _host,
 }
 
 

@@ -17,21 +17,27 @@ def host_name() -> str:
 
 def address() -> str:
     """Give the address of the default route's interface, or 127.0.0.1 without a route."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             # Connecting a datagram socket sets its own address and sends nothing.
             probe.connect(_ANYWHERE)
             return str(probe.getsockname()[0])
-        except OSError:
-            return _LOOPBACK
+    except OSError:
+        return _LOOPBACK
 
 
 def state_path(environ: Mapping[str, str]) -> Path:
     """Give root's or the user's place for state."""
     if os.geteuid() == 0:
         return Path("/var/lib/stocktake")
-    home = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME") or "~", ".local", "state")  # noqa: PTH118
-    return Path(home).expanduser() / "stocktake"
+    state = environ.get("XDG_STATE_HOME") or f"{environ.get('HOME') or '~'}/.local/state"
+    return expanded(state) / "stocktake"
+
+
+def expanded(path: str | Path) -> Path:
+    """Put a user's home for a leading `~`; one that nobody has is kept as it is."""
+    # pathlib's own raises where there is no such user.
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def sqlite_url(state: Path, name: str) -> str:

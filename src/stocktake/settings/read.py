@@ -194,14 +194,18 @@ def _nothing(_value: Any) -> str:
     return ""
 
 
-def _path(kind: type, value: Any) -> Any:
-    if kind is not Path:
-        raise NotImplementedError(kind)
-    if isinstance(value, Path):
-        return value.expanduser().absolute()
-    if not isinstance(value, str) or not value:
+def _path(kind: type, value: Any) -> Path:
+    """Read a path, made absolute, `~` expanded."""
+    assert kind is Path, "every other type is msgspec's"
+    if not isinstance(value, (str, Path)) or not str(value):
         raise TypeError("Expected a path")
-    return Path(value).expanduser().absolute()
+    path = defaults.expanded(value)
+    if str(path).startswith("~"):
+        raise ValueError("No such user's home")
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise ValueError("A relative path, and the working directory is gone") from error
 
 
 def _machine_defaults(values: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -228,5 +232,5 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
 def _error(mistakes: Sequence[Mistake]) -> SettingsError:
     if len(mistakes) == 1:
         return SettingsError(mistakes[0].what, where=mistakes[0].where)
-    told = "; ".join(f"{mistake.where}: {mistake.what}" for mistake in mistakes)
-    return SettingsError(f"{len(mistakes)} settings are wrong: {told}")
+    reasons = [f"{mistake.where}: {mistake.what}" for mistake in mistakes]
+    return SettingsError(f"{len(mistakes)} settings are wrong: {'; '.join(reasons)}", reasons=reasons)

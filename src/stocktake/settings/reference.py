@@ -29,6 +29,39 @@ Settings are read from one TOML file, then from the environment, then from the p
 
 Names are Nova's where Nova has the setting.
 """
+EXAMPLE = """\
+compute_driver = "libvirt"
+reserved_host_memory_mb = 2048
+cpu_shared_set = "0-3"
+cpu_dedicated_set = "4-15,^8"
+reserved_huge_pages = [{ node = 0, size = "1GB", count = 2 }]
+compute_monitors = ["cpu"]
+
+[database]
+connection = "postgresql://stocktake:password@db.example.org/stocktake"
+
+[placement]
+mode = "remote"
+auth_type = "password"
+
+[placement.auth]
+auth_url = "https://keystone.example.org/v3"
+username = "stocktake"
+password = "password"
+project_name = "service"
+user_domain_name = "Default"
+project_domain_name = "Default"
+
+[[pci.device_spec]]
+vendor_id = "10de"
+product_id = "20b5"
+resource_class = "PGPU"
+
+[[pci.device_spec]]
+address = "*:81:10.*"
+physical_network = "physnet1"
+traits = ["CUSTOM_FAST_NETWORK"]
+"""
 _WORDS: Mapping[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
 _LIMITS = (("ge", "at least {}"), ("gt", "above {}"), ("le", "at most {}"))
 # Beyond these a limit only keeps out what no machine has.
@@ -37,7 +70,13 @@ _TOLD_MAX = 1_000_000
 
 def settings_reference() -> str:
     """Write the page, in Markdown."""
-    parts = [_HEAD, "## Top of the file\n", *(_entry(row) for row in rows().values() if row.section is Settings)]
+    example = f"An example:\n\n```toml\n{EXAMPLE}```\n"
+    parts = [
+        _HEAD,
+        example,
+        "## Top of the file\n",
+        *(_entry(row) for row in rows().values() if row.section is Settings),
+    ]
     for name, section in sections().items():
         meaning = (section.__doc__ or "").strip()
         parts += [f"## [{name}]\n", f"{meaning}\n"]

@@ -144,8 +144,13 @@ class Libvirt(Section, frozen=True, kw_only=True):
 class Fake(Section, frozen=True, kw_only=True):
     """The driver `fake`."""
 
-    fleet: Annotated[Path | None, about("A fleet described in a JSON or TOML file; unset generates one.")] = None
+    fleet: Annotated[
+        Path | None, about("A fleet described in a JSON or TOML file (see fleet.md); unset generates one.")
+    ] = None
     nodes: Annotated[int, about("How many nodes to generate.", ge=0, le=100_000)] = 10
+    prefix: Annotated[
+        str, about("How the names of generated nodes begin; hosts of one ledger need different ones.")
+    ] = "node"
     seed: Annotated[int, about("What the generated fleet grows from; equal seeds give equal fleets.", ge=0)] = 1
     guests: Annotated[bool, about("Give generated nodes the guests that belong to the generated work.")] = True
 

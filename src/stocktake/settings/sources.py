@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stocktake.errors import SettingsError
+from stocktake.settings.defaults import expanded
 
 PREFIX = "STOCKTAKE_"
 PATH_VARIABLE = "STOCKTAKE_CONFIG"
@@ -44,8 +45,8 @@ def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     if path is not None:
         return path
     if environ.get(PATH_VARIABLE):
-        return Path(environ[PATH_VARIABLE]).expanduser()
-    home = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+        return expanded(environ[PATH_VARIABLE])
+    home = expanded(environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME') or '~'}/.config")
     return next((place for place in (SYSTEM_PATH, home / "stocktake" / "stocktake.toml") if place.is_file()), None)
 
 
