@@ -75,7 +75,7 @@ def test_given_a_directory_for_a_file_when_read_or_written_then_it_is_a_typed_er
 def test_given_another_hosts_id_when_guarded_then_it_stops_and_says_how_to_go_on() -> None:
     holder = a_node(host="beta")
     with pytest.raises(IdentityError) as caught:
-        identity.guard("alpha", OURS, ("alpha.example",), (), holder)
+        identity.guard_host("alpha", OURS, holder)
     assert "'beta'" in caught.value.what
     assert 'host = "beta"' in caught.value.remedy
     assert "copied" in caught.value.remedy
@@ -84,21 +84,28 @@ def test_given_another_hosts_id_when_guarded_then_it_stops_and_says_how_to_go_on
 def test_given_a_renamed_hypervisor_when_guarded_then_it_stops_before_the_old_node_vanishes() -> None:
     row = a_node()
     with pytest.raises(IdentityError, match=r"alpha\.example.*new\.example"):
-        identity.guard("alpha", OURS, ("new.example",), (row,), row)
+        identity.guard_nodes(OURS, ("new.example",), (row,))
 
 
 def test_given_a_swapped_id_when_guarded_then_the_right_one_is_named() -> None:
     row = a_node(uuid=THEIRS)
     with pytest.raises(IdentityError) as caught:
-        identity.guard("alpha", OURS, ("alpha.example",), (row,), None)
+        identity.guard_nodes(OURS, ("alpha.example",), (row,))
     assert THEIRS in caught.value.remedy
 
 
 def test_given_itself_when_guarded_then_all_is_well() -> None:
     row = a_node()
-    identity.guard("alpha", OURS, ("alpha.example",), (row,), row)
-    identity.guard("alpha", OURS, ("alpha.example",), (), None)
-    identity.guard("alpha", OURS, ("one", "two"), (), None)
+    identity.guard_host("alpha", OURS, row)
+    identity.guard_host("alpha", OURS, None)
+    identity.guard_nodes(OURS, ("alpha.example",), (row,))
+    identity.guard_nodes(OURS, ("alpha.example",), ())
+    identity.guard_nodes(OURS, ("one", "two"), ())
+
+
+def test_given_a_fleet_that_shrank_to_one_node_when_guarded_then_its_derived_uuid_is_its_own() -> None:
+    derived = identity.node_uuids(OURS, ("a", "b"), {}, ())["a"]
+    identity.guard_nodes(OURS, ("a",), (a_node(uuid=derived, name="a"),))
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class Agent:
         self._reloading = False
         self._failures = 0
         self._passes = 0
-        self._beat_due_s = clock.monotonic_s()
+        self._beat_due_s = 0.0
         self._journal = Journal()
 
     def stop(self) -> None:
@@ -157,8 +157,8 @@ class Agent:
         return False
 
     def _beat(self, parts: Parts) -> None:
-        """Say that we live, once per `report_interval`."""
-        if self._clock.monotonic_s() < self._beat_due_s:
+        """Say that we live, once per `report_interval`; not before a pass has seen that we are who we say."""
+        if self._passes == 0 or self._clock.monotonic_s() < self._beat_due_s:
             return
         self._beat_due_s = self._clock.monotonic_s() + parts.settings.report_interval
         try:

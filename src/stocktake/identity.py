@@ -85,28 +85,19 @@ def node_uuids(
     given: dict[str, str] = {}
     for node in nodes:
         known = reported.get(node) or saved.get(node)
-        made = compute_id if alone else str(uuids.uuid5(uuids.UUID(compute_id), node))
-        given[node] = known or made
+        given[node] = known or (compute_id if alone else _derived(compute_id, node))
     return given
 
 
-def guard(
-    host: str,
-    compute_id: str,
-    nodes: Sequence[str],
-    ours: Sequence[ComputeNode],
-    holder: ComputeNode | None,
-) -> None:
+def guard_host(host: str, compute_id: str, holder: ComputeNode | None) -> None:
     """
-    Stop a host that is not who the ledger says it is, before anything is written or deleted.
+    Stop a host that runs with another's id, before anything is asked or written.
 
     Args:
-        nodes: the names that the driver reports.
-        ours: the ledger's nodes of this host.
         holder: the ledger's node, of whatever host, whose uuid is `compute_id`.
 
     Raises:
-        IdentityError: renamed, or running with another's compute_id; says how to fix it.
+        IdentityError: renamed, or the state path was copied; says how to fix it.
     """
     if holder is not None and holder.host != host:
         raise IdentityError(
@@ -115,6 +106,19 @@ def guard(
             remedy=f'If this host was renamed, set `host = "{holder.host}"`; '
             f"if its state path was copied from {holder.host}, delete its {FILE} file.",
         )
+
+
+def guard_nodes(compute_id: str, nodes: Sequence[str], ours: Sequence[ComputeNode]) -> None:
+    """
+    Stop a host whose only node is not the one that the ledger knows, before anything is written or deleted.
+
+    Args:
+        nodes: the names that the driver reports.
+        ours: the ledger's nodes of this host.
+
+    Raises:
+        IdentityError: the hypervisor was renamed, or the id is another's; says how to fix it.
+    """
     if len(nodes) != 1:
         return
     (name,) = nodes
@@ -127,9 +131,14 @@ def guard(
                 remedy="Give the machine its old name back; or, if the new one is to stay, "
                 f"take its guests away and run `stocktake nodes --delete {row.hypervisor_hostname}` first.",
             )
-        if row.hypervisor_hostname == name and row.uuid != compute_id:
+        if row.hypervisor_hostname == name and row.uuid not in {compute_id, _derived(compute_id, name)}:
             raise IdentityError(
                 f"the ledger knows node {name!r} as {row.uuid}, and this host's id is {compute_id}",
                 where=FILE,
                 remedy=f"Write {row.uuid} into the {FILE} file of the state path: another host's may have been copied.",
             )
+
+
+def _derived(compute_id: str, node: str) -> str:
+    """Make the uuid of one node of several; the same whenever it is made."""
+    return str(uuids.uuid5(uuids.UUID(compute_id), node))

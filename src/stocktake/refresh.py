@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stocktake import identity
+from stocktake import __version__, identity
 from stocktake.accounting.orphans import adopted
 from stocktake.accounting.tally import tally
 from stocktake.audit import TimeLimit, audit
@@ -115,7 +115,7 @@ def refresh(
     timer = _Timer(parts.clock, result, parts.clock.monotonic_s())
     host = parts.rules.host
     ours = parts.ledger.nodes(host=host, replica=True)
-    service = parts.ledger.service(host) or parts.ledger.heartbeat(host, version=_version())
+    _guard_host(parts, ours)
     timer.lap("read")
     names = _listed(parts, ours)
     timer.lap("list")
@@ -128,6 +128,7 @@ def refresh(
     result.failed |= refused
     timer.lap("verify")
     uuids = _identified(parts, names, hosts, ours, result)
+    service = parts.ledger.service(host) or parts.ledger.heartbeat(host, version=__version__)
     _count(parts, hosts, uuids, service, result=result, timer=timer, full=full, stop=stop)
     _note(parts, ours, result)
     if only is None and not stop():
@@ -157,7 +158,7 @@ def _count(
     books = books_of(tuple(hosts))
     if parts.settings.adopt == "auto":
         result.adopted = _adopt(parts, hosts, books)
-        if result.adopted:
+        if _let_go(parts, hosts, books) or result.adopted:
             books.update(books_of(tuple(hosts)))
     timer.lap("tally")
     if stop():
@@ -233,14 +234,20 @@ def _identified(
     if reported.keys() >= hosts.keys() and hosts:
         return {node: reported[node] for node in hosts}
     own = identity.compute_id(parts.settings.state_path, ours, parts.ids)
-    holder = next((row for row in ours if row.uuid == own), None)
-    if holder is None:
-        try:
-            holder = parts.ledger.node(own)
-        except NotFound:
-            holder = None
-    identity.guard(parts.rules.host, own, names, ours, holder)
+    identity.guard_nodes(own, names, ours)
     return identity.node_uuids(own, tuple(hosts), reported, ours)
+
+
+def _guard_host(parts: Parts, ours: Sequence[ComputeNode]) -> None:
+    """Stop if this host's id is another host's node; asks the ledger only where the id is none of our rows'."""
+    own = identity.read_compute_id(parts.settings.state_path)
+    if own is None or any(row.uuid == own for row in ours):
+        return
+    try:
+        holder = parts.ledger.node(own)
+    except NotFound:
+        return
+    identity.guard_host(parts.rules.host, own, holder)
 
 
 def _take_over(parts: Parts, uuids: Collection[str], result: Pass) -> None:
@@ -281,6 +288,19 @@ def _adopt(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books]) 
     return [instance.uuid for instance in instances]
 
 
+def _let_go(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books]) -> list[str]:
+    """Delete the adopted instances whose guests the hypervisor no longer has: nobody else keeps their books."""
+    gone: list[str] = []
+    for node, book in books.items():
+        guests = hosts[node].guests
+        if guests is not None:
+            there = {guest.uuid for guest in guests}
+            gone += [one.uuid for one in book.work.instances if one.adopted and one.uuid not in there]
+    if gone:
+        parts.ledger.delete_instances(gone)
+    return gone
+
+
 def failure_of(error: StocktakeError) -> Problem:
     """Make what a node carries while it can't be refreshed."""
     return Problem(code=error.code, about=error.where, text=error.what, remedy=error.remedy, severity="error")
@@ -302,6 +322,10 @@ def _delete_vanished(parts: Parts, names: Sequence[str], ours: Sequence[ComputeN
     vanishes at once, all of them until a second pass agrees.
     """
     gone = [row for row in ours if row.hypervisor_hostname not in names]
+    if gone:
+        # What the replica said may be old: another service may own the node by now.
+        still = {row.uuid for row in parts.ledger.nodes(host=parts.rules.host)}
+        gone = [row for row in gone if row.uuid in still]
     many = len(gone) > len(ours) * parts.settings.vanish_share_max and len(ours) > 1
     marks: dict[str, Problem] = {}
     for row in gone:
@@ -338,9 +362,3 @@ def _why_kept(parts: Parts, row: ComputeNode, *, many: bool) -> str | None:
     if many and not seen_before:
         return "many nodes vanished at once; it goes if the next pass agrees"
     return None
-
-
-def _version() -> str:
-    from stocktake import __version__
-
-    return __version__

@@ -153,13 +153,14 @@ def _identity(host: Host) -> Answers:
     assert host.settings is not None
     own = identity.read_compute_id(host.settings.state_path)
     if own is None:
-        yield "ok", "this host has no compute_id yet; the first refresh makes one", ""
+        yield "ok", "no compute_id: its driver knows the uuids of nodes, or no refresh ran yet", ""
         return
     if host.ledger is None:
         yield "ok", f"compute_id {own}; not compared, the ledger is not there", ""
         return
     ours = host.ledger.nodes(host=host.settings.host)
-    identity.guard(host.settings.host, own, host.names, ours, _holder(host.ledger, own, ours))
+    identity.guard_host(host.settings.host, own, _holder(host.ledger, own, ours))
+    identity.guard_nodes(own, host.names, ours)
     yield "ok", f"host {host.settings.host}, compute_id {own}", ""
 
 
