@@ -1,0 +1,208 @@
+"""Step 1: when; by a clock that the test moves, so that an hour takes no time."""
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from stocktake.agent import Agent
+from stocktake.drivers.base import Driver
+from stocktake.errors import IdentityError, LedgerUnreachable, SettingsError, StocktakeError
+from stocktake.model.hypervisor import Survey
+from stocktake.model.value import replace as changed
+from stocktake.refresh import Parts
+from tests.parts import Fleet, a_guest, parts_of
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+GUEST = "bbbbbbbb-0000-4000-8000-000000000001"
+
+
+class SteppedClock:
+    """Time passes only by waiting; `at` runs things when it is time for them."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.at: list[tuple[float, Callable[[], object]]] = []
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.now_s)
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
+        if event.is_set():
+            return True
+        end_s = self.now_s + (timeout_s if timeout_s is not None else 3600.0)
+        due = sorted((one for one in self.at if one[0] <= end_s), key=lambda one: one[0])
+        if not due:
+            self.now_s = end_s
+            return False
+        self.at.remove(due[0])
+        self.now_s = max(self.now_s, due[0][0])
+        due[0][1]()
+        return event.is_set()
+
+
+class WatchedDriver:
+    """A driver that notes when it is asked for its nodes."""
+
+    name = "watched"
+
+    def __init__(self, driver: Driver, clock: SteppedClock) -> None:
+        self._driver = driver
+        self._clock = clock
+        self.asked_s: list[float] = []
+
+    def node_names(self) -> tuple[str, ...]:
+        self.asked_s.append(self._clock.now_s - 1000.0)
+        return self._driver.node_names()
+
+    def survey(self, nodes: Collection[str]) -> dict[str, Survey | StocktakeError]:
+        return self._driver.survey(nodes)
+
+    def node_exists(self, node: str) -> bool:
+        return self._driver.node_exists(node)
+
+    def uptime_s(self) -> float | None:
+        return self._driver.uptime_s()
+
+    def close(self) -> None:
+        return
+
+
+class Stage:
+    """An agent, its clock and what it works with."""
+
+    def __init__(self, parts: Parts, clock: SteppedClock, fleet: Fleet) -> None:
+        self.clock = clock
+        self.fleet = fleet
+        self.driver = WatchedDriver(parts.driver, clock)
+        self.parts = replace(parts, driver=self.driver)
+        self.opened: list[Callable[[], Parts]] = []
+        self.agent = Agent(self._open, clock, lambda: 0.5)
+
+    def _open(self) -> Parts:
+        return self.opened.pop(0)() if self.opened else self.parts
+
+    def run(self, seconds: float) -> list[float]:
+        """Run for so long; give when the driver was asked."""
+        self.clock.at.append((self.clock.now_s + seconds, self.agent.stop))
+        self.agent.run()
+        return self.driver.asked_s
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    clock = SteppedClock()
+    fleet = Fleet(tmp_path / "fleet.json").has("one")
+    with parts_of(tmp_path, clock=clock) as parts:
+        yield Stage(parts, clock, fleet)
+
+
+def again(stage: Stage, **changes: object) -> Parts:
+    """Parts whose settings differ; the ledger stays open."""
+    return replace(stage.parts, settings=changed(stage.parts.settings, **changes))
+
+
+def test_given_the_default_interval_when_it_runs_then_the_first_pass_is_at_once_and_a_fleet_is_out_of_step(
+    stage: Stage,
+) -> None:
+    assert stage.run(200) == [0, 30, 90, 150]
+
+
+def test_given_an_interval_when_it_runs_then_it_is_kept(stage: Stage) -> None:
+    stage.parts = again(stage, update_resources_interval=7)
+    assert stage.run(20) == [0, 3.5, 10.5, 17.5]
+
+
+def test_given_a_negative_interval_when_it_runs_then_only_a_wake_up_refreshes(stage: Stage) -> None:
+    stage.parts = again(stage, update_resources_interval=-1)
+    stage.clock.at.append((1500.0, stage.agent.reload))
+    assert stage.run(3600) == [0, 500]
+
+
+def test_given_a_failing_pass_when_it_runs_then_it_is_tried_again_with_growing_pauses_and_logged_once(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    stage.fleet.listing = {"raise": "DriverUnreachable", "text": "gone"}
+    stage.fleet.write()
+    asked = stage.run(40)
+    pauses = [later - sooner for sooner, later in pairwise(asked)]
+    assert pauses == [0.75, 1.5, 3, 6, 12]
+    assert sum("gone" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_given_a_failure_that_ends_when_it_runs_then_that_is_logged_and_the_interval_is_back(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    stage.fleet.has("one", fault={"raise": "DriverError", "text": "it burns"})
+    stage.clock.at.append((1001.0, lambda: stage.fleet.has("one")))
+    assert stage.run(100) == [0, 0.75, 2.25, 62.25]
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("it burns" in line for line in said) == 1
+    assert sum("one: fine again" in line for line in said) == 1
+
+
+def test_given_it_runs_when_seconds_pass_then_it_says_that_it_lives(stage: Stage) -> None:
+    stage.run(35)
+    (service,) = stage.parts.ledger.services()
+    assert service.version
+    assert service.last_seen_up == START + timedelta(seconds=1030)
+
+
+def test_given_new_settings_when_reloaded_then_they_hold_from_the_next_pass_which_is_now(stage: Stage) -> None:
+    before = stage.parts
+    stage.opened = [lambda: before, lambda: again(stage, update_resources_interval=5)]
+    stage.clock.at.append((1035.0, stage.agent.reload))
+    assert stage.run(48) == [0, 30, 35, 40, 45]
+
+
+def test_given_wrong_settings_when_reloaded_then_the_old_ones_stay(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong() -> Parts:
+        raise SettingsError("no such thing", where="stocktake.toml line 3")
+
+    before = stage.parts
+    stage.opened = [lambda: before, wrong]
+    stage.clock.at.append((1035.0, stage.agent.reload))
+    assert stage.run(100) == [0, 30, 35, 95]
+    assert "stocktake.toml line 3: no such thing" in caplog.text
+
+
+def test_given_a_part_that_is_away_at_the_start_when_it_runs_then_it_waits_for_it(stage: Stage) -> None:
+    def away() -> Parts:
+        raise LedgerUnreachable("no answer", where="the ledger")
+
+    stage.opened = [away, away, away]
+    assert stage.run(20)[0] == 7
+
+
+def test_given_another_hosts_id_when_it_starts_then_it_ends_and_nothing_is_written(stage: Stage) -> None:
+    stage.run(1)
+    stranger = Agent(
+        lambda: replace(stage.parts, rules=changed(stage.parts.rules, host="omega")), stage.clock, lambda: 0.5
+    )
+    with pytest.raises(IdentityError):
+        stranger.run()
+    assert [service.host for service in stage.parts.ledger.services()] == ["alpha"]
+
+
+def test_given_a_stop_before_the_first_pass_when_it_runs_then_it_ends(stage: Stage) -> None:
+    stage.agent.stop()
+    stage.agent.run()
+    assert stage.driver.asked_s == []
+
+
+def test_given_a_guest_that_starts_between_passes_when_the_next_pass_ran_then_the_record_has_it(stage: Stage) -> None:
+    stage.clock.at.append((1010.0, lambda: stage.fleet.has("one", guests=[a_guest(GUEST)])))
+    stage.run(35)
+    assert stage.parts.ledger.node("one").vcpus_used == 2
