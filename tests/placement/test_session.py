@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,7 +14,8 @@ import pytest
 
 from stocktake.clock import SystemClock
 from stocktake.errors import PlacementError, PlacementUnreachable, SettingsError, StocktakeError
-from stocktake.placement import NoScheduler, open_scheduler
+from stocktake.placement import NoScheduler, embedded, open_scheduler
+from stocktake.placement.session import open_embedded
 from tests.placement.making import Section, tree
 
 REPOSITORY = Path(__file__).parents[2]
@@ -76,7 +78,7 @@ def test_given_no_scheduler_when_used_then_it_agrees_with_everything_and_says_so
     assert (scheduler.requests, scheduler.writes) == (0, 0)
 
 
-Served = Callable[[str, int], str]
+Served = Callable[..., str]
 
 
 @pytest.fixture
@@ -84,13 +86,17 @@ def served() -> Iterator[Served]:
     """Serve one answer to every request, as a wrong URL or an old Placement would."""
     servers: list[tuple[HTTPServer, threading.Thread]] = []
 
-    def serve(body: str, status: int = 200) -> str:
+    def serve(body: str, status: int = 200, **headers: str) -> str:
         class Always(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body.encode())))
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
                 self.end_headers()
                 self.wfile.write(body.encode())
+
+            do_POST = do_GET  # noqa: N815
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 del format, args
@@ -143,6 +149,39 @@ def test_given_a_version_when_negotiated_then_the_newest_that_both_know_is_taken
 ) -> None:
     scheduler = open_scheduler(replace(REMOTE, url=served(versions(newest), 200)), SystemClock())
     assert scheduler.ping() == agreed
+    scheduler.close()
+
+
+EMPTY_CATALOGUE = json.dumps(
+    {
+        "token": {
+            "methods": ["password"],
+            "expires_at": "2099-01-01T00:00:00.000000Z",
+            "issued_at": "2020-01-01T00:00:00.000000Z",
+            "user": {"id": "u", "name": "u", "domain": {"id": "d", "name": "d"}},
+            "catalog": [],
+        }
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "said"),
+    [
+        ("{}", 401, PlacementError, "could not authenticate.*placement.auth"),
+        ("{}", 503, PlacementUnreachable, "503"),
+        (EMPTY_CATALOGUE, 201, PlacementError, "placement.url, placement.auth_type"),
+    ],
+)
+def test_given_keystone_does_not_lead_to_placement_when_asked_then_the_error_says_so(
+    served: Served, body: str, status: int, kind: type[StocktakeError], said: str
+) -> None:
+    auth = {"auth_url": f"{served(body, status, X_Subject_Token='t')}/v3", "username": "u", "password": "p"}
+    full = {**auth, "user_domain_id": "d", "project_name": "s", "project_domain_id": "d"}
+    section = Section(mode="remote", auth_type="v3password", auth=full)
+    scheduler = open_scheduler(section, SystemClock())
+    with pytest.raises(kind, match=said):
+        scheduler.ping()
     scheduler.close()
 
 
@@ -210,3 +249,75 @@ except PlacementUnreachable as error:
     print(error.code)
 """
     assert in_process(code) == "PlacementUnreachable\n"
+
+
+def test_given_the_lock_is_kept_when_asked_then_it_is_unreachable_and_works_once_it_is_free(
+    embedded_connection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = open_scheduler(Section(mode="embedded", connection=embedded_connection), SystemClock())
+    scheduler.ping()
+    monkeypatch.setattr(embedded, "LOCK_WAIT_S", 0.1)
+    name = f"node-{uuid.uuid4()}"
+    file = embedded_connection.removeprefix("sqlite:///") + ".lock"
+    code = (
+        "import fasteners, sys; k = fasteners.InterProcessLock(sys.argv[1]); k.acquire(); print(1, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == "1\n"
+        error = scheduler.sync({name: tree(name)})[name]
+        assert isinstance(error, PlacementUnreachable)
+        assert "another process keeps the lock" in str(error)
+        keeper.communicate("\n", timeout=10)
+    assert not isinstance(scheduler.sync({name: tree(name)})[name], StocktakeError)
+
+
+def test_given_another_thread_keeps_the_lock_when_asked_then_it_is_unreachable(
+    embedded_connection: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    door = embedded.Embedded(embedded_connection, state_path=tmp_path)
+    session = open_embedded(door)
+    session.ping()
+    monkeypatch.setattr(embedded, "LOCK_WAIT_S", 0.1)
+    kept, free = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        with door._mutex:
+            kept.set()
+            free.wait(10)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    kept.wait(10)
+    with pytest.raises(PlacementUnreachable, match="another thread keeps the lock"):
+        session.write("PUT", "/traits/CUSTOM_A")
+    free.set()
+    thread.join()
+    assert session.write("PUT", "/traits/CUSTOM_A").fine
+
+
+def test_given_two_doors_in_one_process_when_threads_write_through_both_then_none_fails(
+    embedded_connection: str, tmp_path: Path
+) -> None:
+    doors = [open_embedded(embedded.Embedded(embedded_connection, state_path=tmp_path)) for _ in range(2)]
+    failed: list[object] = []
+
+    def write(number: int) -> None:
+        body = {"uuid": str(uuid.uuid4()), "name": f"node-{uuid.uuid4()}"}
+        for method, path in (("POST", "/resource_providers"), ("DELETE", f"/resource_providers/{body['uuid']}")):
+            answer = doors[number % 2].write(method, path, body if method == "POST" else None)
+            if not answer.fine:
+                failed.append(answer)
+
+    def write_many(number: int) -> None:
+        for _ in range(5):
+            write(number)
+
+    threads = [threading.Thread(target=write_many, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []

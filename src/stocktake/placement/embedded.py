@@ -6,15 +6,17 @@ locked" comes back as 500), nor for two that create the schema at once. So a loc
 round every request that is not a GET, and round loading. See docs/decisions.
 """
 
+import contextlib
 import io
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import fasteners
 from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
 from requests.exceptions import ConnectionError as NoConnection
@@ -34,6 +36,8 @@ class _Loaded:
     """The one application of this process: Placement's configuration is global."""
 
     guard = threading.Lock()
+    # Of the process, not of a door: a lock file does not keep two doors of one process apart.
+    writing = threading.RLock()
     connection: str | None = None
     app: _WsgiApp | None = None
 
@@ -52,8 +56,9 @@ class Embedded(BaseAdapter):
         local = connection.startswith("sqlite:///") and file not in ("", ":memory:")
         patience = f"{'&' if '?' in connection else '?'}timeout={_BUSY_S}"
         self._connection = connection + patience if local and "timeout=" not in connection else connection
-        self._lock_file = Path(file + ".lock") if local else state_path / "placement.lock"
-        self._mutex = threading.RLock()
+        lock = Path(file + ".lock") if local else state_path / "placement.lock"
+        self._file_lock = fasteners.InterProcessLock(str(lock))
+        self._mutex = _Loaded.writing
         self._app: _WsgiApp | None = None
 
     def send(self, request: PreparedRequest, *args: object, **options: object) -> Response:
@@ -67,42 +72,39 @@ class Embedded(BaseAdapter):
         """
         del args, options
         if self._app is None:
-            with _Locked(self._mutex, self._lock_file, request):
+            with self._alone(request):
                 self._app = _load(self._connection)
         if request.method == "GET":
             return _called(self._app, request)
-        with _Locked(self._mutex, self._lock_file, request):
+        with self._alone(request):
             return _called(self._app, request)
 
     def close(self) -> None:
         """Nothing to close: the application lives as long as the process."""
 
-
-class _Locked:
-    """Both locks, for one request."""
-
-    def __init__(self, mutex: threading.RLock, file: Path, request: PreparedRequest) -> None:
-        import fasteners
-
-        self._mutex: Any = mutex
-        self._file = fasteners.InterProcessLock(str(file))
-        self._request = request
-
-    def __enter__(self) -> None:
+    @contextlib.contextmanager
+    def _alone(self, request: PreparedRequest) -> Iterator[None]:
+        """Hold both locks."""
         if not self._mutex.acquire(timeout=LOCK_WAIT_S):
-            raise NoConnection(f"another thread keeps the lock for {LOCK_WAIT_S:.0f} s", request=self._request)
+            raise NoConnection(f"another thread keeps the lock for {LOCK_WAIT_S:.0f} s", request=request)
         try:
-            locked = self._file.acquire(timeout=LOCK_WAIT_S, delay=0.005, max_delay=0.05)
-        except OSError as error:
+            self._lock_file(request)
+            try:
+                yield
+            finally:
+                self._file_lock.release()
+        finally:
             self._mutex.release()
-            raise NoConnection(f"the lock file can't be used: {error}", request=self._request) from error
-        if not locked:
-            self._mutex.release()
-            raise NoConnection(f"another process keeps the lock for {LOCK_WAIT_S:.0f} s", request=self._request)
 
-    def __exit__(self, *exc: object) -> None:
-        self._file.release()
-        self._mutex.release()
+    def _lock_file(self, request: PreparedRequest) -> None:
+        try:
+            locked = self._file_lock.acquire(timeout=LOCK_WAIT_S, delay=0.005, max_delay=0.05)
+        except OSError as error:
+            raise NoConnection(f"the lock file can't be used: {error}", request=request) from error
+        if not locked:
+            # fasteners leaves the file open that it could not lock.
+            self._file_lock.lockfile.close()
+            raise NoConnection(f"another process keeps the lock for {LOCK_WAIT_S:.0f} s", request=request)
 
 
 def _load(connection: str) -> _WsgiApp:

@@ -194,7 +194,9 @@ class Placement:
         self._persist(partial(delete_tree, self._session, root_uuid))
         with self._mutex:
             self._settled.pop(root_uuid, None)
-            self._seen.pop(root_uuid, None)
+            gone = [uuid for uuid, seen in self._seen.items() if root_uuid in (uuid, seen.parent_uuid)]
+            for uuid in gone:
+                del self._seen[uuid]
 
     def allocations(self, provider_uuid: str) -> Allocations:
         """Read a provider's allocations."""
