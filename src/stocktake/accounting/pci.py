@@ -161,6 +161,7 @@ def _tracked(device: PciDevice, spec: DeviceSpec, before: PciRecord | None) -> P
         request_id=request,
         resource_class=spec.resource_class,
         traits=spec.traits,
+        physical_network=spec.tags.get("physical_network"),
     )
 
 
@@ -176,7 +177,8 @@ def _tags(record: PciRecord, specs: Sequence[DeviceSpec], provider_root: str | N
     address = provider_address(record)
     tags = {**(spec.tags if spec else {}), "dev_type": record.dev_type, "address": address}
     if provider_root is not None:
-        tags["rp_name"] = f"{provider_root}_{address}"
+        # Nova writes the address in upper case in a provider's name.
+        tags["rp_name"] = f"{provider_root}_{address.upper()}"
     return tags
 
 
