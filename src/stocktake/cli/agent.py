@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stocktake import __version__
 from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 
@@ -40,6 +41,7 @@ def agent_command(session: Session, *, once: bool) -> int:
         from stocktake.cli.refresh import exit_code_of
         from stocktake.refresh import refresh
 
+        session.parts.ledger.heartbeat(session.settings.host, version=__version__)
         result = refresh(session.parts, full=True)
         Journal().note_pass(result)
         return exit_code_of(result)

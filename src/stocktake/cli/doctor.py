@@ -8,6 +8,8 @@ from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 
 _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
+# Where the text begins, after mark and part.
+_INDENT = 19
 
 
 @click.command(
@@ -31,7 +33,7 @@ def doctor_command(session: Session) -> int:
     from dataclasses import asdict
 
     from stocktake.cli.checks import Check, examine
-    from stocktake.cli.screen import clean, screen_of, write, write_json
+    from stocktake.cli.screen import clean, screen_of, wrapped, write, write_json
 
     session.command = "doctor"
     screen = screen_of(session)
@@ -42,7 +44,10 @@ def doctor_command(session: Session) -> int:
             continue
         mark, colour = _MARKS[check.verdict]
         remedy = f" -> {check.remedy}" if check.remedy else ""
-        write(screen, f"{screen.paint(mark, fg=colour)}  {check.part:<12} {clean(check.text)}{clean(remedy)}")
+        lines = wrapped(screen, clean(f"{check.text}{remedy}"), indent=_INDENT)
+        write(screen, f"{screen.paint(mark, fg=colour)}  {check.part:<12} {lines[0]}")
+        for line in lines[1:]:
+            write(screen, f"{'':{_INDENT}}{line}")
     code = 3 if any(check.unreachable for check in checks) else int(any(check.verdict != "ok" for check in checks))
     if session.json:
         write_json(session, [asdict(check) for check in checks], exit_code=code)

@@ -2,6 +2,7 @@
 `explain`: the entries that make each number. Law: what does not add up is said loudly.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from stocktake.cli.figures import Figure
+    from stocktake.cli.figures import Figure, Part
     from stocktake.cli.screen import Screen
     from stocktake.model.books import ComputeNode, Entry
 
@@ -44,7 +45,7 @@ def explain_command(session: Session, node_name: str, field: str | None) -> int:
     """
     from stocktake.cli.figures import figures
     from stocktake.cli.nodes import find_node
-    from stocktake.cli.screen import screen_of, write, write_json
+    from stocktake.cli.screen import screen_of, write, write_json, write_prose
 
     session.command = "explain"
     node = find_node(session.ledger, node_name)
@@ -73,10 +74,10 @@ def explain_command(session: Session, node_name: str, field: str | None) -> int:
                 f"!! {figure.field} DOES NOT ADD UP: the record says {figure.recorded}, its entries {figure.sum}. "
                 "Run `stocktake refresh`; if it stays, `stocktake ledger export` and report it."
             )
-            write(screen, screen.paint(text, fg="red", bold=True))
+            write_prose(screen, text, colour="red", bold=True)
     if code == 0 and field is None:
         write(screen)
-        write(screen, f"All {len(chosen)} figures add up. One by one: {_listed(known)}.")
+        write_prose(screen, f"All {len(chosen)} figures add up. One by one: {_listed(known)}.")
     return code
 
 
@@ -95,7 +96,7 @@ def _chosen(known: "Mapping[str, Figure]", field: str | None, node: "ComputeNode
 def _plain(figure: "Figure") -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(figure), "agrees": figure.agrees}
+    return {**asdict(figure), "whole_unit": figure.whole_unit, "agrees": figure.agrees}
 
 
 def _listed(known: "Mapping[str, Figure]") -> str:
@@ -105,12 +106,19 @@ def _listed(known: "Mapping[str, Figure]") -> str:
     return ", ".join([*plain, *(f"{name} …" for name in others if name)])
 
 
-def who(kind: str, identity: str, name: str | None) -> str:
-    """Name a holder: its kind, its name, and as much of its uuid as tells it apart."""
-    if kind == "reserved":
-        return "reserved for the host"
-    short = identity[:_SHORT_UUID] if kind != "device" else identity
-    return f"{kind} {name} ({short})" if name else f"{kind} {identity}"
+def who(holders: "Sequence[Entry | Part]") -> list[str]:
+    """Name the holders: kind and name; the beginning of the uuid where two have one name, all of it without one."""
+    names = Counter((holder.kind, holder.name) for holder in holders)
+
+    def named(holder: "Entry | Part") -> str:
+        if holder.kind == "reserved":
+            return "reserved for the host"
+        if not holder.name:
+            return f"{holder.kind} {holder.id}"
+        again = f" ({holder.id[:_SHORT_UUID]})" if names[holder.kind, holder.name] > 1 else ""
+        return f"{holder.kind} {holder.name}{again}"
+
+    return [named(holder) for holder in holders]
 
 
 def _write_all(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entry]") -> None:
@@ -129,13 +137,13 @@ def _write_all(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entry]"
     )
     rows: list[list[str | Cell]] = [
         [
-            who(entry.kind, entry.id, entry.name),
+            name,
             f"{entry.vcpus:,}",
             f"{entry.memory_mb:,}",
             f"{entry.disk_mb:,}",
             _why(entry),
         ]
-        for entry in entries
+        for name, entry in zip(who(entries), entries, strict=True)
     ]
     disk_mb = sum(entry.disk_mb for entry in entries)
     disk_gb = -(-disk_mb // 1024)
@@ -170,8 +178,8 @@ def _write_one(screen: "Screen", figure: "Figure") -> None:
     from stocktake.cli.screen import write
     from stocktake.cli.tables import Cell, Column, Row, write_table
 
-    recorded = f"{figure.recorded:,}" if isinstance(figure.recorded, int) else figure.recorded or "none"
-    write(screen, screen.paint(f"{figure.field} = {recorded}", bold=True))
+    recorded = f"{figure.recorded:,}" if isinstance(figure.recorded, int) else figure.recorded or "no"
+    write(screen, screen.paint(f"{figure.field} = {recorded} {figure.whole_unit}", bold=True))
     if figure.parts:
         write(screen)
     numbers = all(isinstance(part.amount, int) for part in figure.parts)
@@ -179,10 +187,10 @@ def _write_one(screen: "Screen", figure: "Figure") -> None:
     rows: list[Row] = [
         (
             f"{part.amount:,}" if isinstance(part.amount, int) else part.amount,
-            who(part.kind, part.id, part.name),
+            name,
             part.why,
         )
-        for part in figure.parts
+        for name, part in zip(who(figure.parts), figure.parts, strict=True)
     ]
     if numbers and figure.parts:
         total = sum(part.amount for part in figure.parts if isinstance(part.amount, int))

@@ -49,6 +49,11 @@ class Figure:
     steps: tuple[str, ...] = ()
 
     @property
+    def whole_unit(self) -> str:
+        """The unit of the number itself."""
+        return "GB" if self.field in {"local_gb_used", "free_disk_gb"} else self.unit
+
+    @property
     def agrees(self) -> bool:
         """Say whether the record is what its parts add up to."""
         return self.recorded == self.sum

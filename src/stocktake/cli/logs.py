@@ -22,6 +22,18 @@ class LineFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+class StderrHandler(logging.Handler):
+    """Writes to whatever stderr is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; a log that can't be written stops nothing."""
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
 def wanted_level(setting: str, louder: int, *, quiet: bool) -> int:
     """Give the level: --quiet and --verbose go above the setting."""
     if quiet:
@@ -33,12 +45,11 @@ def wanted_level(setting: str, louder: int, *, quiet: bool) -> int:
 
 def log_to_stderr(level: int, *, as_json: bool) -> None:
     """Send everything from `level` on to stderr; called again, it replaces what was set up before."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(_json_formatter() if as_json else LineFormatter())
     root = logging.getLogger()
-    for old in [known for known in root.handlers if isinstance(known, logging.StreamHandler)]:
-        if type(old) is logging.StreamHandler:
-            root.removeHandler(old)
+    for old in [known for known in root.handlers if isinstance(known, StderrHandler)]:
+        root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
     for name in _NOISY:

@@ -51,8 +51,21 @@ stocktake keeps the books of compute hosts: what they have, what is promised, wh
 `stocktake --help` lists all commands and options, `stocktake COMMAND --help` explains one."""
 
 
+class _PipeBroken(Exception):
+    """The reader of our output went away; click would make 1 of it, which means something else here."""
+
+
 class Program(Commands):
     """The group of all commands; the one place where an error becomes an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise _PipeBroken from error
+        return code
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run, and exit with the code; without `standalone_mode` give it instead."""
@@ -67,14 +80,13 @@ def _run(main: Any, session: Session, args: Sequence[Any], extra: dict[str, Any]
     try:
         try:
             code = main(*args, standalone_mode=False, obj=session, **extra)
-            sys.stdout.flush()
         finally:
             session.close()
     except click.ClickException as error:
         return _usage_error(session, error)
     except StocktakeError as error:
         return _told(session, error)
-    except BrokenPipeError:
+    except (_PipeBroken, BrokenPipeError):
         # What Python still holds for the pipe must not fail again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_BROKEN

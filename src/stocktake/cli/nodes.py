@@ -73,7 +73,7 @@ def nodes_command(session: Session, host: str | None, doomed: str | None, *, for
 
 def write_nodes(session: Session, screen: "Screen", lines: "Sequence[Line]", now: "datetime") -> None:
     """Write the table, its sums, and why nodes are not up."""
-    from stocktake.cli.screen import hint, write
+    from stocktake.cli.screen import clean, hint, write, write_prose
     from stocktake.cli.tables import Column, write_table
 
     if not lines:
@@ -97,7 +97,7 @@ def write_nodes(session: Session, screen: "Screen", lines: "Sequence[Line]", now
     sums = _sums([node for node, _, _ in lines]) if len(lines) > 1 else None
     left_out = write_table(screen, columns, [_row(*line, now) for line in lines], sums=sums)
     for text in _reasons(lines):
-        write(screen, screen.paint(text, fg="yellow"))
+        write_prose(screen, clean(text), colour="yellow")
     if left_out:
         hint(session, f"({left_out} more columns in a wider terminal, or with --json)")
 

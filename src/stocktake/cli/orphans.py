@@ -100,18 +100,18 @@ def _write(session: Session, screen: "object", found: Sequence[Found]) -> None:
         return
     nodes = len({one.node for one in found})
     columns = (
-        Column("UUID"),
+        Column("UUID", weight=2),
         Column("NAME", shrinks=True),
         Column("NODE", shrinks=True, weight=6 if nodes > 1 else 1),
-        Column("VCPUS", right=True, weight=5),
+        Column("VCPUS", right=True, weight=4),
         Column("MEMORY GiB", right=True, weight=5),
         Column("DISK GB", right=True, weight=3),
-        Column("WHY", weight=2, wraps=True),
+        Column("WHY", wraps=True),
     )
     rows: list[Row] = [
         (
             one.entry.id,
-            Cell(one.entry.name or "", "" if one.active else "dim"),
+            Cell(one.entry.name or one.entry.id, "" if one.active else "dim"),
             one.node,
             *((str(one.entry.vcpus), gib(one.entry.memory_mb), gib(one.entry.disk_mb)) if one.active else ("off",) * 3),
             f"{one.entry.kind}: {one.entry.why}",
@@ -123,10 +123,8 @@ def _write(session: Session, screen: "object", found: Sequence[Found]) -> None:
         hint(session, "(more columns in a wider terminal, or with --json)")
     orphans = [one for one in found if one.entry.kind == "orphan" and one.active]
     if orphans:
-        hint(
-            session,
-            f"`stocktake orphans adopt {orphans[0].entry.id}` makes an instance of one, --all of those that run.",
-        )
+        name = orphans[0].entry.name or orphans[0].entry.id
+        hint(session, f"`stocktake orphans adopt {name}` makes an instance of it, --all of all that run.")
 
 
 @orphans_command.command(
@@ -136,26 +134,27 @@ def _write(session: Session, screen: "object", found: Sequence[Found]) -> None:
     $ stocktake orphans adopt --all --yes
     """,
 )
-@click.argument("uuids", metavar="UUID...", nargs=-1)
+@click.argument("guests_named", metavar="UUID...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every orphan that runs on this host.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @click.pass_obj
-def adopt_command(session: Session, uuids: tuple[str, ...], *, everything: bool, yes: bool) -> int:
+def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything: bool, yes: bool) -> int:
     """Make instances of orphans on this host: promised what they take now.
 
-    Run it where the guests are. A misplaced guest is not adopted: the ledger has
-    it elsewhere, and one of the two is wrong. A refresh follows.
+    A guest is named by its uuid, or by its name if no other has it. Run this
+    where the guests are. A misplaced guest is not adopted: the ledger has it
+    elsewhere, and one of the two is wrong. A refresh follows.
     """
     session.command = "orphans adopt"
-    if bool(uuids) == everything:
-        raise click.UsageError("Name the guests by UUID, or give --all.")
+    if bool(guests_named) == everything:
+        raise click.UsageError("Name the guests by uuid or name, or give --all.")
     from stocktake.cli.refresh import exit_code_of
     from stocktake.cli.screen import screen_of, write, write_json
     from stocktake.refresh import refresh
 
     parts = session.parts
     guests = _guests(parts)
-    chosen = _chosen(guests, _orphans(parts, guests), uuids)
+    chosen = _chosen(guests, _orphans(parts, guests), guests_named)
     if everything and chosen and not yes:
         from stocktake.cli.options import confirm
 
@@ -212,20 +211,21 @@ def _orphans(parts: "Parts", guests: dict[str, tuple[str, "Guest"]]) -> dict[str
         nodes[node] = nodes.get(node, frozenset()) | {uuid}
     works = parts.ledger.work(parts.rules.host, tuple(nodes), nodes)
     reasons = dict.fromkeys(guests, "")
-    for work in works.values():
-        for instance in (*work.instances, *work.moving.values()):
-            counted = "is an instance already" if counts(instance) else f"is in the ledger as {instance.vm_state}"
-            reasons[instance.uuid] = counted
+    for node, work in works.items():
+        # A guest may be known on another node of this host: then it is misplaced, as on another host.
+        here = {instance.uuid: instance for instance in (*work.moving.values(), *work.instances)}
+        for uuid in nodes[node] & here.keys():
+            known = here[uuid]
+            reasons[uuid] = "is an instance already" if counts(known) else f"is in the ledger as {known.vm_state}"
         for uuid, place in work.places.items():
-            if not place.deleted and not reasons.get(uuid):
-                reasons[uuid] = (
-                    f"is misplaced: the ledger has it on {place.host or 'no host'} ({place.node or 'no node'})"
-                )
+            if not place.deleted:
+                where = f"{place.host or 'no host'} ({place.node or 'no node'})"
+                reasons[uuid] = f"is misplaced: the ledger has it on {where}"
     return reasons
 
 
 def _chosen(
-    guests: dict[str, tuple[str, "Guest"]], reasons: dict[str, str], uuids: Sequence[str]
+    guests: dict[str, tuple[str, "Guest"]], reasons: dict[str, str], named: Sequence[str]
 ) -> list[tuple[str, "Guest"]]:
     """
     Pick the guests to adopt: those named, or all that run.
@@ -233,13 +233,23 @@ def _chosen(
     Raises:
         NotFound, InvalidInput: one that is named is not there, or is no orphan; then none is adopted.
     """
-    if not uuids:
+    if not named:
         return [(node, guest) for uuid, (node, guest) in sorted(guests.items()) if guest.active and not reasons[uuid]]
+    uuids = [_uuid(name, guests, reasons) for name in named]
     for uuid in uuids:
-        if uuid not in guests:
-            orphans = [known for known, reason in reasons.items() if not reason]
-            remedy = nearest(uuid, orphans).strip() or "`stocktake orphans` lists them; run this where the guest is."
-            raise NotFound(f"the hypervisor has no guest {uuid!r}", remedy=remedy)
         if reasons[uuid]:
             raise InvalidInput(f"guest {uuid} {reasons[uuid]}", remedy="Nothing was adopted.")
     return [guests[uuid] for uuid in dict.fromkeys(uuids)]
+
+
+def _uuid(name: str, guests: dict[str, tuple[str, "Guest"]], reasons: dict[str, str]) -> str:
+    if name in guests:
+        return name
+    alike = [uuid for uuid, (_, guest) in guests.items() if guest.name == name]
+    if len(alike) > 1:
+        raise InvalidInput(f"{len(alike)} guests are named {name!r}", remedy=f"Give the uuid: {', '.join(alike)}.")
+    if not alike:
+        orphans = [known for uuid, (_, guest) in guests.items() if not reasons[uuid] for known in (guest.name, uuid)]
+        remedy = nearest(name, orphans).strip() or "`stocktake orphans` lists them; run this where the guest is."
+        raise NotFound(f"the hypervisor has no guest {name!r}", remedy=remedy)
+    return alike[0]

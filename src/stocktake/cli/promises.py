@@ -49,13 +49,13 @@ def instances_command(session: Session, host: str | None, node_name: str | None,
         hint(session, "Guests that nobody promised are orphans: `stocktake orphans`, `stocktake orphans adopt UUID`.")
         return 0
     columns = (
-        Column("UUID"),
+        Column("UUID", weight=1),
         Column("NAME", shrinks=True),
-        Column("NODE", shrinks=True, weight=3),
+        Column("NODE", shrinks=True, weight=5),
         Column("STATE"),
-        Column("TASK", weight=4),
-        Column("VCPUS", right=True, weight=5),
-        Column("MEMORY GiB", right=True, weight=5),
+        Column("TASK", weight=3),
+        Column("VCPUS", right=True, weight=4),
+        Column("MEMORY GiB", right=True, weight=4),
         Column("DISK GB", right=True, weight=2),
     )
     if write_table(screen, columns, [_instance(instance) for instance in instances]):
@@ -71,7 +71,7 @@ def _instance(instance: "Instance") -> "Row":
     state = "deleted" if instance.deleted else instance.vm_state or "unknown"
     return (
         instance.uuid,
-        (instance.name or "") + (" (adopted)" if instance.adopted else ""),
+        (instance.name or instance.uuid) + (" (adopted)" if instance.adopted else ""),
         instance.node or "none",
         Cell(state, {"active": "green", "error": "red", "deleted": "dim"}.get(state, "")),
         instance.task_state or "",
@@ -109,7 +109,7 @@ def migrations_command(session: Session, *, everything: bool) -> int:
         return 0
     columns = (
         Column("ID", right=True),
-        Column("INSTANCE"),
+        Column("INSTANCE", weight=5),
         Column("TYPE", weight=3),
         Column("STATUS"),
         Column("FROM", shrinks=True),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stocktake import __version__
 from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 from stocktake.errors import StocktakeError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from stocktake.model.books import ComputeNode
     from stocktake.refresh import Pass
 
+# A fleet's first refresh must not scroll everything else away.
+_LINES_MAX = 20
+_TABLE_MAX = 50
 # What a person wants to hear of a changed record.
 _TOLD = (
     "vcpus",
@@ -51,12 +55,14 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     makes the ledger. Exit code 1 if a node carries an error or should have gone
     and was kept, 3 if something could not be reached.
     """
-    from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
     from stocktake.cli.state import states_of
     from stocktake.refresh import refresh
 
     session.command = "refresh"
     parts = session.parts
+    # A pass is a sign of life, whoever asked for it.
+    parts.ledger.heartbeat(parts.rules.host, version=__version__)
     before = {node.hypervisor_hostname: node for node in parts.ledger.nodes(host=parts.rules.host)}
     result = refresh(parts, only=only, full=full)
     code = exit_code_of(result)
@@ -66,24 +72,28 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     from stocktake.cli.nodes import write_nodes
 
     screen = screen_of(session)
-    for name in sorted({*result.nodes, *result.failed}):
-        text, colour = _told(name, result, before)
-        if text:
-            write(screen, screen.paint(text, fg=colour) if colour else text)
+    told = [_told(name, result, before) for name in sorted({*result.nodes, *result.failed})]
+    # What went wrong is told first, and never left out.
+    told = sorted((line for line in told if line[0]), key=lambda line: line[1] != "red")
+    shown = max(_LINES_MAX, sum(colour == "red" for _, colour in told))
+    for text, colour in told[:shown]:
+        write_prose(screen, clean(text), colour=colour)
+    if len(told) > shown:
+        write(screen, f"… and {len(told) - shown:,} more")
     for name in result.deleted:
         write(screen, f"{name}: deleted, the driver no longer reports it")
     for name, why in result.kept.items():
-        write(screen, screen.paint(f"{name}: no longer reported, and kept: {why}", fg="yellow"))
+        write_prose(screen, clean(f"{name}: no longer reported, and kept: {why}"), colour="yellow")
     for uuid in result.adopted:
         write(screen, f"adopted guest {uuid} as an instance")
     now = session.clock.now()
     nodes = [node for _, node in sorted(result.nodes.items())]
-    if nodes:
+    if nodes and len(nodes) <= _TABLE_MAX:
         write(screen)
         lines = states_of(nodes, parts.ledger.services(), now, parts.settings.service_down_time)
         write_nodes(session, screen, lines, now)
         write(screen)
-    write(screen, _summary(result, parts.driver.name))
+    write_prose(screen, _summary(result, parts.driver.name))
     if nodes:
         name = nodes[0].hypervisor_hostname
         hint(session, f"Next: `stocktake show {name}`, `stocktake explain {name} memory_mb_used`.")

@@ -6,8 +6,8 @@ Law: a pipe gets everything in full width and no colour; names from outside can'
 
 import shutil
 import sys
+import textwrap
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import click
@@ -19,6 +19,7 @@ from stocktake.model.value import plain
 
 # The widest line of running text; tables may be wider.
 PROSE_COLUMNS = 100
+_PROSE_COLUMNS_MIN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class Screen:
     colour: bool
     unicode: bool
 
-    def paint(self, text: str, **style: str | bool) -> str:
+    def paint(self, text: str, **style: str | bool | None) -> str:
         """Style text, where colours are wanted."""
-        return click.style(text, **style) if self.colour and text else text  # type: ignore[arg-type]
+        return click.style(text, **style) if self.colour and text and any(style.values()) else text  # type: ignore[arg-type]
 
 
 def screen_of(session: Session) -> Screen:
@@ -59,11 +60,27 @@ def write(screen: Screen, text: str = "") -> None:
 _ASCII = str.maketrans({"█": "#", "▒": "=", "░": ".", "…": "~"})
 
 
+def wrapped(screen: Screen, text: str, *, indent: int = 0) -> list[str]:
+    """Break running text where a terminal ends; words such as paths stay whole, and a pipe gets one line."""
+    if screen.width is None:
+        return [text]
+    width = max(min(screen.width, PROSE_COLUMNS) - indent, _PROSE_COLUMNS_MIN)
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def write_prose(screen: Screen, text: str, *, indent: int = 0, colour: str = "", bold: bool = False) -> None:
+    """Write running text, every line with the indent and in the colour."""
+    for line in wrapped(screen, text, indent=indent):
+        write(screen, f"{'':{indent}}{screen.paint(line, fg=colour or None, bold=bold)}")
+
+
 def hint(session: Session, text: str) -> None:
     """Say on stderr what to try next; not with --quiet and not to programs."""
     if not session.quiet and not session.json:
         screen = screen_of(session)
-        click.echo(screen.paint(text, dim=True) if sys.stderr.isatty() else text, err=True, color=screen.colour)
+        painted = sys.stderr.isatty() and screen.colour
+        for line in wrapped(screen, text):
+            click.echo(click.style(line, dim=True) if painted else line, err=True, color=painted)
 
 
 def write_json(session: Session, data: object, *, exit_code: int = 0, error: StocktakeError | None = None) -> None:
@@ -98,8 +115,3 @@ def _columns(letter: str) -> int:
     if unicodedata.combining(letter):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-
-
-def object_of(pairs: Mapping[str, object]) -> dict[str, object]:
-    """Make plain data of several values by name."""
-    return {name: plain(value) for name, value in pairs.items()}

@@ -115,7 +115,7 @@ def write_head(
     screen: "Screen", node: "ComputeNode", service: "Service | None", state: "State", now: "datetime"
 ) -> None:
     """Write who the node is and how it is."""
-    from stocktake.cli.screen import clean, write
+    from stocktake.cli.screen import clean, write, write_prose
     from stocktake.cli.state import COLOURS
     from stocktake.cli.words import moment, since
 
@@ -124,9 +124,9 @@ def write_head(
     name = screen.paint(clean(node.hypervisor_hostname), bold=True)
     write(screen, f"{name}  {screen.paint(state.word, fg=COLOURS[state.word])}, {status}")
     if state.reason:
-        write(screen, screen.paint(f"  {clean(state.reason)}", fg="yellow"))
+        write_prose(screen, clean(state.reason), indent=2, colour="yellow")
     if service is not None and disabled and service.disabled_reason:
-        write(screen, screen.paint(f"  disabled: {clean(service.disabled_reason)}", fg="yellow"))
+        write_prose(screen, clean(f"disabled: {service.disabled_reason}"), indent=2, colour="yellow")
     kind = " ".join(text for text in (node.hypervisor_type, _version(node.hypervisor_version)) if text)
     facts = [
         ("uuid", node.uuid),
@@ -135,7 +135,7 @@ def write_head(
         ("hypervisor", kind),
         ("booted", f"{moment(node.booted_at)}, up {since(node.booted_at, now)}" if node.booted_at else ""),
         ("changed", f"{moment(node.updated_at)}, {_ago(since(node.updated_at, now))}" if node.updated_at else ""),
-        ("guests", f"{node.running_vms}, {node.current_workload} of them with a task"),
+        ("instances", f"{node.running_vms}, {node.current_workload} with a task"),
     ]
     for title, text in facts:
         if text:
@@ -155,7 +155,7 @@ def _version(number: int | None) -> str:
 
 def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entry]") -> None:
     """Write what there is, what is kept, promised and left, and what may be promised in all."""
-    from stocktake.cli.screen import write
+    from stocktake.cli.screen import write, write_prose
     from stocktake.cli.tables import Cell, Column, write_table
     from stocktake.cli.words import ratio
 
@@ -183,9 +183,11 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
                 bar(screen, total, used[name], reserved),
             )
         )
-    right = ("TOTAL", "RESERVED", "USED", "FREE")
+    right = ("USED", "FREE")
     columns = (
         Column(""),
+        Column("TOTAL", right=True),
+        Column("RESERVED", right=True, weight=6),
         *(Column(title, right=True) for title in right),
         Column("RATIO", right=True, weight=3),
         Column("CAPACITY", right=True, weight=4),
@@ -197,9 +199,8 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
         rows, columns = [row[:-1] for row in rows], columns[:-1]
     write_table(screen, columns, rows)
     if node.disk_available_least is not None:
-        write(
-            screen, f"disk_available_least {node.disk_available_least:,} GB: free, less what thin images may still take"
-        )
+        least = f"disk_available_least {node.disk_available_least:,} GB: free, less what thin images may still take"
+        write_prose(screen, least)
 
 
 def bar(screen: "Screen", total: int, used: int, reserved: int, length: int = 16) -> str:
@@ -222,6 +223,8 @@ def write_cells(screen: "Screen", node: "ComputeNode") -> None:
     if node.numa_topology is None or not node.numa_topology.cells:
         return
     write(screen)
+    # What is used of the smallest pages is what is used of memory.
+    smallest = min((pages.size_kb for cell in node.numa_topology.cells for pages in cell.pages), default=0)
     rows: list[Row] = [
         (
             str(cell.id),
@@ -231,11 +234,15 @@ def write_cells(screen: "Screen", node: "ComputeNode") -> None:
             format_cpu_set(cell.pcpuset) or "none",
             format_cpu_set(cell.pinned_cpus) or "none",
             f"{cell.memory_usage_mb:,}/{cell.memory_mb:,}",
-            ", ".join(f"{_size(pages.size_kb)} {pages.used:,}/{pages.total:,}" for pages in cell.pages if pages.total),
+            ", ".join(
+                f"{_size(pages.size_kb)} {pages.used:,}/{pages.total:,}"
+                for pages in cell.pages
+                if pages.total and pages.size_kb > smallest
+            ),
         )
         for cell in node.numa_topology.cells
     ]
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("NUMA CELL", right=True),
         Column("SOCKET", right=True, weight=1),
         Column("SHARED", shrinks=True),
@@ -243,8 +250,10 @@ def write_cells(screen: "Screen", node: "ComputeNode") -> None:
         Column("DEDICATED", shrinks=True),
         Column("PINNED", shrinks=True),
         Column("MEMORY MiB", right=True),
-        Column("PAGES", wraps=True),
+        Column("HUGE PAGES", wraps=True),
     )
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     write_table(screen, columns, rows)
 
 
@@ -297,12 +306,9 @@ def write_devices(screen: "Screen", node: "ComputeNode", devices: "Sequence[PciR
 
 def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
     """Write metrics and traits."""
-    import textwrap
-
-    from stocktake.cli.screen import PROSE_COLUMNS, clean, write
+    from stocktake.cli.screen import clean, write, write_prose
     from stocktake.cli.words import since
 
-    width = min(screen.width or PROSE_COLUMNS, PROSE_COLUMNS)
     blocks = [
         (
             "metrics",
@@ -315,23 +321,18 @@ def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
         if words:
             write(screen)
             write(screen, screen.paint(f"{len(words)} {title}{more}", bold=True))
-            text = clean(", ".join(words))
-            for line in textwrap.wrap(text, width - 2, break_long_words=False, break_on_hyphens=False):
-                write(screen, f"  {line}")
+            write_prose(screen, clean(", ".join(words)), indent=2)
 
 
 def write_problems(screen: "Screen", node: "ComputeNode") -> None:
     """Write what is inconsistent, and what to do about it."""
-    import textwrap
-
-    from stocktake.cli.screen import PROSE_COLUMNS, clean, write
+    from stocktake.cli.screen import clean, write, write_prose
     from stocktake.cli.words import count
 
     write(screen)
     if not node.problems and node.failure is None:
         write(screen, screen.paint("No problems.", fg="green"))
         return
-    width = min(screen.width or PROSE_COLUMNS, PROSE_COLUMNS)
     problems = (*((node.failure,) if node.failure else ()), *node.problems)
     write(screen, screen.paint(count(len(problems), "problem"), bold=True))
     for problem in sorted(problems, key=lambda found: found.severity != "error"):
@@ -339,5 +340,5 @@ def write_problems(screen: "Screen", node: "ComputeNode") -> None:
         about = f" ({problem.about})" if problem.about not in {"", node.hypervisor_hostname} else ""
         write(screen, f"  {screen.paint(problem.severity, fg=colour)} {problem.code}{clean(about)}")
         for text in (problem.text, problem.remedy):
-            for line in textwrap.wrap(clean(text), width - 4):
-                write(screen, f"    {line}")
+            if text:
+                write_prose(screen, clean(text), indent=4)

@@ -11,7 +11,7 @@ from stocktake.cli.screen import Screen, clean, columns_of, write
 
 _GAP = "  "
 _TEXT_MIN = 8
-_PROSE_MIN = 24
+_PROSE_MIN = 16
 
 
 @dataclass(frozen=True, slots=True)
