@@ -1,0 +1,99 @@
+"""
+Make a generated fleet to look around in: nodes with NUMA and PCI, instances in all states, migrations, orphans.
+
+    python -m tools.demo DIRECTORY [NODES]
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stocktake.cli.parts import close_parts, open_parts
+from stocktake.clock import RandomIds, SystemClock
+from stocktake.drivers.fleet import DEVICE_SPEC
+from stocktake.drivers.fleet_work import Work, generate_work
+from stocktake.ledger import NodeSave
+from stocktake.model.books import Tally
+from stocktake.model.pci import PciRecord
+from stocktake.refresh import Parts, refresh
+from stocktake.settings import read_settings
+
+SEED = 1
+NODES = 24
+
+NEXT = """
+The fleet is in {directory}. Look around:
+  export STOCKTAKE_CONFIG={config}
+  {program} nodes                       every node, with sums
+  {program} show {node}
+  {program} explain {node} vcpus_used
+  {program} orphans
+  {program} instances; {program} migrations
+  {program} services disable demo --reason "new kernel"; {program} refresh
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the fleet anew in the directory and show its nodes."""
+    directory = Path(arguments[0]).absolute()
+    nodes = int(arguments[1]) if len(arguments) > 1 else NODES
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    config = directory / "stocktake.toml"
+    config.write_text(_settings(directory, nodes), encoding="utf-8")
+    clock = SystemClock()
+    settings = read_settings(config, {}, {})
+    parts = open_parts(settings, clock, RandomIds())
+    try:
+        # The nodes must be in the ledger before devices of theirs can be held.
+        refresh(parts)
+        work = generate_work(SEED, nodes, host=settings.host, now=clock.now())
+        parts.ledger.put_instances(work.instances)
+        parts.ledger.put_migrations(work.migrations)
+        hold(parts, work)
+        refresh(parts)
+    finally:
+        close_parts(parts)
+    program = Path(sys.executable).with_name("stocktake")
+    status = subprocess.call([program, "--config", config, "nodes"])
+    print(NEXT.format(directory=directory, config=config, program=program, node="node-00001"))
+    return 0 if status == 1 else status
+
+
+def hold(parts: Parts, work: Work) -> None:
+    """Let the generated instances hold their PCI devices."""
+    held = work.pci_devices
+    before = parts.ledger.work(parts.rules.host, tuple(held), {})
+    saves: list[NodeSave] = []
+    for name, devices in held.items():
+        record = before[name].record
+        assert record is not None, "the first refresh made it"
+        there: Mapping[str, PciRecord] = {device.address: device for device in before[name].pci_devices}
+        merged = {**there, **{device.address: device for device in devices}}
+        tally = Tally(node=record, entries=parts.ledger.entries(record.uuid), pci_devices=tuple(merged.values()))
+        saves.append(NodeSave(tally=tally, expected_generation=record.generation))
+    outcome = parts.ledger.save(saves)
+    assert not outcome.conflicts, "nobody else writes to the demonstration's ledger"
+
+
+def _settings(directory: Path, nodes: int) -> str:
+    specs = "\n".join(
+        "[[pci.device_spec]]\n" + "".join(f'{name} = "{value}"\n' for name, value in spec.items())
+        for spec in DEVICE_SPEC
+    )
+    return f"""# The demonstration's settings; `stocktake config show` explains every one there is.
+host = "demo"
+state_path = "{directory}"
+compute_driver = "fake"
+
+[fake]
+nodes = {nodes}
+seed = {SEED}
+
+{specs}"""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
