@@ -1,0 +1,289 @@
+"""
+A support case: documents that say all there is to know of a node, and its books. Law: no database, no hypervisor.
+
+A document is a JSON object a line: `config` (the settings in force), `host`, `node`, `node_uuid`, `resources` (what the
+driver reports), `instances`, `migrations`, PCI device specs, allocations. `mode` says whether there was a record before
+(`restart`, `periodic`: the one that a refresh without instances makes, with what `prior` overrides) or not
+(`new_node`).
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from stocktake.accounting.tally import tally
+from stocktake.audit import stamped
+from stocktake.errors import InvalidData
+from stocktake.model.books import ComputeNode, Tally
+from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
+from stocktake.model.pci import DeviceStatus, PciDevice, PciRecord
+from stocktake.model.provider import Inventory, Provider, ProviderTree
+from stocktake.model.rules import Rules
+from stocktake.model.value import Value, convert, plain, replace
+from stocktake.model.workload import Instance, Migration, NodeWork, Place
+from stocktake.placement.desired import desired
+from stocktake.placement.overrides import NodeOverrides
+from stocktake.settings import read_device_spec
+from stocktake.verify import verify
+
+LINE_BYTES_MAX = 64 * 1024 * 1024
+_CONTEXT_DEVICES = ("old_pci_devices", "new_pci_devices")
+
+
+class Allocation(Value, frozen=True, kw_only=True):
+    """What a consumer holds of the node's provider: class to amount."""
+
+    consumer_uuid: str
+    resources: Mapping[str, int]
+
+
+class Prior(Value, frozen=True, kw_only=True):
+    """What was otherwise when the record was made."""
+
+    resources: Mapping[str, Any] = {}
+    config: Mapping[str, Any] = {}
+
+
+class Document(Value, frozen=True, kw_only=True):
+    """One document; see the module. `devices` are PCI devices that instances hold, by address."""
+
+    id: str
+    host: str
+    node: str
+    node_uuid: str
+    mode: Literal["new_node", "restart", "periodic"] = "new_node"
+    service_disabled: bool = False
+    config: Mapping[str, Any] = {}
+    prior: Prior | None = None
+    resources: Mapping[str, Any]
+    guests: tuple[Guest, ...] | None = None
+    pci_device_spec: tuple[Mapping[str, Any], ...] | None = None
+    pci_report_in_placement: bool = True
+    instances: tuple[Instance, ...] = ()
+    migrations: tuple[Migration, ...] = ()
+    allocations: tuple[Allocation, ...] = ()
+    devices: Mapping[str, tuple[str, DeviceStatus]] = {}
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """
+    Read a file of documents, or stdin for `-`, one after another.
+
+    Raises:
+        InvalidData: says which line, and what is wrong in it.
+    """
+    if str(path) == "-":
+        yield from parse_documents(sys.stdin.buffer, "stdin")
+        return
+    try:
+        with path.open("rb") as lines:
+            yield from parse_documents(lines, str(path))
+    except OSError as error:
+        raise InvalidData(f"can't be read: {error.strerror or error}", where=str(path)) from error
+
+
+def parse_documents(lines: Iterable[bytes], source: str) -> Iterator[Document]:
+    """Read documents from lines; empty lines are passed over."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _document(line, f"{source} line {number}")
+
+
+def tally_document(document: Document) -> dict[str, Any]:
+    """
+    Add a document up.
+
+    Returns:
+        `id`, `compute_node`, `entries`, `problems`, `migrations_set_to_error`, `placement`; or `id` and `error`, every
+        reason why the report can't be believed.
+    """
+    before: ComputeNode | None = None
+    if document.mode != "new_node":
+        prior = document.prior or Prior()
+        first = _counted(
+            replace(document, resources={**document.resources, **prior.resources}, guests=None),
+            _rules(document, {**document.config, **prior.config}),
+            NodeWork(),
+        )
+        if isinstance(first, Refusal):
+            return {"id": document.id, "error": list(first.reasons)}
+        before = first[1].node
+    counted = _counted(document, _rules(document, document.config), _work(document, before))
+    if isinstance(counted, Refusal):
+        return {"id": document.id, "error": list(counted.reasons)}
+    host, books, rules = counted
+    tree, problems = desired(host, books, rules, disabled=document.service_disabled, overrides=NodeOverrides())
+    return {
+        "id": document.id,
+        "compute_node": plain(books.node),
+        "entries": plain(books.entries),
+        "problems": plain((*books.node.problems, *problems)),
+        "migrations_set_to_error": list(books.stale_migrations),
+        "placement": {"allocations": _allocations(document, tree), "providers": _providers(tree)},
+    }
+
+
+def _document(line: bytes, where: str) -> Document:
+    if len(line) > LINE_BYTES_MAX:
+        raise InvalidData(f"a document of {len(line)} bytes; {LINE_BYTES_MAX} is the most", where=where)
+    try:
+        data = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidData(str(error), where=where) from error
+    if isinstance(data, dict):
+        data = _with_devices(data)
+    document = convert(data, Document, where=where)
+    return replace(
+        document,
+        instances=tuple(_aware(instance) for instance in document.instances),
+        migrations=tuple(_aware(migration) for migration in document.migrations),
+    )
+
+
+def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
+    """Take the devices out of the instances: each is an address, or an object with an address and perhaps a status."""
+    held: dict[str, tuple[object, object]] = {}
+    instances: list[object] = []
+    listed = data.get("instances")
+    for instance in listed if isinstance(listed, list) else ():
+        if not isinstance(instance, dict):
+            instances.append(instance)
+            continue
+        addresses: list[object] = []
+        devices = instance.get("pci_devices")
+        for device in devices if isinstance(devices, list) else ():
+            address, status = _named(device)
+            addresses.append(address)
+            if not instance.get("deleted"):
+                held[str(address)] = (instance.get("uuid"), status)
+        context = instance.get("migration_context")
+        if isinstance(context, dict):
+            sides = {side: [_named(device)[0] for device in context.get(side) or ()] for side in _CONTEXT_DEVICES}
+            context = {**context, **sides}
+        instances.append({**instance, "pci_devices": addresses, "migration_context": context})
+    if not isinstance(listed, list):
+        return data
+    return {**data, "instances": instances, "devices": held}
+
+
+def _named(device: object) -> tuple[object, object]:
+    if isinstance(device, dict):
+        return device.get("address"), device.get("status", "allocated")
+    return device, "allocated"
+
+
+def _rules(document: Document, config: Mapping[str, Any]) -> Rules:
+    where = f"document {document.id}: config"
+    given = {name: value for name, value in config.items() if value is not None or "ratio" in name}
+    rules = convert({**given, "host": document.host}, Rules, where=where)
+    specs = tuple(read_device_spec(entry) for entry in document.pci_device_spec or ())
+    return replace(rules, device_specs=specs, report_pci=document.pci_report_in_placement)
+
+
+def _counted(document: Document, rules: Rules, work: NodeWork) -> tuple[Host, Tally, Rules] | Refusal:
+    view = HostView(node=document.node, report=stamped(document.resources), guests=document.guests)
+    host = verify(view)
+    if isinstance(host, Refusal):
+        return host
+    return host, tally(host, _with_records(document, host, work), rules, uuid=document.node_uuid), rules
+
+
+def _work(document: Document, before: ComputeNode | None) -> NodeWork:
+    """Pick what a ledger would give for the node."""
+    place = (document.host, document.node)
+    here = tuple(one for one in document.instances if (one.host, one.node) == place and not one.deleted)
+    migrations = tuple(
+        one
+        for one in document.migrations
+        if place in {(one.source_compute, one.source_node), (one.dest_compute, one.dest_node)}
+    )
+    named = {migration.instance_uuid for migration in migrations}
+    known = {one.uuid for one in here}
+    return NodeWork(
+        record=before,
+        instances=here,
+        migrations=migrations,
+        moving={one.uuid: one for one in document.instances if one.uuid in named},
+        places={
+            one.uuid: Place(host=one.host, node=one.node, deleted=one.deleted)
+            for one in document.instances
+            if one.uuid not in known
+        },
+    )
+
+
+def _with_records(document: Document, host: Host, work: NodeWork) -> NodeWork:
+    """Mark the devices that instances held before."""
+    there: Mapping[str, PciDevice] = {device.address: device for device in host.pci_devices}
+    records = [
+        PciRecord(
+            address=address,
+            vendor_id=there[address].vendor_id,
+            product_id=there[address].product_id,
+            dev_type=there[address].dev_type,
+            parent_addr=there[address].parent_addr,
+            numa_node=there[address].numa_node,
+            status=status,
+            instance_uuid=uuid,
+        )
+        for address, (uuid, status) in document.devices.items()
+        if address in there
+    ]
+    return replace(work, pci_devices=tuple(records))
+
+
+def _allocations(document: Document, tree: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
+    """Give what is left once the allocations of the node's deleted instances are removed."""
+    gone = {
+        one.uuid for one in document.instances if one.deleted and (one.host, one.node) == (document.host, document.node)
+    }
+    return {
+        one.consumer_uuid: {tree.root.name: dict(one.resources)}
+        for one in sorted(document.allocations, key=lambda one: one.consumer_uuid)
+        if one.consumer_uuid not in gone
+    }
+
+
+def _providers(tree: ProviderTree) -> list[dict[str, Any]]:
+    """Write the tree as Placement would show it; a child's uuid is not known before it is made."""
+    names = {provider.uuid: provider.name for provider in tree.providers}
+    return [
+        {
+            "inventories": {name: _shown(inventory) for name, inventory in sorted(provider.inventories.items())},
+            "name": provider.name,
+            "parent": names.get(provider.parent_uuid) if provider.parent_uuid else None,
+            "traits": sorted(provider.traits),
+            "uuid": None if provider.parent_uuid else provider.uuid,
+        }
+        for provider in (tree.root, *_by_name(tree.providers[1:]))
+    ]
+
+
+def _by_name(providers: Sequence[Provider]) -> list[Provider]:
+    return sorted(providers, key=lambda provider: provider.name)
+
+
+def _shown(inventory: Inventory) -> dict[str, int | float]:
+    return {
+        "allocation_ratio": inventory.allocation_ratio,
+        "max_unit": inventory.max_unit,
+        "min_unit": inventory.min_unit,
+        "reserved": inventory.reserved,
+        "step_size": inventory.step_size,
+        "total": inventory.total,
+    }
+
+
+def _aware(value: Any) -> Any:
+    """Take times without a zone as UTC."""
+    times = {name: getattr(value, name) for name in ("created_at", "updated_at", "deleted_at") if hasattr(value, name)}
+    naive = {
+        name: moment.replace(tzinfo=UTC)
+        for name, moment in times.items()
+        if isinstance(moment, datetime) and moment.tzinfo is None
+    }
+    return replace(value, **naive) if naive else value
