@@ -1,0 +1,1 @@
+"""The ledger's contract: one suite, run over SQLite and a real PostgreSQL."""
