@@ -32,9 +32,9 @@ def test_given_a_host_that_was_taken_stock_of_when_examined_then_all_is_well(pro
     assert {check["verdict"] for check in found.values()} == {"ok"}
     assert list(found) == [
         "settings",
-        "permissions",
         "ledger",
         "hypervisor",
+        "permissions",
         "placement",
         "identity",
         "clock",

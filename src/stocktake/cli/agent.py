@@ -2,6 +2,7 @@
 `agent`: take stock for ever. Law: it ends when it is told to, or when this host is not who the ledger says it is.
 """
 
+import gc
 import secrets
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def agent_command(session: Session, *, once: bool) -> int:
     """
     session.command = "agent"
     session.service = True
+    # Who lives long needs the collector.
+    gc.set_threshold(*session.collector)
     if once:
         from stocktake.agent import Journal
         from stocktake.cli.refresh import exit_code_of

@@ -227,9 +227,18 @@ def _permissions(host: Host) -> Answers:
     else:
         user = f"user {os.geteuid()}"
         yield "fail", f"{state} can't be written by {user}", "Run as root, change its owner, or set state_path."
+    yield from _libvirt_permissions(host)
+
+
+def _libvirt_permissions(host: Host) -> Answers:
+    assert host.settings is not None
+    libvirt = host.settings.libvirt
+    wanted = host.settings.compute_driver in {"auto", "libvirt"} and libvirt.connection_uri.endswith(":///system")
+    if wanted and _LIBVIRT_SOCKET.exists() and not os.access(_LIBVIRT_SOCKET, os.R_OK | os.W_OK):
+        yield "warn", f"{_LIBVIRT_SOCKET} is not for this user", "Add the user to the group libvirt, or run as root."
     if host.driver is None or host.driver.name != "libvirt":
         return
-    images = host.settings.libvirt.instances_path
+    images = libvirt.instances_path
     if not images.is_dir():
         remedy = "Set libvirt.instances_path to where the guests' images are."
         yield "warn", f"{images} is no directory", remedy
@@ -275,9 +284,9 @@ def _nodes(host: Host) -> Answers:
 
 CHECKS: dict[str, Callable[[Host], Answers]] = {
     "settings": _settings,
-    "permissions": _permissions,
     "ledger": _ledger,
     "hypervisor": _hypervisor,
+    "permissions": _permissions,
     "placement": _placement,
     "identity": _identity,
     "clock": _clock,

@@ -4,6 +4,7 @@ What the person asked of every command, and what was opened to answer. Law: noth
 A command that only reads the ledger opens nothing else.
 """
 
+import gc
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ class Session:
         flags: settings given by --set, above the file and the environment.
         louder: how many times --verbose was given.
         command: the command's full name, for its JSON.
+        collector: how often Python looks for garbage unless told otherwise.
         service: it runs for long and logs as the settings say; a command at a terminal is quieter unless told.
     """
 
@@ -40,6 +42,7 @@ class Session:
         self.no_color = False
         self.command = ""
         self.service = False
+        self.collector = gc.get_threshold()
         self._opened = ExitStack()
         self._settings: Settings | None = None
         self._ledger: Ledger | None = None
