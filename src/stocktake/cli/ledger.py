@@ -68,6 +68,7 @@ def export_command(session: Session, file: Path) -> int:
     whole or not at all.
     """
     session.command = "ledger export"
+    session.json_lines = str(file) == "-"
     if str(file) == "-":
         session.ledger.export(lambda line: click.echo(line.rstrip("\n")))
         return 0

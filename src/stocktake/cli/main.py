@@ -103,7 +103,7 @@ def _run(main: Any, session: Session, args: Sequence[Any], extra: dict[str, Any]
 def _told(session: Session, error: StocktakeError) -> int:
     """Say on one line what failed; for programs on stdout too."""
     code = exit_code(error)
-    if session.json:
+    if session.json and not session.json_lines:
         from stocktake.cli.screen import write_json
 
         write_json(session, None, exit_code=code, error=error)
@@ -112,7 +112,7 @@ def _told(session: Session, error: StocktakeError) -> int:
 
 
 def _usage_error(session: Session, error: click.ClickException) -> int:
-    if session.json:
+    if session.json and not session.json_lines:
         from stocktake.cli.screen import write_json
 
         write_json(session, None, exit_code=error.exit_code, error=InvalidInput(error.format_message()))

@@ -36,7 +36,8 @@ With `--json` a command prints one object, a failing one too:
 
 `data` is a list where there may be several things, an object where there is one, and null with an `error`, which has
 `code`, `what`, `where` and `remedy`. Times are ISO 8601 in UTC; names end in their units (`_mb` is MiB, `_gb` is GiB).
-Two commands print JSON lines instead: `tally --json`, one object a document, and `ledger export`, one a row.
+Two commands print JSON lines instead, and their errors on stderr only: `tally --json`, one object a document, and
+`ledger export`, one a row.
 """
 # As wide as help is on a terminal of 80 columns.
 _COLUMNS = 78

@@ -25,6 +25,7 @@ class Session:
         flags: settings given by --set, above the file and the environment.
         louder: how many times --verbose was given.
         command: the command's full name, for its JSON.
+        json_lines: it writes JSON lines, which an error must not be mixed into.
         collector: how often Python looks for garbage unless told otherwise.
         service: it runs for long and logs as the settings say; a command at a terminal is quieter unless told.
     """
@@ -41,6 +42,7 @@ class Session:
         self.log_json = False
         self.no_color = False
         self.command = ""
+        self.json_lines = False
         self.service = False
         self.collector = gc.get_threshold()
         self._opened = ExitStack()

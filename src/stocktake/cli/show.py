@@ -307,20 +307,20 @@ def write_devices(screen: "Screen", node: "ComputeNode", devices: "Sequence[PciR
 def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
     """Write metrics and traits."""
     from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.cli.words import since
+    from stocktake.cli.words import count, since
 
     blocks = [
         (
-            "metrics",
+            "metric",
             [f"{metric.name} {metric.value:g}" for metric in node.metrics],
             f" ({since(max(metric.timestamp for metric in node.metrics), now)} ago)" if node.metrics else "",
         ),
-        ("traits", sorted(node.traits), ""),
+        ("trait", sorted(node.traits), ""),
     ]
     for title, words, more in blocks:
         if words:
             write(screen)
-            write(screen, screen.paint(f"{len(words)} {title}{more}", bold=True))
+            write(screen, screen.paint(f"{count(len(words), title)}{more}", bold=True))
             write_prose(screen, clean(", ".join(words)), indent=2)
 
 

@@ -36,14 +36,14 @@ def tally_command(session: Session, file: Path) -> int:
     import msgspec
 
     from stocktake.cli.documents import read_documents, tally_document
-    from stocktake.model.value import plain
 
     session.command = "tally"
+    session.json_lines = True
     results: list[dict[str, Any]] = []
     code = 0
     for document in read_documents(file):
-        result = plain(tally_document(document))
-        code = max(code, 1 if result.get("error") else 0)
+        result = tally_document(document)
+        code = max(code, 1 if "error" in result else 0)
         if session.json:
             click.echo(msgspec.json.encode(result))
         else:
@@ -54,7 +54,7 @@ def tally_command(session: Session, file: Path) -> int:
 
 
 def _write(session: Session, results: list[dict[str, Any]]) -> None:
-    from stocktake.cli.screen import screen_of, write
+    from stocktake.cli.screen import clean, screen_of, write, write_prose
     from stocktake.cli.tables import Column, write_table
 
     screen = screen_of(session)
@@ -72,15 +72,22 @@ def _write(session: Session, results: list[dict[str, Any]]) -> None:
         Column("STALE MIGRATIONS", weight=1),
     )
     write_table(screen, columns, [_row(result) for result in results])
+    for result in results:
+        for reason in result.get("error", ()):
+            write_prose(screen, clean(f"{result['id']}: {reason}"), colour="red")
+    if len(results) == 1:
+        for problem in results[0].get("problems", ()):
+            write_prose(
+                screen, clean(f"{problem['severity']} {problem['code']} ({problem['about']}): {problem['text']}")
+            )
 
 
 def _row(result: dict[str, Any]) -> "Row":
     from stocktake.cli.tables import Cell
 
-    node = result.get("compute_node")
-    if not node:
-        return (str(result["id"]), Cell(f"{result.get('error', 'refused')}", "red"), "", "", "", "", "", "")
-    stale = result.get("migrations_set_to_error") or ()
+    if "error" in result:
+        return (str(result["id"]), Cell("refused", "red"), "", "", "", "", "", "")
+    node = result["compute_node"]
     return (
         str(result["id"]),
         node["hypervisor_hostname"],
@@ -88,6 +95,6 @@ def _row(result: dict[str, Any]) -> "Row":
         f"{node['memory_mb_used']:,}/{node['memory_mb']:,}",
         f"{node['local_gb_used']:,}/{node['local_gb']:,}",
         str(node["running_vms"]),
-        str(len(result.get("problems") or ())),
-        ", ".join(map(str, stale)),
+        str(len(result["problems"])),
+        ", ".join(map(str, result["migrations_set_to_error"])),
     )
