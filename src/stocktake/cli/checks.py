@@ -113,6 +113,7 @@ def _ledger(host: Host) -> Answers:
 
 def _hypervisor(host: Host) -> Answers:
     from stocktake.audit import TimeLimit
+    from stocktake.cli.words import count
     from stocktake.drivers.base import load_driver
 
     assert host.settings is not None
@@ -122,7 +123,7 @@ def _hypervisor(host: Host) -> Answers:
     host.names = limit.call(driver.node_names)
     host.driver, host.limit = driver, limit
     few = ", ".join(host.names[:3]) + (" …" if len(host.names) > 3 else "")
-    told = f"driver {driver.name}: {len(host.names)} nodes: {few}" if len(host.names) != 1 else f"{driver.name}: {few}"
+    told = f"driver {driver.name}, {count(len(host.names), 'node')}: {few}"
     if not host.names:
         yield "warn", f"driver {driver.name} has no node", "Check compute_driver: `stocktake config show`."
     elif host.settings.compute_driver == "auto" and driver.name == "host" and _LIBVIRT_SOCKET.exists():
@@ -267,6 +268,8 @@ def _agent(host: Host) -> Answers:
 
 
 def _nodes(host: Host) -> Answers:
+    from stocktake.cli.words import count
+
     assert host.settings is not None
     if host.ledger is None:
         return
@@ -276,10 +279,14 @@ def _nodes(host: Host) -> Answers:
     if troubled:
         name = troubled[0].hypervisor_hostname
         number = sum(len(node.problems) + (node.failure is not None) for node in troubled)
-        text = f"{len(troubled)} of {len(nodes)} carry {number} problems"
+        text = f"{count(number, 'problem')} on {len(troubled)} of {count(len(nodes), 'node')}"
         yield "fail" if errors else "warn", text, f"`stocktake show {name}` says which and what to do."
     else:
-        yield "ok", f"{len(nodes)} without problems" if nodes else "none yet: `stocktake refresh` makes them", ""
+        yield (
+            "ok",
+            f"{count(len(nodes), 'node')} without problems" if nodes else "none yet: `stocktake refresh` makes them",
+            "",
+        )
 
 
 CHECKS: dict[str, Callable[[Host], Answers]] = {
