@@ -6,7 +6,7 @@ LedgerError if it refused a statement or holds a row that can't be read.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
 from sqlalchemy import Connection, text
@@ -330,6 +330,10 @@ def open_ledger(
     """
     database = Database(url, wait_s=wait_s, create=upgrade)
     replica = Database(replica_url, wait_s=wait_s, create=False) if replica_url else None
-    if upgrade:
-        schema.upgrade(database)
-    return Ledger(database, replica, clock, ids)
+    ledger = Ledger(database, replica, clock, ids)
+    with ExitStack() as opened:
+        opened.callback(ledger.close)
+        if upgrade:
+            ledger.upgrade()
+        opened.pop_all()
+    return ledger

@@ -11,7 +11,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from stocktake.errors import LedgerError, LedgerUnreachable, SettingsError, StocktakeError
@@ -32,7 +39,8 @@ _SQLITE_REMEDIES = {
 # Classes and codes of SQLSTATE that trying again may cure: connection, resources, lock and statement time-outs,
 # deadlocks, a server that starts or stops.
 _PG_AWAY = ("08", "53", "40", "55P03", "57014", "57P01", "57P02", "57P03", "57P05", "25P03")
-_PG_MISSING_TABLE = "42P01"
+# No such table, no such column.
+_PG_OUTDATED = ("42P01", "42703")
 
 
 class Database:
@@ -137,20 +145,18 @@ def typed(error: Exception, where: str) -> StocktakeError:
     else:
         state = getattr(cause, "sqlstate", None)
         # Without a state it never got as far as the server.
-        away = error.connection_invalidated or (state is None and _is_operational(error)) or _starts(state, _PG_AWAY)
+        away = (
+            error.connection_invalidated
+            or (state is None and isinstance(error, OperationalError | InterfaceError))
+            or _starts(state, _PG_AWAY)
+        )
         remedy = ""
-        outdated = state == _PG_MISSING_TABLE
+        outdated = _starts(state, _PG_OUTDATED)
     if away:
         return LedgerUnreachable(text, where=where, remedy=_UNREACHABLE_REMEDY)
     if outdated:
         remedy = "Run `stocktake ledger upgrade`."
     return LedgerError(text, where=where, remedy=remedy)
-
-
-def _is_operational(error: DBAPIError) -> bool:
-    from sqlalchemy.exc import InterfaceError, OperationalError
-
-    return isinstance(error, OperationalError | InterfaceError)
 
 
 def _starts(state: str | None, prefixes: tuple[str, ...]) -> bool:
