@@ -1,10 +1,12 @@
 """Step 2: one pass; one node's trouble is its own, and what vanished goes only when it is sure."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stocktake.drivers.host import open_driver as open_host
 from stocktake.errors import (
     DriverError,
     DriverUnreachable,
@@ -13,6 +15,7 @@ from stocktake.errors import (
     NodeNotFound,
     ReportRefused,
 )
+from stocktake.model.value import replace as changed
 from stocktake.refresh import Parts, refresh
 from tests.parts import Fleet, a_guest, an_instance, dump, parts_of
 
@@ -263,3 +266,17 @@ def test_given_a_stop_when_asked_between_steps_then_nothing_is_half_done(fleet: 
     assert result.nodes == {}
     assert parts.ledger.nodes() == ()
     assert refresh(parts).nodes.keys() == {"one"}
+
+
+def test_given_auto_and_a_hypervisor_that_is_down_when_refreshed_then_the_host_is_not_taken_for_a_bare_one(
+    tmp_path: Path, fleet: Fleet
+) -> None:
+    fleet.has("one", report={"hypervisor_type": "QEMU"})
+    with parts_of(tmp_path) as parts:
+        refresh(parts)
+        settings = changed(parts.settings, compute_driver="auto")
+        bare = replace(parts, settings=settings, driver=open_host(settings, parts.clock))
+        with pytest.raises(DriverUnreachable, match="QEMU"):
+            refresh(bare)
+        node = parts.ledger.node("one")
+        assert (node.hypervisor_type, node.failure and node.failure.code) == ("QEMU", "DriverUnreachable")

@@ -13,7 +13,7 @@ from types import FrameType
 
 from stocktake import __version__
 from stocktake.clock import Clock
-from stocktake.errors import IdentityError, StocktakeError, Unreachable
+from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
 from stocktake.refresh import Parts, Pass, refresh
 
 LOG = logging.getLogger(__name__)
@@ -127,6 +127,9 @@ class Agent:
             raise
         except StocktakeError as error:
             self._journal.note("pass", error)
+            # A driver chosen by what answered is chosen again: its hypervisor may be the one that is back.
+            auto = parts.settings.compute_driver == "auto"
+            self._reloading = self._reloading or (auto and isinstance(error, DriverUnreachable))
             return False
         self._journal.note("pass", None)
         self._journal.note_pass(result)

@@ -14,7 +14,15 @@ from stocktake.accounting.tally import tally
 from stocktake.audit import TimeLimit, audit
 from stocktake.clock import Clock, Ids
 from stocktake.drivers.base import Driver
-from stocktake.errors import IdentityError, NodeNotFound, NotFound, PlacementUnreachable, ReportRefused, StocktakeError
+from stocktake.errors import (
+    DriverUnreachable,
+    IdentityError,
+    NodeNotFound,
+    NotFound,
+    PlacementUnreachable,
+    ReportRefused,
+    StocktakeError,
+)
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Guest, Host, HostView
@@ -117,6 +125,7 @@ def refresh(
     ours = parts.ledger.nodes(host=host, replica=True)
     _guard_host(parts, ours)
     timer.lap("read")
+    _guard_driver(parts, ours)
     names = _listed(parts, ours)
     timer.lap("list")
     if only is not None and only not in names:
@@ -189,6 +198,21 @@ def _merge(done: Reported, result: Pass) -> None:
                 "problems": len(node.problems),
             },
         )
+
+
+def _guard_driver(parts: Parts, ours: Sequence[ComputeNode]) -> None:
+    """Stop where `compute_driver = "auto"` found no hypervisor and the ledger knows that there is one: it is down."""
+    if parts.settings.compute_driver != "auto" or parts.driver.name != "host":
+        return
+    known = {row.hypervisor_type for row in ours} - {None, "host"}
+    if known:
+        error = DriverUnreachable(
+            f"no hypervisor answers, and the ledger knows this host as {', '.join(sorted(map(str, known)))}",
+            where=parts.rules.host,
+            remedy='Start it; or, if it is gone for good, set `compute_driver = "host"`.',
+        )
+        parts.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
+        raise error
 
 
 def _listed(parts: Parts, ours: Sequence[ComputeNode]) -> tuple[str, ...]:

@@ -1,0 +1,147 @@
+"""Step 7: save what changed, then make the scheduler agree; nothing unsaved reaches the scheduler."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from stocktake.clock import RandomIds, SystemClock
+from stocktake.errors import LedgerError, PlacementUnreachable, StocktakeError
+from stocktake.ledger import Ledger, open_ledger
+from stocktake.model.books import ComputeNode, Tally
+from stocktake.model.problem import Problem
+from stocktake.model.provider import Inventory, Provider, ProviderTree
+from stocktake.model.value import replace
+from stocktake.model.workload import NodeWork
+from stocktake.placement import NoScheduler, Synced
+from stocktake.report import Books, Reported, carried, changed, save, sync
+from tests.parts import dump
+from tests.test_identity import a_node
+
+REFUSED = Problem(code="placement-refused", about="n", text="no")
+
+
+class Answering(NoScheduler):
+    """A scheduler that says what the test wants, once the test knows what it would say."""
+
+    def __init__(self, answer: Synced | StocktakeError) -> None:
+        self.answer = answer
+        self.told: list[Mapping[str, ProviderTree]] = []
+
+    def sync(self, trees: Mapping[str, ProviderTree], *, full: bool = False) -> dict[str, Synced | StocktakeError]:
+        del full
+        self.told.append(trees)
+        return dict.fromkeys(trees, self.answer)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = open_ledger(f"sqlite:///{tmp_path}/ledger.db", clock=SystemClock(), ids=RandomIds())
+    yield opened
+    opened.close()
+
+
+def a_tree(uuid: str, *, traits: frozenset[str] = frozenset({"COMPUTE_NODE"})) -> ProviderTree:
+    vcpus = Inventory(total=4, max_unit=4)
+    return ProviderTree(providers=(Provider(uuid=uuid, name="n", inventories={"VCPU": vcpus}, traits=traits),))
+
+
+def books(node: ComputeNode, before: ComputeNode | None = None) -> Books:
+    return Books(work=NodeWork(record=before), tally=Tally(node=node, entries=()), tree=a_tree(node.uuid))
+
+
+def never(_: Sequence[str]) -> Mapping[str, Books]:
+    raise AssertionError("nobody else wrote")
+
+
+def test_given_what_the_scheduler_refused_when_the_next_record_is_made_then_it_is_still_said() -> None:
+    before = replace(a_node(), problems=(Problem(code="other", about="n", text="gone"), REFUSED))
+    after = carried(a_node(), a_tree(before.uuid), before)
+    assert after.problems == (REFUSED,)
+
+
+def test_given_new_names_when_the_record_is_made_then_old_and_new_ones_are_ours_until_the_scheduler_agrees() -> None:
+    tallied = replace(a_node(), owned_traits=frozenset({"CUSTOM_OLD"}), owned_classes=frozenset({"CUSTOM_GONE"}))
+    after = carried(tallied, a_tree(tallied.uuid), None)
+    assert after.owned_traits == {"CUSTOM_OLD", "COMPUTE_NODE"}
+    assert after.owned_classes == {"CUSTOM_GONE", "VCPU"}
+    assert after.traits == {"COMPUTE_NODE"}
+
+
+def test_given_only_other_times_when_compared_then_nothing_changed() -> None:
+    node = a_node()
+    assert changed(node, None)
+    assert not changed(node, replace(node, updated_at=SystemClock().now()))
+    assert changed(replace(node, running_vms=1), node)
+
+
+def test_given_a_record_like_the_saved_one_when_saved_then_the_ledger_is_not_asked_to_write(ledger: Ledger) -> None:
+    first = save(ledger, {"n": books(a_node())}, never)
+    assert first.changed == {"n"}
+    before = dump(ledger)
+    again = save(ledger, {"n": books(first.saved["n"], first.saved["n"])}, never)
+    assert (again.changed, again.saved) == (set(), first.saved)
+    assert dump(ledger) == before
+
+
+def test_given_a_row_that_another_changed_when_saved_then_it_is_read_and_tallied_again(ledger: Ledger) -> None:
+    read = save(ledger, {"n": books(a_node())}, never).saved["n"]
+    theirs = save(ledger, {"n": books(replace(read, running_vms=7), read)}, never).saved["n"]
+    asked: list[Sequence[str]] = []
+
+    def again(names: Sequence[str]) -> Mapping[str, Books]:
+        asked.append(names)
+        return {"n": books(replace(theirs, current_workload=3), theirs)}
+
+    result = save(ledger, {"n": books(replace(read, current_workload=3), read)}, again)
+    assert asked == [["n"]]
+    assert (result.saved["n"].running_vms, result.saved["n"].current_workload) == (7, 3)
+
+
+def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_so(ledger: Ledger) -> None:
+    read = save(ledger, {"n": books(a_node())}, never).saved["n"]
+    old = replace(read, generation=read.generation + 99)
+    result = save(ledger, {"n": books(replace(old, running_vms=1), old)}, lambda _: {"n": books(read, old)})
+    assert isinstance(result.failed["n"], LedgerError)
+    assert result.saved == {}
+
+
+def test_given_an_unsaved_node_when_synced_then_the_scheduler_is_not_told_of_it(ledger: Ledger) -> None:
+    scheduler = Answering(Synced())
+    sync(ledger, scheduler, {"n": books(a_node())}, Reported(), full=False)
+    assert scheduler.told == [{}]
+
+
+def test_given_an_agreeing_scheduler_when_synced_then_only_wanted_names_stay_ours(ledger: Ledger) -> None:
+    node = carried(replace(a_node(), owned_traits=frozenset({"CUSTOM_OLD"})), a_tree(a_node().uuid), None)
+    result = save(ledger, {"n": books(node)}, never)
+    sync(
+        ledger,
+        Answering(Synced(writes=2, kept_classes=frozenset({"CUSTOM_HELD"}))),
+        {"n": books(node)},
+        result,
+        full=False,
+    )
+    kept = ledger.node(node.uuid)
+    assert kept.owned_traits == {"COMPUTE_NODE"}
+    assert kept.owned_classes == {"VCPU", "CUSTOM_HELD"}
+    assert result.writes == 2
+
+
+def test_given_a_scheduler_that_is_away_when_synced_then_the_node_carries_it_until_it_is_back(ledger: Ledger) -> None:
+    node = carried(a_node(), a_tree(a_node().uuid), None)
+    result = save(ledger, {"n": books(node)}, never)
+    away = PlacementUnreachable("no answer", where="the scheduler")
+    sync(ledger, Answering(away), {"n": books(node)}, result, full=False)
+    carrying = ledger.node(node.uuid)
+    assert result.unsynced == {"n": away}
+    assert [problem.code for problem in carrying.problems] == ["placement-unreachable"]
+
+    again = carried(replace(carrying, problems=()), a_tree(node.uuid), carrying)
+    unchanged = save(ledger, {"n": books(again, carrying)}, never)
+    sync(ledger, Answering(away), {"n": books(again, carrying)}, unchanged, full=False)
+    assert (unchanged.changed, ledger.node(node.uuid)) == (set(), carrying)
+
+    back = save(ledger, {"n": books(again, carrying)}, never)
+    sync(ledger, Answering(Synced()), {"n": books(again, carrying)}, back, full=False)
+    assert ledger.node(node.uuid).problems == ()
