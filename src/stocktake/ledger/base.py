@@ -127,6 +127,14 @@ class Ledger:
         with self._database.reading() as connection:
             return read.services(connection)
 
+    def register(self, host: str, *, version: str) -> Service:
+        """Give the service of a host, made if it is new; that is no sign of life of an agent."""
+        with self._database.writing() as connection:
+            now = self._clock.now()
+            write.register(connection, Service(uuid=self._ids.uuid(), host=host, version=version, created_at=now))
+            (service,) = read.services(connection, host)
+            return service
+
     def heartbeat(self, host: str, *, version: str) -> Service:
         """Say that the agent of a host lives now; its row is made if it is new."""
         with self._database.writing() as connection:

@@ -3,6 +3,7 @@ The schema's version, and bringing it up to date. Law: one program at a time doe
 touched.
 """
 
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ HEAD: Final = REVISIONS[-1]
 # Any number would do, as long as it is always the same.
 _ADVISORY_LOCK = 7_317_230_917
 _WAL_BYTE = 18
+_FIRST = threading.Lock()
 
 
 def version(database: Database) -> str | None:
@@ -83,21 +85,25 @@ def _run_scripts(connection: Connection) -> None:
 
 def _prepare_file(database: Database, path: Path) -> None:
     """Make the directory, and connect alone for the first time, which turns on write-ahead logging."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _is_wal(path):
-            return
-        # Two connections that turn it on at once don't wait for each other: SQLite refuses one of them.
-        lock = InterProcessLock(f"{path}.lock")
-        if not lock.acquire(timeout=database.wait_s, delay=0.01, max_delay=0.1):
-            raise LedgerUnreachable(f"another program makes it for over {database.wait_s:g} s", where=database.name)
-    except OSError as error:
-        remedy = "Check the directory and its permissions, or set state_path or database.connection."
-        raise LedgerUnreachable(f"can't make it: {error.strerror}", where=str(path), remedy=remedy) from error
-    try:
-        version(database)
-    finally:
-        lock.release()
+    lock = InterProcessLock(f"{path}.lock")
+    # The file's lock is between processes, the other between this one's threads.
+    with _FIRST:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if _is_wal(path):
+                return
+            # Connections that turn it on at once don't wait for each other: SQLite refuses all but one.
+            locked = lock.acquire(timeout=database.wait_s, delay=0.01, max_delay=0.1)
+        except OSError as error:
+            remedy = "Check the directory and its permissions, or set state_path or database.connection."
+            raise LedgerUnreachable(f"can't make it: {error.strerror}", where=str(path), remedy=remedy) from error
+        if not locked:
+            what = f"another program has been making it for {database.wait_s:g} s"
+            raise LedgerUnreachable(what, where=str(path), remedy="Try again.")
+        try:
+            version(database)
+        finally:
+            lock.release()
 
 
 def _is_wal(path: Path) -> bool:

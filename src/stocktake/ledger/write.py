@@ -247,6 +247,12 @@ def _locked(connection: Connection, uuid: str) -> Locked:
     return rows[uuid]
 
 
+def register(connection: Connection, new: Service) -> None:
+    """Insert an agent's row if there is none."""
+    statement = _insert(connection, SERVICES).values(SERVICE.values(new))
+    connection.execute(statement.on_conflict_do_nothing(index_elements=["host", "binary"]))
+
+
 def heartbeat(connection: Connection, new: Service, now: datetime) -> Service:
     """Say that an agent lives; its row becomes `new` if there is none."""
     columns = SERVICES.c

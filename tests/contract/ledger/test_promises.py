@@ -183,6 +183,35 @@ def test_given_rubbish_in_a_row_when_read_then_table_id_and_column_are_named(led
     assert ledger.work(HOST, [NODE], {})[NODE].record == record
 
 
+def test_given_times_that_somebody_wrote_when_read_then_without_a_zone_is_utc_and_rubbish_is_named(
+    ledger: Ledger,
+) -> None:
+    """SQLite's CURRENT_TIMESTAMP has none; PostgreSQL keeps moments, and refuses the rest by itself."""
+    if not ledger._database.sqlite:
+        pytest.skip("PostgreSQL's columns hold moments only")
+    saved(ledger)
+    with ledger._database.writing() as connection:
+        connection.exec_driver_sql("UPDATE compute_nodes SET updated_at = '2026-01-02 03:04:05'")
+    assert ledger.node(NODE).updated_at == START.replace(microsecond=0)
+    for rubbish in ("'yesterday'", "5"):
+        with ledger._database.writing() as connection:
+            connection.exec_driver_sql(f"UPDATE compute_nodes SET updated_at = {rubbish}")
+        with pytest.raises(LedgerError, match=r"compute_nodes id 1 can't be read: .*updated_at"):
+            ledger.node(NODE)
+
+
+def test_given_nothing_when_put_changed_or_deleted_then_nothing_happens(ledger: Ledger) -> None:
+    """Callers need not look first."""
+    ledger.put_instances([])
+    ledger.change_instances([])
+    ledger.delete_instances([])
+    ledger.put_migrations([])
+    ledger.note_released([])
+    with ledger.transaction():
+        pass
+    assert ledger.work(HOST, [], {}) == {}
+
+
 def test_given_rubbish_in_the_entries_when_read_then_they_are_named(ledger: Ledger) -> None:
     """And how to be rid of them."""
     record = saved(ledger)

@@ -138,6 +138,7 @@ DEVICE = {"address": "a", "vendor_id": "8086", "product_id": "1520", "dev_type":
         ({"table": "instances", "row": MINIMAL | {"vm_sate": "x"}}, r"no such field `vm_sate` - at `\$\.row`"),
         ({"table": "instances", "row": MINIMAL, "extra": 1}, "extra"),
         ({"table": "instances", "row": MINIMAL | {"name": "a\0b"}}, r"NUL character - at `\$\.row\.name`"),
+        ({"table": "instances", "row": MINIMAL | {"a\0b": 1}}, r"NUL character - at `\$\.row`"),
         ({"table": "instances", "row": MINIMAL | {"power_state": 2**64}}, r"\$\.row\.power_state"),
         ({"table": "instances", "row": MINIMAL | {"power_state": "1"}}, r"Expected `int \| null`, got `str`"),
         (
