@@ -122,7 +122,7 @@ def _send(line: Line, digest: Any, write: Callable[[str], object]) -> None:
 def _lines(connection: Connection) -> Iterator[Line]:
     nodes, devices = COMPUTE_NODES.c, PCI_DEVICES.c
 
-    def rows(query: Select[Any]) -> Iterable[Any]:
+    def rows(query: Select[*tuple[Any, ...]]) -> Iterable[Any]:
         return connection.execute(query, execution_options={"yield_per": _BATCH})
 
     service = SERVICE.reader()
@@ -132,7 +132,7 @@ def _lines(connection: Connection) -> Iterator[Line]:
     for row in rows(select(*NODE.select, nodes.deleted_at, nodes.provider_deleted).order_by(nodes.id)):
         yield NodeLine(row=node(row), deleted_at=row[-2], provider_deleted=row[-1])
     column = COMPUTE_NODE_ENTRIES.c
-    for row in rows(select(column.node_uuid, column.entries).order_by(column.node_uuid)):
+    for row in rows(select(*[column.node_uuid, column.entries]).order_by(column.node_uuid)):
         yield EntriesLine(node_uuid=row[0], entries=decode_entries(row[0], row[1]))
     instance = INSTANCE.reader()
     for row in rows(select(*INSTANCE.select, INSTANCES.c.allocations_released).order_by(INSTANCES.c.id)):
@@ -259,8 +259,6 @@ def _odd(raw: Any, shape: Any, path: str) -> Iterator[str]:
     That is a field nobody knows (a misspelt one would be lost), a number or a character that a database can't hold,
     a time without a zone.
     """
-    if isinstance(shape, datetime) and shape.tzinfo is None:
-        yield f"a time without a zone - at `{path}`"
     if isinstance(raw, dict) and isinstance(shape, dict):
         for key, value in raw.items():
             if "\0" in key:
@@ -272,8 +270,11 @@ def _odd(raw: Any, shape: Any, path: str) -> Iterator[str]:
     elif isinstance(raw, list):
         # A set may have lost duplicates and its order; it holds nothing but words and numbers.
         for place, value in enumerate(raw):
-            like = shape[place] if isinstance(value, dict | list) and place < len(shape) else None
+            nested = isinstance(value, dict | list) and isinstance(shape, list | tuple) and place < len(shape)
+            like = shape[place] if nested else None
             yield from _odd(value, like, f"{path}[{place}]")
+    elif isinstance(shape, datetime) and shape.tzinfo is None:
+        yield f"a time without a zone - at `{path}`"
     elif isinstance(raw, str) and "\0" in raw:
         yield f"a NUL character - at `{path}`"
     elif isinstance(raw, int) and abs(raw) > _INT_MAX:
@@ -385,11 +386,11 @@ def _check_there(connection: Connection, rows: Sequence[Incoming], faults: _Faul
     faults.refuse()
 
 
-def _keys_query(table: Table, key: tuple[str, ...]) -> Select[Any]:
+def _keys_query(table: Table, key: tuple[str, ...]) -> Select[*tuple[Any, ...]]:
     if table is PCI_DEVICES:
         nodes = COMPUTE_NODES.c
         on = table.c.compute_node_id == nodes.id
-        return select(nodes.uuid, table.c.address).join_from(table, COMPUTE_NODES, on)
+        return select(*[nodes.uuid, table.c.address]).join_from(table, COMPUTE_NODES, on)
     query = select(*(table.c[name] for name in key))
     if table in (COMPUTE_NODES, INSTANCES):
         query = query.where(table.c.deleted == literal_column("0"))

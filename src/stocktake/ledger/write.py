@@ -131,7 +131,7 @@ def _insert_nodes(connection: Connection, nodes: Sequence[ComputeNode]) -> dict[
         _insert(connection, COMPUTE_NODES).on_conflict_do_nothing().returning(COMPUTE_NODES.c.uuid, COMPUTE_NODES.c.id),
         [NODE.values(node) for node in nodes],
     )
-    return {row[0]: row[1] for row in rows}
+    return dict(map(tuple, rows))
 
 
 def _write_nodes(connection: Connection, nodes: Mapping[int, ComputeNode]) -> None:

@@ -217,6 +217,15 @@ def test_given_heartbeats_when_read_then_one_row_a_host(ledger: Ledger) -> None:
     assert ledger.service(HOST) == second
 
 
+def test_given_a_host_when_registered_then_that_is_no_sign_of_life(ledger: Ledger) -> None:
+    """A single pass needs the row; only an agent lives. What is there stays."""
+    first = ledger.register(HOST, version="1")
+    assert (first.report_count, first.last_seen_up) == (0, None)
+    beat = ledger.heartbeat(HOST, version="2")
+    assert (beat.uuid, beat.report_count) == (first.uuid, 1)
+    assert ledger.register(HOST, version="3") == beat
+
+
 def test_given_a_service_when_disabled_then_heartbeats_leave_it_so(ledger: Ledger) -> None:
     """The reason goes when it is enabled."""
     with pytest.raises(NotFound):
