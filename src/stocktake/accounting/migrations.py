@@ -47,8 +47,12 @@ class Move(Value, frozen=True, kw_only=True):
 
 
 def in_play(migration: Migration) -> bool:
-    """Say whether a migration is looked at: in progress, finished or in error, and its row not deleted."""
-    return not migration.deleted and migration.status not in SETTLED
+    """
+    Say whether a migration is looked at: in progress, finished or in error, and its row not deleted.
+
+    One without a status is not: Nova selects by `status NOT IN (...)`, which is never true of NULL.
+    """
+    return not migration.deleted and migration.status is not None and migration.status not in SETTLED
 
 
 def is_moving(instance: Instance) -> bool:

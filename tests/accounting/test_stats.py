@@ -1,0 +1,84 @@
+"""Counts of instances by state."""
+
+import pytest
+
+from stocktake.accounting.stats import IO_TASKS, current_workload, tallied
+from stocktake.model.books import StatValue
+from tests.accounting.making import a_migration, a_resize, an_instance, count, work
+
+
+def test_given_no_instance_when_counted_then_there_is_failed_builds_only() -> None:
+    assert tallied((), driver=None, before={}) == {"failed_builds": 0}
+
+
+def test_given_instances_when_counted_then_each_state_type_and_project_is() -> None:
+    instances = (
+        an_instance(1),
+        an_instance(2, vm_state="building", task_state="spawning", os_type=None, project_id=None),
+        an_instance(3, vm_state="stopped", project_id="q"),
+    )
+    assert tallied(instances, driver=None, before={}) == {
+        "failed_builds": 0,
+        "num_instances": 3,
+        "num_vm_active": 1,
+        "num_vm_building": 1,
+        "num_vm_stopped": 1,
+        "num_task_None": 2,
+        "num_task_spawning": 1,
+        "num_os_type_linux": 2,
+        "num_os_type_None": 1,
+        "num_proj_p": 1,
+        "num_proj_q": 1,
+        "num_proj_None": 1,
+        "io_workload": 1,
+    }
+    assert current_workload(instances) == 1
+
+
+@pytest.mark.parametrize(
+    ("vm_state", "task_state", "io_workload"),
+    [
+        *[("active", task, 1) for task in IO_TASKS],
+        *[("building", task, 2) for task in IO_TASKS],
+        ("building", None, 1),
+        ("active", "resize_migrated", 0),
+        ("active", "resize_finish", 0),
+        ("active", None, 0),
+    ],
+)
+def test_given_a_task_when_counted_then_it_adds_to_the_load_once_and_a_build_once_more(
+    vm_state: str, task_state: str | None, io_workload: int
+) -> None:
+    stats = tallied((an_instance(vm_state=vm_state, task_state=task_state),), driver=None, before={})
+    assert stats["io_workload"] == io_workload
+
+
+@pytest.mark.parametrize(
+    ("driver", "merged"),
+    [
+        (None, {}),
+        ({}, {"uptime": None}),
+        ({"uptime": "3 days"}, {"uptime": "3 days"}),
+        ({"custom": "7", "n": 1}, {"uptime": None, "custom": "7", "n": 1}),
+    ],
+)
+def test_given_what_a_driver_says_when_counted_then_it_is_merged_in(
+    driver: dict[str, StatValue] | None, merged: dict[str, StatValue]
+) -> None:
+    assert tallied((), driver=driver, before={}) == {**merged, "failed_builds": 0}
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"), [({}, 0), ({"failed_builds": 3}, 3), ({"failed_builds": "4"}, 4), ({"failed_builds": None}, 0)]
+)
+def test_given_builds_that_failed_when_counted_again_then_their_number_is_kept(
+    before: dict[str, StatValue], kept: int
+) -> None:
+    assert tallied((), driver={"failed_builds": 99}, before=before)["failed_builds"] == kept
+
+
+def test_given_a_counted_migration_when_counted_then_it_is_in_no_number() -> None:
+    books = count(promised=work([a_resize()], [a_migration()]))
+    assert books.node.stats == {"failed_builds": 0}
+    assert (books.node.running_vms, books.node.current_workload) == (0, 0)
+    assert books.node.vcpus_used == 8
