@@ -12,8 +12,8 @@ from stocktake.drivers.fake import FakeDriver
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.model.workload import Flavor, Instance
 from stocktake.monitors.base import load_monitors
+from stocktake.parts import Parts
 from stocktake.placement import open_scheduler, read_overrides
-from stocktake.refresh import Parts
 from stocktake.settings import read_settings, rules
 
 REPORT: Mapping[str, object] = {

@@ -15,7 +15,7 @@ from stocktake.drivers.base import Driver
 from stocktake.errors import IdentityError, LedgerUnreachable, SettingsError, StocktakeError
 from stocktake.model.hypervisor import Survey
 from stocktake.model.value import replace as changed
-from stocktake.refresh import Parts
+from stocktake.parts import Parts
 from tests.parts import Fleet, a_guest, parts_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

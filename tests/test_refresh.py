@@ -16,7 +16,8 @@ from stocktake.errors import (
     ReportRefused,
 )
 from stocktake.model.value import replace as changed
-from stocktake.refresh import Parts, refresh
+from stocktake.parts import Parts
+from stocktake.refresh import refresh
 from tests.parts import Fleet, a_guest, an_instance, dump, parts_of
 
 FIRST = "aaaaaaaa-0000-4000-8000-000000000001"

@@ -17,7 +17,8 @@ from stocktake.drivers.fleet_work import Work, generate_work
 from stocktake.ledger import NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.pci import PciRecord
-from stocktake.refresh import Parts, refresh
+from stocktake.parts import Parts
+from stocktake.refresh import refresh
 from stocktake.settings import read_settings
 
 SEED = 1

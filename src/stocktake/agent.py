@@ -14,7 +14,8 @@ from types import FrameType
 from stocktake import __version__
 from stocktake.clock import Clock
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
-from stocktake.refresh import Parts, Pass, refresh
+from stocktake.parts import Parts, Pass
+from stocktake.refresh import refresh
 
 LOG = logging.getLogger(__name__)
 

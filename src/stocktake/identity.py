@@ -5,15 +5,19 @@ A node's uuid is kept in the file `compute_id` in the state path; it is its reso
 know a uuid per node (bare metal) are asked instead.
 """
 
+import logging
 import re
 import uuid as uuids
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from stocktake.clock import Ids
-from stocktake.errors import IdentityError
+from stocktake.errors import DriverUnreachable, IdentityError, NotFound
 from stocktake.model.books import ComputeNode
+from stocktake.model.hypervisor import Host
+from stocktake.parts import Parts, Pass, failure_of
 
+LOG = logging.getLogger(__name__)
 FILE = "compute_id"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -142,3 +146,61 @@ def guard_nodes(compute_id: str, nodes: Sequence[str], ours: Sequence[ComputeNod
 def _derived(compute_id: str, node: str) -> str:
     """Make the uuid of one node of several; the same whenever it is made."""
     return str(uuids.uuid5(uuids.UUID(compute_id), node))
+
+
+def identified(
+    parts: Parts, names: Sequence[str], hosts: dict[str, Host], ours: Sequence[ComputeNode], result: Pass
+) -> dict[str, str]:
+    """Settle the nodes' uuids, or stop. A node whose driver gives it another uuid than its record has drops out."""
+    reported = {node: host.uuid for node, host in hosts.items() if host.uuid is not None}
+    saved = {row.hypervisor_hostname: row.uuid for row in ours}
+    for node, uuid in reported.items():
+        if saved.get(node, uuid) != uuid:
+            what = f"the driver gives it the uuid {uuid}, and the ledger knows it as {saved[node]}"
+            remedy = f"If the machine was replaced, `stocktake nodes --delete {node}` makes room for the new one."
+            result.failed[node] = IdentityError(what, where=node, remedy=remedy)
+            del hosts[node]
+    _take_over(parts, {uuid for node, uuid in reported.items() if node not in saved}, result)
+    if reported.keys() >= hosts.keys() and hosts:
+        return {node: reported[node] for node in hosts}
+    own = compute_id(parts.settings.state_path, ours, parts.ids)
+    guard_nodes(own, names, ours)
+    return node_uuids(own, tuple(hosts), reported, ours)
+
+
+def check_host(parts: Parts, ours: Sequence[ComputeNode]) -> None:
+    """Stop if this host's id is another host's node; asks the ledger only where the id is none of our rows'."""
+    own = read_compute_id(parts.settings.state_path)
+    if own is None or any(row.uuid == own for row in ours):
+        return
+    try:
+        holder = parts.ledger.node(own)
+    except NotFound:
+        return
+    guard_host(parts.rules.host, own, holder)
+
+
+def _take_over(parts: Parts, uuids: Collection[str], result: Pass) -> None:
+    """Move nodes that are ours now and were another service's before: record, provider and allocations stay."""
+    if not uuids:
+        return
+    for row in parts.ledger.nodes():
+        if row.uuid in uuids and row.host != parts.rules.host:
+            parts.ledger.move_node(row.uuid, parts.rules.host)
+            result.moved[row.hypervisor_hostname] = row.host
+            LOG.warning("took a node over from %s", row.host, extra={"node": row.hypervisor_hostname})
+
+
+def check_driver(parts: Parts, ours: Sequence[ComputeNode]) -> None:
+    """Stop where `compute_driver = "auto"` found no hypervisor and the ledger knows that there is one: it is down."""
+    if parts.settings.compute_driver != "auto" or parts.driver.name != "host":
+        return
+    known = {row.hypervisor_type for row in ours} - {None, "host"}
+    if known:
+        error = DriverUnreachable(
+            f"no hypervisor answers, and the ledger knows this host as {', '.join(sorted(map(str, known)))}",
+            where=parts.rules.host,
+            remedy='Start it; or, if it is gone for good, set `compute_driver = "host"`.',
+        )
+        parts.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
+        raise error

@@ -5,89 +5,28 @@ audit -> verify -> read -> tally -> desired -> save -> sync; each step takes wha
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from stocktake import __version__, identity
-from stocktake.accounting.orphans import adopted
+from stocktake import __version__
 from stocktake.accounting.tally import tally
-from stocktake.audit import TimeLimit, audit
-from stocktake.clock import Clock, Ids
-from stocktake.drivers.base import Driver
-from stocktake.errors import (
-    DriverUnreachable,
-    IdentityError,
-    NodeNotFound,
-    NotFound,
-    PlacementUnreachable,
-    ReportRefused,
-    StocktakeError,
-)
-from stocktake.ledger import Ledger
+from stocktake.adoption import adopt, let_go
+from stocktake.audit import audit
+from stocktake.clock import Clock
+from stocktake.errors import NodeNotFound, ReportRefused, StocktakeError
+from stocktake.identity import check_driver, check_host, identified
 from stocktake.model.books import ComputeNode
-from stocktake.model.hypervisor import Guest, Host, HostView
-from stocktake.model.problem import Problem
-from stocktake.model.rules import Rules
+from stocktake.model.hypervisor import Host, HostView
 from stocktake.model.value import replace
 from stocktake.model.workload import NodeWork, Service
-from stocktake.monitors.base import Monitor
-from stocktake.placement import Overrides, Scheduler
+from stocktake.parts import Parts, Pass, failure_of
 from stocktake.placement.desired import desired
 from stocktake.placement.overrides import overrides_for
 from stocktake.report import Books, Reported, carried, save, sync
-from stocktake.settings import Settings
+from stocktake.vanished import delete_vanished
 from stocktake.verify import verify
 
 LOG = logging.getLogger(__name__)
-VANISHED = "node-vanished"
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a pass works with; the agent and the commands put it together."""
-
-    settings: Settings
-    rules: Rules
-    overrides: Overrides
-    driver: Driver
-    monitors: Sequence[Monitor]
-    ledger: Ledger
-    scheduler: Scheduler
-    clock: Clock
-    ids: Ids
-    limit: TimeLimit
-
-
-@dataclass(slots=True)
-class Pass:
-    """
-    What one pass did.
-
-    Attributes:
-        nodes: the records as they are now, by name.
-        failed: why a node could not be refreshed; its record stays, marked.
-        unsynced: why the scheduler does not have a saved record.
-        deleted, kept: nodes that are gone, and those that should be and why they are not.
-        moved: nodes taken over, and the host that had them.
-        adopted: uuids of guests that became instances.
-        seconds: how long each step took.
-    """
-
-    nodes: dict[str, ComputeNode] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
-    failed: dict[str, StocktakeError] = field(default_factory=dict)
-    unsynced: dict[str, StocktakeError] = field(default_factory=dict)
-    deleted: list[str] = field(default_factory=list)
-    kept: dict[str, str] = field(default_factory=dict)
-    moved: dict[str, str] = field(default_factory=dict)
-    adopted: list[str] = field(default_factory=list)
-    writes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def fine(self) -> bool:
-        """Say whether everything was refreshed and reported."""
-        return not (self.failed or self.unsynced)
 
 
 @dataclass(slots=True)
@@ -123,9 +62,9 @@ def refresh(
     timer = _Timer(parts.clock, result, parts.clock.monotonic_s())
     host = parts.rules.host
     ours = parts.ledger.nodes(host=host, replica=True)
-    _guard_host(parts, ours)
+    check_host(parts, ours)
     timer.lap("read")
-    _guard_driver(parts, ours)
+    check_driver(parts, ours)
     names = _listed(parts, ours)
     timer.lap("list")
     if only is not None and only not in names:
@@ -136,12 +75,12 @@ def refresh(
     hosts, refused = _verified(views)
     result.failed |= refused
     timer.lap("verify")
-    uuids = _identified(parts, names, hosts, ours, result)
-    service = parts.ledger.service(host) or parts.ledger.heartbeat(host, version=__version__)
+    uuids = identified(parts, names, hosts, ours, result)
+    service = parts.ledger.service(host) or parts.ledger.register(host, version=__version__)
     _count(parts, hosts, uuids, service, result=result, timer=timer, full=full, stop=stop)
     _note(parts, ours, result)
     if only is None and not stop():
-        _delete_vanished(parts, names, ours, result)
+        delete_vanished(parts, names, ours, result)
     timer.lap("save")
     return result
 
@@ -166,8 +105,8 @@ def _count(
 
     books = books_of(tuple(hosts))
     if parts.settings.adopt == "auto":
-        result.adopted = _adopt(parts, hosts, books)
-        if _let_go(parts, hosts, books) or result.adopted:
+        result.adopted = adopt(parts, hosts, books)
+        if let_go(parts, hosts, books) or result.adopted:
             books.update(books_of(tuple(hosts)))
     timer.lap("tally")
     if stop():
@@ -200,21 +139,6 @@ def _merge(done: Reported, result: Pass) -> None:
         )
 
 
-def _guard_driver(parts: Parts, ours: Sequence[ComputeNode]) -> None:
-    """Stop where `compute_driver = "auto"` found no hypervisor and the ledger knows that there is one: it is down."""
-    if parts.settings.compute_driver != "auto" or parts.driver.name != "host":
-        return
-    known = {row.hypervisor_type for row in ours} - {None, "host"}
-    if known:
-        error = DriverUnreachable(
-            f"no hypervisor answers, and the ledger knows this host as {', '.join(sorted(map(str, known)))}",
-            where=parts.rules.host,
-            remedy='Start it; or, if it is gone for good, set `compute_driver = "host"`.',
-        )
-        parts.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
-        raise error
-
-
 def _listed(parts: Parts, ours: Sequence[ComputeNode]) -> tuple[str, ...]:
     """Ask the driver for its nodes; if it can't say, every node of ours carries that and nothing else happens."""
     try:
@@ -242,49 +166,6 @@ def _verified(
     return hosts, failed
 
 
-def _identified(
-    parts: Parts, names: Sequence[str], hosts: dict[str, Host], ours: Sequence[ComputeNode], result: Pass
-) -> dict[str, str]:
-    """Settle the nodes' uuids, or stop. A node whose driver gives it another uuid than its record has drops out."""
-    reported = {node: host.uuid for node, host in hosts.items() if host.uuid is not None}
-    saved = {row.hypervisor_hostname: row.uuid for row in ours}
-    for node, uuid in reported.items():
-        if saved.get(node, uuid) != uuid:
-            what = f"the driver gives it the uuid {uuid}, and the ledger knows it as {saved[node]}"
-            remedy = f"If the machine was replaced, `stocktake nodes --delete {node}` makes room for the new one."
-            result.failed[node] = IdentityError(what, where=node, remedy=remedy)
-            del hosts[node]
-    _take_over(parts, {uuid for node, uuid in reported.items() if node not in saved}, result)
-    if reported.keys() >= hosts.keys() and hosts:
-        return {node: reported[node] for node in hosts}
-    own = identity.compute_id(parts.settings.state_path, ours, parts.ids)
-    identity.guard_nodes(own, names, ours)
-    return identity.node_uuids(own, tuple(hosts), reported, ours)
-
-
-def _guard_host(parts: Parts, ours: Sequence[ComputeNode]) -> None:
-    """Stop if this host's id is another host's node; asks the ledger only where the id is none of our rows'."""
-    own = identity.read_compute_id(parts.settings.state_path)
-    if own is None or any(row.uuid == own for row in ours):
-        return
-    try:
-        holder = parts.ledger.node(own)
-    except NotFound:
-        return
-    identity.guard_host(parts.rules.host, own, holder)
-
-
-def _take_over(parts: Parts, uuids: Collection[str], result: Pass) -> None:
-    """Move nodes that are ours now and were another service's before: record, provider and allocations stay."""
-    if not uuids:
-        return
-    for row in parts.ledger.nodes():
-        if row.uuid in uuids and row.host != parts.rules.host:
-            parts.ledger.move_node(row.uuid, parts.rules.host)
-            result.moved[row.hypervisor_hostname] = row.host
-            LOG.warning("took a node over from %s", row.host, extra={"node": row.hypervisor_hostname})
-
-
 def _books(parts: Parts, host: Host, work: NodeWork, uuid: str, service: Service) -> Books:
     """Tally one node and work out what the scheduler should hold."""
     counted = tally(host, work, parts.rules, uuid=uuid)
@@ -295,94 +176,9 @@ def _books(parts: Parts, host: Host, work: NodeWork, uuid: str, service: Service
     return Books(work=work, tally=replace(counted, node=node), tree=tree)
 
 
-def _adopt(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books]) -> list[str]:
-    """Make instances of the running guests that nobody promised (setting `adopt = "auto"`)."""
-    instances = []
-    for node, book in books.items():
-        orphans = {entry.id for entry in book.tally.entries if entry.kind == "orphan"}
-        known = {instance.uuid for instance in book.work.instances} | book.work.places.keys()
-        guests: Collection[Guest] = hosts[node].guests or ()
-        instances += [
-            adopted(guest, host=parts.rules.host, node=node, now=parts.clock.now())
-            for guest in guests
-            if guest.uuid in orphans - known and guest.active
-        ]
-    if instances:
-        parts.ledger.put_instances(instances)
-    return [instance.uuid for instance in instances]
-
-
-def _let_go(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books]) -> list[str]:
-    """Delete the adopted instances whose guests the hypervisor no longer has: nobody else keeps their books."""
-    gone: list[str] = []
-    for node, book in books.items():
-        guests = hosts[node].guests
-        if guests is not None:
-            there = {guest.uuid for guest in guests}
-            gone += [one.uuid for one in book.work.instances if one.adopted and one.uuid not in there]
-    if gone:
-        parts.ledger.delete_instances(gone)
-    return gone
-
-
-def failure_of(error: StocktakeError) -> Problem:
-    """Make what a node carries while it can't be refreshed."""
-    return Problem(code=error.code, about=error.where, text=error.what, remedy=error.remedy, severity="error")
-
-
 def _note(parts: Parts, ours: Sequence[ComputeNode], result: Pass) -> None:
     """Mark the rows of nodes that could not be refreshed; a row that says so already is not written."""
     rows = {row.hypervisor_hostname: row for row in ours}
     failures = {rows[node].uuid: failure_of(error) for node, error in result.failed.items() if node in rows}
     if failures:
         parts.ledger.note_failures(failures)
-
-
-def _delete_vanished(parts: Parts, names: Sequence[str], ours: Sequence[ComputeNode], result: Pass) -> None:
-    """
-    Delete compute nodes that the driver no longer reports, record first, then provider; see docs/accounting.md.
-
-    Kept are nodes that the driver still has (they moved), that still have instances, and, if more than a set share
-    vanishes at once, all of them until a second pass agrees.
-    """
-    gone = [row for row in ours if row.hypervisor_hostname not in names]
-    if gone:
-        # What the replica said may be old: another service may own the node by now.
-        still = {row.uuid for row in parts.ledger.nodes(host=parts.rules.host)}
-        gone = [row for row in gone if row.uuid in still]
-    many = len(gone) > len(ours) * parts.settings.vanish_share_max and len(ours) > 1
-    marks: dict[str, Problem] = {}
-    for row in gone:
-        name = row.hypervisor_hostname
-        why = _why_kept(parts, row, many=many)
-        if why is None:
-            parts.ledger.delete_node(row.uuid)
-            result.deleted.append(name)
-            LOG.warning("deleted a compute node that the driver no longer reports", extra={"node": name})
-            continue
-        result.kept[name] = why
-        marks[row.uuid] = Problem(code=VANISHED, about=name, text=f"the driver no longer reports it; {why}")
-    if marks:
-        parts.ledger.note_failures(marks)
-    for pending in parts.ledger.deleted_nodes(parts.rules.host):
-        try:
-            parts.scheduler.delete_tree(pending.uuid)
-        except StocktakeError as error:
-            result.unsynced[pending.hypervisor_hostname] = error
-            if isinstance(error, PlacementUnreachable):
-                return
-        else:
-            parts.ledger.note_provider_deleted([pending.uuid])
-
-
-def _why_kept(parts: Parts, row: ComputeNode, *, many: bool) -> str | None:
-    """Say why a node that is not reported is kept; None if it goes."""
-    if parts.limit.call(lambda: parts.driver.node_exists(row.hypervisor_hostname)):
-        return "it still exists: it moved to another service"
-    instances = parts.ledger.instances(host=row.host, node=row.hypervisor_hostname)
-    if instances:
-        return f"it still has {len(instances)} instances; move or delete them"
-    seen_before = row.failure is not None and row.failure.code == VANISHED
-    if many and not seen_before:
-        return "many nodes vanished at once; it goes if the next pass agrees"
-    return None

@@ -16,9 +16,9 @@ def program(tmp_path: Path) -> Program:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Program:
-    """Eight nodes with instances, migrations, orphans and misplaced guests, after a refresh."""
+    """Eight nodes with instances, migrations, orphans and misplaced guests, after its agent's first pass."""
     program = Program(tmp_path, nodes=8)
     program.promise(datetime.now(UTC))
-    result = program.run("refresh", "--quiet")
+    result = program.run("agent", "--once", "--quiet")
     assert result.code == 0, result
     return program

@@ -109,7 +109,7 @@ def test_given_a_node_that_still_has_instances_when_it_is_to_be_deleted_then_it_
 
 
 def test_given_a_node_whose_agent_is_alive_when_it_is_to_be_deleted_then_force_is_asked_for(program: Program) -> None:
-    program.run("refresh")
+    program.run("agent", "--once")
     result = program.run("nodes", "--delete", "node-00000", "--yes")
     assert result.code == 2
     assert "--force" in result.err

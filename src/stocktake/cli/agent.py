@@ -13,7 +13,7 @@ from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 
 if TYPE_CHECKING:
-    from stocktake.refresh import Parts
+    from stocktake.parts import Parts
 
 
 @click.command(

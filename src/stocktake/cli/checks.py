@@ -250,7 +250,7 @@ def _libvirt_permissions(host: Host) -> Answers:
 
 
 def _agent(host: Host) -> Answers:
-    from stocktake.cli.state import is_alive
+    from stocktake.cli.state import is_alive, is_by_hand
     from stocktake.cli.words import since
 
     assert host.settings is not None
@@ -261,6 +261,8 @@ def _agent(host: Host) -> Answers:
     remedy = "Start it: `stocktake agent`, or `systemctl enable --now stocktake-agent`."
     if service is None:
         yield "warn", f"none ever ran for host {host.settings.host}", remedy
+    elif is_by_hand(service):
+        yield "ok", "none ever ran: refreshed by hand; `stocktake agent` keeps the books by itself", ""
     elif not is_alive(service, now, host.settings.service_down_time):
         yield "warn", f"no sign of life for {since(service.last_seen_up, now)}", remedy
     else:

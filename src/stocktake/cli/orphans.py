@@ -2,6 +2,7 @@
 `orphans`: guests that nobody promised, and those that are elsewhere than the ledger thinks. Law: adopting is asked for.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from stocktake.model.books import Entry
     from stocktake.model.hypervisor import Guest
     from stocktake.model.workload import Instance
-    from stocktake.refresh import Parts
+    from stocktake.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +132,12 @@ def _write(session: Session, screen: "object", found: Sequence[Found]) -> None:
     "adopt",
     example="""
     $ stocktake orphans adopt 2f1c0d9e-8a55-4c1e-9d8c-3f8f6f1f7a10
-    $ stocktake orphans adopt --all --yes
+    $ stocktake orphans adopt --all
     """,
 )
 @click.argument("guests_named", metavar="UUID...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every orphan that runs on this host.")
-@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask, as where nobody could answer.")
 @click.pass_obj
 def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything: bool, yes: bool) -> int:
     """Make instances of orphans on this host: promised what they take now.
@@ -155,7 +156,7 @@ def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything
     parts = session.parts
     guests = _guests(parts)
     chosen = _chosen(guests, _orphans(parts, guests), guests_named)
-    if everything and chosen and not yes:
+    if everything and chosen and not yes and sys.stdin.isatty():
         from stocktake.cli.options import confirm
 
         confirm(f"Make instances of {len(chosen)} guests?")

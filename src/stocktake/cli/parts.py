@@ -9,8 +9,8 @@ from stocktake.clock import Clock, Ids
 
 if TYPE_CHECKING:
     from stocktake.ledger import Ledger
+    from stocktake.parts import Parts
     from stocktake.placement import Scheduler
-    from stocktake.refresh import Parts
     from stocktake.settings import Settings
 
 
@@ -49,8 +49,8 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids) -> "Parts":
     from stocktake.audit import TimeLimit
     from stocktake.drivers.base import load_driver
     from stocktake.monitors.base import load_monitors
+    from stocktake.parts import Parts
     from stocktake.placement.overrides import read_overrides
-    from stocktake.refresh import Parts
     from stocktake.settings import rules
 
     with ExitStack() as opened:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stocktake import __version__
 from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 from stocktake.errors import StocktakeError
 
 if TYPE_CHECKING:
     from stocktake.model.books import ComputeNode
-    from stocktake.refresh import Pass
+    from stocktake.parts import Pass
 
 # A fleet's first refresh must not scroll everything else away.
 _LINES_MAX = 20
@@ -61,8 +60,6 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
 
     session.command = "refresh"
     parts = session.parts
-    # A pass is a sign of life, whoever asked for it.
-    parts.ledger.heartbeat(parts.rules.host, version=__version__)
     before = {node.hypervisor_hostname: node for node in parts.ledger.nodes(host=parts.rules.host)}
     result = refresh(parts, only=only, full=full)
     code = exit_code_of(result)

@@ -47,11 +47,9 @@ def services_command(context: click.Context) -> int:
     services = sorted(session.ledger.services(), key=lambda service: service.host)
     now, down_time_s = session.clock.now(), session.settings.service_down_time
     if session.json:
-        from stocktake.cli.state import is_alive
+        from stocktake.cli.state import service_word
 
-        data = [
-            {**plain(service), "state": "up" if is_alive(service, now, down_time_s) else "down"} for service in services
-        ]
+        data = [{**plain(service), "state": service_word(service, now, down_time_s)} for service in services]
         write_json(session, data)
         return 0
     screen = screen_of(session)
@@ -72,16 +70,16 @@ def services_command(context: click.Context) -> int:
 
 
 def _row(service: "Service", now: "datetime", down_time_s: float) -> "Row":
-    from stocktake.cli.state import is_alive
+    from stocktake.cli.state import COLOURS, service_word
     from stocktake.cli.tables import Cell
     from stocktake.cli.words import since
 
-    alive = is_alive(service, now, down_time_s)
+    word = service_word(service, now, down_time_s)
     return (
         service.host,
         Cell("disabled", "yellow") if service.disabled else "enabled",
-        Cell("up", "green") if alive else Cell("down", "red"),
-        since(service.last_seen_up, now),
+        Cell(word, COLOURS[word]),
+        since(service.last_seen_up, now) if service.last_seen_up else "never",
         service.version,
         service.disabled_reason or ("forced down" if service.forced_down else ""),
     )

@@ -13,7 +13,7 @@ from stocktake.clock import Clock, Ids, RandomIds, SystemClock
 
 if TYPE_CHECKING:
     from stocktake.ledger import Ledger
-    from stocktake.refresh import Parts
+    from stocktake.parts import Parts
     from stocktake.settings import Settings
 
 

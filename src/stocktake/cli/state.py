@@ -1,7 +1,8 @@
 """
 What state a node is in, in one word and a reason. Law: pure; the record, its service and the time decide.
 
-`up`: its agent lives and the last refresh went well. `stale`: it could not be refreshed because a part was not there,
+`up`: its agent lives and the last refresh went well. `manual`: no agent ever ran for it, somebody refreshes it by hand,
+and the last time went well. `stale`: it could not be refreshed because a part was not there,
 and keeps its last figures. `failed`: somebody has to do something before it can be refreshed. `down`: its agent is
 silent.
 """
@@ -15,13 +16,14 @@ from stocktake.cli.words import since
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
 
-Word = Literal["up", "stale", "failed", "down"]
+Word = Literal["up", "manual", "stale", "failed", "down"]
 
 # These go away by themselves, or by a pass that agrees.
 _PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "node-vanished"})
 
 COLOURS: Mapping[str, str] = {
     "up": "green",
+    "manual": "",
     "stale": "yellow",
     "failed": "red",
     "down": "red",
@@ -44,22 +46,34 @@ def is_alive(service: Service, now: datetime, down_time_s: float) -> bool:
     return not service.forced_down and seen is not None and now - seen <= timedelta(seconds=down_time_s)
 
 
+def is_by_hand(service: Service) -> bool:
+    """Say whether no agent ever ran for a service: somebody refreshes its nodes by hand."""
+    return service.last_seen_up is None and not service.forced_down
+
+
+def service_word(service: Service, now: datetime, down_time_s: float) -> Word:
+    """Give a service's state: up, manual or down."""
+    if is_by_hand(service):
+        return "manual"
+    return "up" if is_alive(service, now, down_time_s) else "down"
+
+
 def state_of(node: ComputeNode, service: Service | None, now: datetime, down_time_s: float) -> State:
     """Work out a node's state."""
     trouble = node.failure.text if node.failure else ""
     if service is None:
         return State("down", f"no service {node.host!r} is known{'; ' if trouble else ''}{trouble}")
-    if not is_alive(service, now, down_time_s):
+    by_hand = is_by_hand(service)
+    if not by_hand and not is_alive(service, now, down_time_s):
         silent = "it was forced down" if service.forced_down else _silence(service, now)
         return State("down", f"{silent}{'; ' if trouble else ''}{trouble}")
     if node.failure is None:
-        return State("up")
+        return State("manual" if by_hand else "up")
     return State("stale" if node.failure.code in _PASSING else "failed", trouble)
 
 
 def _silence(service: Service, now: datetime) -> str:
-    if service.last_seen_up is None:
-        return "its agent never gave a sign of life"
+    assert service.last_seen_up is not None, "an agent that never ran is not silent"
     return f"its agent gave no sign of life for {since(service.last_seen_up, now)}"
 
 

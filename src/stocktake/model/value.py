@@ -14,8 +14,12 @@ from stocktake.errors import InvalidData
 T = TypeVar("T")
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """The base of every noun."""
+class Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """
+    The base of every noun.
+
+    Values are trees: nothing in one refers back to it, so the garbage collector need not look at them.
+    """
 
 
 def encode(value: object) -> str:

@@ -1,0 +1,71 @@
+"""
+What a pass works with and what it gives. Law: everything that touches the world comes in here, and nowhere else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stocktake.audit import TimeLimit
+from stocktake.clock import Clock, Ids
+from stocktake.drivers.base import Driver
+from stocktake.errors import StocktakeError
+from stocktake.ledger import Ledger
+from stocktake.model.books import ComputeNode
+from stocktake.model.problem import Problem
+from stocktake.model.rules import Rules
+from stocktake.monitors.base import Monitor
+from stocktake.placement import Overrides, Scheduler
+from stocktake.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pass works with; the agent and the commands put it together."""
+
+    settings: Settings
+    rules: Rules
+    overrides: Overrides
+    driver: Driver
+    monitors: Sequence[Monitor]
+    ledger: Ledger
+    scheduler: Scheduler
+    clock: Clock
+    ids: Ids
+    limit: TimeLimit
+
+
+@dataclass(slots=True)
+class Pass:
+    """
+    What one pass did.
+
+    Attributes:
+        nodes: the records as they are now, by name.
+        failed: why a node could not be refreshed; its record stays, marked.
+        unsynced: why the scheduler does not have a saved record.
+        deleted, kept: nodes that are gone, and those that should be and why they are not.
+        moved: nodes taken over, and the host that had them.
+        adopted: uuids of guests that became instances.
+        seconds: how long each step took.
+    """
+
+    nodes: dict[str, ComputeNode] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    failed: dict[str, StocktakeError] = field(default_factory=dict)
+    unsynced: dict[str, StocktakeError] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
+    adopted: list[str] = field(default_factory=list)
+    writes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def fine(self) -> bool:
+        """Say whether everything was refreshed and reported."""
+        return not (self.failed or self.unsynced)
+
+
+def failure_of(error: StocktakeError) -> Problem:
+    """Make what a node carries while it can't be refreshed."""
+    return Problem(code=error.code, about=error.where, text=error.what, remedy=error.remedy, severity="error")

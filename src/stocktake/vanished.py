@@ -1,0 +1,66 @@
+"""
+Compute nodes that the driver no longer reports. Law: nothing goes unless the driver could list, in doubt twice.
+
+Rules: docs/accounting.md, "Orphan compute nodes".
+"""
+
+import logging
+from collections.abc import Sequence
+
+from stocktake.errors import PlacementUnreachable, StocktakeError
+from stocktake.model.books import ComputeNode
+from stocktake.model.problem import Problem
+from stocktake.parts import Parts, Pass
+
+LOG = logging.getLogger(__name__)
+VANISHED = "node-vanished"
+
+
+def delete_vanished(parts: Parts, names: Sequence[str], ours: Sequence[ComputeNode], result: Pass) -> None:
+    """
+    Delete compute nodes that the driver no longer reports, record first, then provider; see docs/accounting.md.
+
+    Kept are nodes that the driver still has (they moved), that still have instances, and, if more than a set share
+    vanishes at once, all of them until a second pass agrees.
+    """
+    gone = [row for row in ours if row.hypervisor_hostname not in names]
+    if gone:
+        # What the replica said may be old: another service may own the node by now.
+        still = {row.uuid for row in parts.ledger.nodes(host=parts.rules.host)}
+        gone = [row for row in gone if row.uuid in still]
+    many = len(gone) > len(ours) * parts.settings.vanish_share_max and len(ours) > 1
+    marks: dict[str, Problem] = {}
+    for row in gone:
+        name = row.hypervisor_hostname
+        why = _why_kept(parts, row, many=many)
+        if why is None:
+            parts.ledger.delete_node(row.uuid)
+            result.deleted.append(name)
+            LOG.warning("deleted a compute node that the driver no longer reports", extra={"node": name})
+            continue
+        result.kept[name] = why
+        marks[row.uuid] = Problem(code=VANISHED, about=name, text=f"the driver no longer reports it; {why}")
+    if marks:
+        parts.ledger.note_failures(marks)
+    for pending in parts.ledger.deleted_nodes(parts.rules.host):
+        try:
+            parts.scheduler.delete_tree(pending.uuid)
+        except StocktakeError as error:
+            result.unsynced[pending.hypervisor_hostname] = error
+            if isinstance(error, PlacementUnreachable):
+                return
+        else:
+            parts.ledger.note_provider_deleted([pending.uuid])
+
+
+def _why_kept(parts: Parts, row: ComputeNode, *, many: bool) -> str | None:
+    """Say why a node that is not reported is kept; None if it goes."""
+    if parts.limit.call(lambda: parts.driver.node_exists(row.hypervisor_hostname)):
+        return "it still exists: it moved to another service"
+    instances = parts.ledger.instances(host=row.host, node=row.hypervisor_hostname)
+    if instances:
+        return f"it still has {len(instances)} instances; move or delete them"
+    seen_before = row.failure is not None and row.failure.code == VANISHED
+    if many and not seen_before:
+        return "many nodes vanished at once; it goes if the next pass agrees"
+    return None
