@@ -1,6 +1,6 @@
 """Step 7: save what changed, then make the scheduler agree; nothing unsaved reaches the scheduler."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from stocktake.model.provider import Inventory, Provider, ProviderTree
 from stocktake.model.value import replace
 from stocktake.model.workload import NodeWork
 from stocktake.placement import NoScheduler, Synced
+from stocktake.placement.scheduler import never
 from stocktake.report import Books, Reported, carried, changed, save, sync
 from tests.parts import dump
 from tests.test_identity import a_node
@@ -28,8 +29,10 @@ class Answering(NoScheduler):
         self.answer = answer
         self.told: list[Mapping[str, ProviderTree]] = []
 
-    def sync(self, trees: Mapping[str, ProviderTree], *, full: bool = False) -> dict[str, Synced | StocktakeError]:
-        del full
+    def sync(
+        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+    ) -> dict[str, Synced | StocktakeError]:
+        del full, stop
         self.told.append(trees)
         return dict.fromkeys(trees, self.answer)
 
@@ -50,7 +53,7 @@ def books(node: ComputeNode, before: ComputeNode | None = None) -> Books:
     return Books(work=NodeWork(record=before), tally=Tally(node=node, entries=()), tree=a_tree(node.uuid))
 
 
-def never(_: Sequence[str]) -> Mapping[str, Books]:
+def nobody(_: Sequence[str]) -> Mapping[str, Books]:
     raise AssertionError("nobody else wrote")
 
 
@@ -76,17 +79,17 @@ def test_given_only_other_times_when_compared_then_nothing_changed() -> None:
 
 
 def test_given_a_record_like_the_saved_one_when_saved_then_the_ledger_is_not_asked_to_write(ledger: Ledger) -> None:
-    first = save(ledger, {"n": books(a_node())}, never)
+    first = save(ledger, {"n": books(a_node())}, nobody)
     assert first.changed == {"n"}
     before = dump(ledger)
-    again = save(ledger, {"n": books(first.saved["n"], first.saved["n"])}, never)
+    again = save(ledger, {"n": books(first.saved["n"], first.saved["n"])}, nobody)
     assert (again.changed, again.saved) == (set(), first.saved)
     assert dump(ledger) == before
 
 
 def test_given_a_row_that_another_changed_when_saved_then_it_is_read_and_tallied_again(ledger: Ledger) -> None:
-    read = save(ledger, {"n": books(a_node())}, never).saved["n"]
-    theirs = save(ledger, {"n": books(replace(read, running_vms=7), read)}, never).saved["n"]
+    read = save(ledger, {"n": books(a_node())}, nobody).saved["n"]
+    theirs = save(ledger, {"n": books(replace(read, running_vms=7), read)}, nobody).saved["n"]
     asked: list[Sequence[str]] = []
 
     def again(names: Sequence[str]) -> Mapping[str, Books]:
@@ -99,7 +102,7 @@ def test_given_a_row_that_another_changed_when_saved_then_it_is_read_and_tallied
 
 
 def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_so(ledger: Ledger) -> None:
-    read = save(ledger, {"n": books(a_node())}, never).saved["n"]
+    read = save(ledger, {"n": books(a_node())}, nobody).saved["n"]
     old = replace(read, generation=read.generation + 99)
     result = save(ledger, {"n": books(replace(old, running_vms=1), old)}, lambda _: {"n": books(read, old)})
     assert isinstance(result.failed["n"], LedgerError)
@@ -108,19 +111,20 @@ def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_
 
 def test_given_an_unsaved_node_when_synced_then_the_scheduler_is_not_told_of_it(ledger: Ledger) -> None:
     scheduler = Answering(Synced())
-    sync(ledger, scheduler, {"n": books(a_node())}, Reported(), full=False)
+    sync(ledger, scheduler, {"n": books(a_node())}, Reported(), full=False, stop=never)
     assert scheduler.told == [{}]
 
 
 def test_given_an_agreeing_scheduler_when_synced_then_only_wanted_names_stay_ours(ledger: Ledger) -> None:
     node = carried(replace(a_node(), owned_traits=frozenset({"CUSTOM_OLD"})), a_tree(a_node().uuid), None)
-    result = save(ledger, {"n": books(node)}, never)
+    result = save(ledger, {"n": books(node)}, nobody)
     sync(
         ledger,
         Answering(Synced(writes=2, kept_classes=frozenset({"CUSTOM_HELD"}))),
         {"n": books(node)},
         result,
         full=False,
+        stop=never,
     )
     kept = ledger.node(node.uuid)
     assert kept.owned_traits == {"COMPUTE_NODE"}
@@ -130,18 +134,18 @@ def test_given_an_agreeing_scheduler_when_synced_then_only_wanted_names_stay_our
 
 def test_given_a_scheduler_that_is_away_when_synced_then_the_node_carries_it_until_it_is_back(ledger: Ledger) -> None:
     node = carried(a_node(), a_tree(a_node().uuid), None)
-    result = save(ledger, {"n": books(node)}, never)
+    result = save(ledger, {"n": books(node)}, nobody)
     away = PlacementUnreachable("no answer", where="the scheduler")
-    sync(ledger, Answering(away), {"n": books(node)}, result, full=False)
+    sync(ledger, Answering(away), {"n": books(node)}, result, full=False, stop=never)
     carrying = ledger.node(node.uuid)
     assert result.unsynced == {"n": away}
     assert [problem.code for problem in carrying.problems] == ["placement-unreachable"]
 
     again = carried(replace(carrying, problems=()), a_tree(node.uuid), carrying)
-    unchanged = save(ledger, {"n": books(again, carrying)}, never)
-    sync(ledger, Answering(away), {"n": books(again, carrying)}, unchanged, full=False)
+    unchanged = save(ledger, {"n": books(again, carrying)}, nobody)
+    sync(ledger, Answering(away), {"n": books(again, carrying)}, unchanged, full=False, stop=never)
     assert (unchanged.changed, ledger.node(node.uuid)) == (set(), carrying)
 
-    back = save(ledger, {"n": books(again, carrying)}, never)
-    sync(ledger, Answering(Synced()), {"n": books(again, carrying)}, back, full=False)
+    back = save(ledger, {"n": books(again, carrying)}, nobody)
+    sync(ledger, Answering(Synced()), {"n": books(again, carrying)}, back, full=False, stop=never)
     assert ledger.node(node.uuid).problems == ()

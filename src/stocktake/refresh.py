@@ -114,7 +114,7 @@ def _count(
     done = save(parts.ledger, books, books_of)
     timer.lap("save")
     if not stop():
-        sync(parts.ledger, parts.scheduler, books, done, full=full)
+        sync(parts.ledger, parts.scheduler, books, done, full=full, stop=stop)
     timer.lap("report")
     _merge(done, result)
 

@@ -102,10 +102,18 @@ def save(ledger: Ledger, books: Mapping[str, Books], again: Callable[[Sequence[s
     return result
 
 
-def sync(ledger: Ledger, scheduler: Scheduler, books: Mapping[str, Books], result: Reported, *, full: bool) -> None:
-    """Make the scheduler agree with every saved node, and save what it said where that changed."""
+def sync(
+    ledger: Ledger,
+    scheduler: Scheduler,
+    books: Mapping[str, Books],
+    result: Reported,
+    *,
+    full: bool,
+    stop: Callable[[], bool],
+) -> None:
+    """Make the scheduler agree with every saved node until told to stop, and save what it said where that changed."""
     trees = {name: books[name].tree for name in result.saved if name in books}
-    outcome = scheduler.sync(trees, full=full)
+    outcome = scheduler.sync(trees, full=full, stop=stop)
     saves: dict[str, NodeSave] = {}
     for name, answer in outcome.items():
         node = result.saved[name]

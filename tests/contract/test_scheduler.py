@@ -307,3 +307,16 @@ def test_given_nodes_when_listed_without_contents_then_one_request_tells_names_a
 def test_given_no_nodes_when_synced_then_nothing_is_asked(scheduler: Scheduler) -> None:
     assert scheduler.sync({}) == {}
     assert scheduler.requests == 0
+
+
+def test_given_many_new_nodes_when_told_to_stop_then_the_rest_is_left_for_the_next_time(scheduler: Scheduler) -> None:
+    trees = {name: tree(name) for name in (some_name() for _ in range(5))}
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) > 2
+
+    first = scheduler.sync(trees, stop=stop)
+    assert list(first) == list(trees)[:2]
+    assert list(scheduler.sync(trees)) == list(trees)

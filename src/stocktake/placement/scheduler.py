@@ -29,6 +29,11 @@ T = TypeVar("T")
 Allocations = dict[str, dict[str, dict[str, int]]]
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 class Synced(Value, frozen=True, kw_only=True):
     """
     One node that the scheduler agrees with.
@@ -58,12 +63,15 @@ class Scheduler(Protocol):
     @property
     def writes(self) -> int: ...
 
-    def sync(self, trees: Mapping[str, ProviderTree], *, full: bool = False) -> dict[str, Synced | StocktakeError]:
+    def sync(
+        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+    ) -> dict[str, Synced | StocktakeError]:
         """
         Make the scheduler agree; keyed like the input. One node's failure is its own value.
 
         Args:
             full: read everything back, whatever its generation.
+            stop: asked after each node; once it says yes, those that are left are not in the answer.
         """
         ...
 
@@ -111,9 +119,11 @@ class NoScheduler:
     requests = 0
     writes = 0
 
-    def sync(self, trees: Mapping[str, ProviderTree], *, full: bool = False) -> dict[str, Synced | StocktakeError]:
+    def sync(
+        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+    ) -> dict[str, Synced | StocktakeError]:
         """Agree with everything."""
-        del full
+        del full, stop
         return dict.fromkeys(trees, Synced())
 
     def delete_tree(self, root_uuid: str) -> None:
@@ -182,10 +192,12 @@ class Placement:
         """How many of them were not GETs."""
         return self._session.writes
 
-    def sync(self, trees: Mapping[str, ProviderTree], *, full: bool = False) -> dict[str, Synced | StocktakeError]:
+    def sync(
+        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+    ) -> dict[str, Synced | StocktakeError]:
         """Make Placement agree with these trees."""
         with self._mutex:
-            return self._synced(trees, full=full)
+            return self._synced(trees, full=full, stop=stop)
 
     def delete_tree(self, root_uuid: str) -> None:
         """Delete a tree with its allocations."""
@@ -237,7 +249,9 @@ class Placement:
         """Close the connections."""
         self._session.close()
 
-    def _synced(self, trees: Mapping[str, ProviderTree], *, full: bool) -> dict[str, Synced | StocktakeError]:
+    def _synced(
+        self, trees: Mapping[str, ProviderTree], *, full: bool, stop: Callable[[], bool]
+    ) -> dict[str, Synced | StocktakeError]:
         if not trees:
             return {}
         if full:
@@ -250,6 +264,8 @@ class Placement:
         result: dict[str, Synced | StocktakeError] = {}
         failures = 0
         for name, tree in trees.items():
+            if stop():
+                break
             try:
                 result[name] = self._agree(tree, listed.get(tree.root.uuid, ()))
             except PlacementUnreachable as error:
