@@ -123,7 +123,7 @@ def pools(table: Table, specs: Sequence[DeviceSpec], *, provider_root: str | Non
         PciPool(vendor_id=vendor, product_id=product, numa_node=numa_node, count=count, tags=dict(tags))
         for (vendor, product, numa_node, tags), count in counts.items()
     )
-    return tuple(sorted(made, key=lambda pool: (pool.tags["address"], pool.vendor_id, pool.product_id)))
+    return tuple(sorted(made, key=_pool_order))
 
 
 def held_by(table: Table) -> dict[str, tuple[str, ...]]:
@@ -165,6 +165,12 @@ def _tracked(device: PciDevice, spec: DeviceSpec, before: PciRecord | None) -> P
     )
 
 
+def _pool_order(pool: PciPool) -> tuple[str, str, str, int, list[tuple[str, str]]]:
+    """Order pools by all that tells them apart, so that the devices' order does not show."""
+    numa_node = -1 if pool.numa_node is None else pool.numa_node
+    return pool.tags["address"], pool.vendor_id, pool.product_id, numa_node, sorted(pool.tags.items())
+
+
 def _tags(record: PciRecord, specs: Sequence[DeviceSpec], provider_root: str | None) -> dict[str, str]:
     device = PciDevice(
         address=record.address,
@@ -176,7 +182,11 @@ def _tags(record: PciRecord, specs: Sequence[DeviceSpec], provider_root: str | N
     spec = matching(device, specs)
     address = provider_address(record)
     tags = {**(spec.tags if spec else {}), "dev_type": record.dev_type, "address": address}
-    if provider_root is not None:
+    if record.dev_type != "type-PCI":
+        # As in Nova, which says of every network function who manages it: this host, unless device_spec says otherwise.
+        tags.setdefault("remote_managed", "false")
+    # The network service's devices have no provider of ours to name.
+    if provider_root is not None and not record.physical_network:
         # Nova writes the address in upper case in a provider's name.
         tags["rp_name"] = f"{provider_root}_{address.upper()}"
     return tags
