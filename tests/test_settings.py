@@ -220,7 +220,7 @@ def test_given_a_url_then_only_its_password_is_hidden(url: str, shown: str) -> N
 
 
 def test_given_the_table_then_the_reference_is_current() -> None:
-    remedy = "run: python tools/write_settings_reference.py"
+    remedy = "run: make docs"
     assert PAGE.read_text(encoding="utf-8") == settings_reference(), remedy
 
 

@@ -129,15 +129,18 @@ class Making:
     pci_devices: dict[str, list[PciRecord]] = field(default_factory=dict)
 
     def name(self, number: int) -> str:
+        """Name a node; numbers past the last begin again."""
         return node_name(number % self.nodes, self.prefix)
 
     def ago(self, dice: Dice, days: int) -> datetime:
+        """Pick a time within the last so many days."""
         return self.now - timedelta(minutes=1 + dice.below(days * 1440))
 
 
 def new_instance(
     making: Making, node: str, state: State, dice: Dice, *, flavor: Flavor, host: str | None = None
 ) -> Instance:
+    """Make an instance of this state on this node, made up to 300 days ago; one in five is volume-backed."""
     uuid = dice.uuid()
     created = making.ago(dice, 300)
     return Instance(
@@ -160,6 +163,7 @@ def new_instance(
 
 
 def held_device(device: PciDevice, holder: str, status: Literal["claimed", "allocated"], dice: Dice) -> PciRecord:
+    """Give a device to a holder."""
     return PciRecord(
         address=device.address,
         vendor_id=device.vendor_id,
@@ -176,6 +180,7 @@ def held_device(device: PciDevice, holder: str, status: Literal["claimed", "allo
 
 
 def guest_of(instance: Instance, state: str) -> Guest:
+    """Make the guest that an instance would have; it runs unless it is shut off."""
     flavor = instance.flavor
     root_gb = 0 if instance.volume_backed else flavor.root_gb
     return Guest(
@@ -202,6 +207,7 @@ def new_migration(
     dest: str,
     flavors: tuple[Flavor, Flavor],
 ) -> Migration:
+    """Make a migration up to three days old, the next of its fleet by number."""
     created = making.ago(dice, 3)
     migration = Migration(
         id=len(making.migrations) + 1,

@@ -14,7 +14,7 @@ from stocktake.settings.table import Row, rows, sections
 _HEAD = f"""\
 # Settings
 
-<!-- Made from the code by `python tools/write_settings_reference.py`. Change src/stocktake/settings/sections.py. -->
+<!-- Made from the code by `make docs`. Change src/stocktake/settings/sections.py. -->
 
 Settings are read from one TOML file, then from the environment, then from the program's flags; the later wins.
 
