@@ -15,10 +15,11 @@ from msgspec import Meta
 
 from stocktake.errors import InvalidData
 from stocktake.model.books import StatValue
+from stocktake.model.cpuset import CPU_MAX
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import PciDevice
 from stocktake.model.problem import Problem
-from stocktake.model.topology import HostTopology
+from stocktake.model.topology import HostCell, HostTopology
 from stocktake.model.value import convert, replace
 
 REQUIRED = (
@@ -121,7 +122,28 @@ def _typed(view: HostView) -> tuple[dict[str, Any], list[str]]:
     uuid = said["uuid"]
     if uuid is not None and not _UUID.fullmatch(uuid):
         wrong.append(f"uuid: {uuid!r} is no UUID in canonical form")
+    topology = said["numa_topology"]
+    wrong.extend(f"numa_topology: {text}" for cell in (topology.cells if topology else ()) for text in _wrong(cell))
     return said, wrong
+
+
+def _wrong(cell: HostCell) -> list[str]:
+    """Say what of a cell no machine can have; the count divides by page sizes."""
+    wrong: list[str] = []
+    if not 0 <= cell.memory_mb <= _LARGEST:
+        wrong.append(f"cell {cell.id} has {cell.memory_mb} MiB")
+    wrong.extend(f"cell {cell.id} has CPU {cpu}" for cpu in sorted(cell.cpuset | cell.pcpuset) if not _is_cpu(cpu))
+    for pages in cell.pages:
+        if not 0 < pages.size_kb <= _LARGEST:
+            wrong.append(f"cell {cell.id} has pages of {pages.size_kb} KiB")
+        for what, number in (("", pages.total), (" reserved", pages.reserved)):
+            if not 0 <= number <= _LARGEST:
+                wrong.append(f"cell {cell.id} has {number}{what} pages of {pages.size_kb} KiB")
+    return wrong
+
+
+def _is_cpu(number: int) -> bool:
+    return 0 <= number <= CPU_MAX
 
 
 def _totals(host: Host) -> list[Problem]:
