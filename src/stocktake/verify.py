@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 
 from stocktake.errors import InvalidData
@@ -20,7 +21,7 @@ from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import PciDevice
 from stocktake.model.problem import Problem
 from stocktake.model.topology import HostCell, HostTopology
-from stocktake.model.value import convert, replace
+from stocktake.model.value import Value, convert, replace
 
 REQUIRED = (
     "vcpus",
@@ -38,28 +39,33 @@ _LARGEST = 2**53
 Total = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Used = Annotated[int, Meta(ge=-_LARGEST, le=_LARGEST)]
 
-_KINDS: Mapping[str, tuple[Any, object]] = {
-    "vcpus": (Total, None),
-    "memory_mb": (Total, None),
-    "local_gb": (Total, None),
-    "vcpus_used": (Used, None),
-    "memory_mb_used": (Used, None),
-    "local_gb_used": (Used, None),
-    "cpu_info": (str, None),
-    "numa_topology": (HostTopology | None, None),
-    "hypervisor_type": (str | None, None),
-    "hypervisor_version": (Used | None, None),
-    "hypervisor_hostname": (str | None, None),
-    "disk_available_least": (Used | None, None),
-    "supported_instances": (tuple[tuple[str, ...], ...] | None, ()),
-    "pci_passthrough_devices": (tuple[PciDevice, ...] | None, ()),
-    "pcpus": (Total | None, None),
-    "stats": (dict[str, StatValue] | None, None),
-    "uuid": (str | None, None),
-    "traits": (frozenset[str] | None, frozenset()),
-    "capabilities": (dict[str, bool] | None, {}),
-    "booted_at": (datetime | None, None),
-}
+
+class Report(Value, frozen=True, kw_only=True):
+    """The keys that are read, with their types; which of them must be there is said by REQUIRED."""
+
+    vcpus: Total = 0
+    pcpus: Total | None = None
+    memory_mb: Total = 0
+    local_gb: Total = 0
+    vcpus_used: Used = 0
+    memory_mb_used: Used = 0
+    local_gb_used: Used = 0
+    cpu_info: str = ""
+    numa_topology: HostTopology | None = None
+    hypervisor_type: str | None = None
+    hypervisor_version: Used | None = None
+    hypervisor_hostname: str | None = None
+    disk_available_least: Used | None = None
+    supported_instances: tuple[tuple[str, ...], ...] | None = None
+    pci_passthrough_devices: tuple[PciDevice, ...] | None = None
+    stats: dict[str, StatValue] | None = None
+    uuid: str | None = None
+    traits: frozenset[str] | None = None
+    capabilities: dict[str, bool] | None = None
+    booted_at: datetime | None = None
+
+
+_KINDS: Mapping[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Report)}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _REMEDY = "Check the driver; the figures are recorded as they were reported."
@@ -68,63 +74,71 @@ _REMEDY = "Check the driver; the figures are recorded as they were reported."
 def verify(view: HostView) -> Host | Refusal:
     """Turn a view into a host, with what is doubtful as problems; or refuse it with every reason."""
     missing = [f"{key} is missing" for key in REQUIRED if key not in view.report]
-    said, wrong = _typed(view)
-    reasons = (*missing, *wrong)
-    if reasons:
-        return Refusal(node=view.node, reasons=reasons)
-    topology, cell_problems = _distinct(said["numa_topology"])
+    said, wrong = _typed(view.report)
+    if missing or wrong:
+        return Refusal(node=view.node, reasons=(*missing, *wrong))
+    topology, cell_problems = _distinct(said.numa_topology)
     guests, guest_problems = _guests(view.guests)
-    devices, device_problems = _devices(said["pci_passthrough_devices"] or ())
+    devices, device_problems = _devices(said.pci_passthrough_devices or ())
     host = Host(
         node=view.node,
-        uuid=said["uuid"],
+        uuid=said.uuid,
         host_ip=view.host_ip,
-        vcpus=said["vcpus"],
-        pcpus=said["pcpus"],
-        memory_mb=said["memory_mb"],
-        local_gb=said["local_gb"],
-        vcpus_used=said["vcpus_used"],
-        memory_mb_used=said["memory_mb_used"],
-        local_gb_used=said["local_gb_used"],
-        disk_available_least=said["disk_available_least"],
-        hypervisor_type=said["hypervisor_type"],
-        hypervisor_version=said["hypervisor_version"],
-        hypervisor_hostname=said["hypervisor_hostname"] or view.node,
-        cpu_info=said["cpu_info"],
-        supported_instances=said["supported_instances"] or (),
+        vcpus=said.vcpus,
+        pcpus=said.pcpus,
+        memory_mb=said.memory_mb,
+        local_gb=said.local_gb,
+        vcpus_used=said.vcpus_used,
+        memory_mb_used=said.memory_mb_used,
+        local_gb_used=said.local_gb_used,
+        disk_available_least=said.disk_available_least,
+        hypervisor_type=said.hypervisor_type,
+        hypervisor_version=said.hypervisor_version,
+        hypervisor_hostname=said.hypervisor_hostname or view.node,
+        cpu_info=said.cpu_info,
+        supported_instances=said.supported_instances or (),
         numa_topology=topology,
         pci_devices=devices,
-        stats=said["stats"],
-        traits=said["traits"] or frozenset(),
-        capabilities=said["capabilities"] or {},
-        booted_at=said["booted_at"],
+        stats=said.stats,
+        traits=said.traits or frozenset(),
+        capabilities=said.capabilities or {},
+        booted_at=said.booted_at,
         guests=guests,
         metrics=view.metrics,
     )
-    return replace(
-        host,
-        problems=(*view.problems, *_totals(host), *cell_problems, *_cells(host), *device_problems, *guest_problems),
-    )
+    doubts = (*_totals(host), *cell_problems, *_cells(host), *device_problems, *guest_problems)
+    return replace(host, problems=(*view.problems, *doubts))
 
 
-def _typed(view: HostView) -> tuple[dict[str, Any], list[str]]:
-    """Read every key as its type; collect what is wrong with each."""
-    said: dict[str, Any] = {}
+def _typed(given: Mapping[str, object]) -> tuple[Report, list[str]]:
+    """Read every key as its type, all at once; if something is wrong, key by key, to say what is wrong with each."""
+    known = {key: value for key, value in given.items() if key in _KINDS}
+    try:
+        said = convert(known, Report, where="")
+    except InvalidData:
+        return _typed_by_key(known)
+    return said, _senseless(said)
+
+
+def _typed_by_key(known: Mapping[str, object]) -> tuple[Report, list[str]]:
+    sound: dict[str, Any] = {}
     wrong: list[str] = []
-    for key, (kind, default) in _KINDS.items():
-        said[key] = default
-        if key not in view.report:
-            continue
+    for key, value in known.items():
         try:
-            said[key] = convert(view.report[key], kind, where="")
+            sound[key] = convert(value, _KINDS[key], where="")
         except InvalidData as error:
             wrong.append(f"{key}: {error.what}")
-    uuid = said["uuid"]
-    if uuid is not None and not _UUID.fullmatch(uuid):
-        wrong.append(f"uuid: {uuid!r} is no UUID in canonical form")
-    topology = said["numa_topology"]
-    wrong.extend(f"numa_topology: {text}" for cell in (topology.cells if topology else ()) for text in _wrong(cell))
-    return said, wrong
+    said = Report(**sound)
+    return said, wrong + _senseless(said)
+
+
+def _senseless(said: Report) -> list[str]:
+    """Say what is of the right type and can't be."""
+    wrong: list[str] = []
+    if said.uuid is not None and not _UUID.fullmatch(said.uuid):
+        wrong.append(f"uuid: {said.uuid!r} is no UUID in canonical form")
+    cells = said.numa_topology.cells if said.numa_topology else ()
+    return wrong + [f"numa_topology: {text}" for cell in cells for text in _wrong(cell)]
 
 
 def _wrong(cell: HostCell) -> list[str]:
