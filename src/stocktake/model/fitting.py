@@ -1,0 +1,36 @@
+"""Whether something fits: a "no" carries its dimension and its numbers. Law: every reason, not the first."""
+
+from stocktake.model.value import Value
+
+
+class NoRoom(Value, frozen=True, kw_only=True):
+    """
+    One dimension that ran out.
+
+    Attributes:
+        what: `VCPU`, `MEMORY_MB`, `DISK_GB`, `numa.memory`, `numa.pages.2048`, `numa.pinned_cpus`, `pci.<alias>`, ...
+        asked, free, total: in the dimension's own unit.
+        text: one sentence.
+    """
+
+    what: str
+    asked: float
+    free: float
+    total: float
+    text: str
+
+
+class Limits(Value, frozen=True, kw_only=True):
+    """
+    How far a node may be filled; None is unlimited, as the scheduler decides.
+
+    Attributes:
+        memory_mb, vcpus, disk_gb: the most that may be used of the node in all.
+        numa_cpu_ratio, numa_ram_ratio: how often a cell's shared CPUs and small pages may be sold.
+    """
+
+    memory_mb: float | None = None
+    vcpus: float | None = None
+    disk_gb: float | None = None
+    numa_cpu_ratio: float | None = None
+    numa_ram_ratio: float | None = None
