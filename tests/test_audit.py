@@ -1,6 +1,7 @@
 """Step 3: one sweep, with a time limit; nothing said is believed, and nobody's trouble is another's."""
 
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,3 +104,13 @@ def test_given_a_broken_monitor_when_audited_then_the_node_is_seen_and_carries_t
 )
 def test_given_cpu_info_when_stamped_then_it_is_text(said: Mapping[str, object], recorded: str) -> None:
     assert stamped(said)["cpu_info"] == recorded
+
+
+def test_given_a_node_when_audited_then_what_the_hypervisor_sees_as_free_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    driver = a_driver(tmp_path, one={"fault": {"lie": {"memory_mb_used": 1000, "vcpus_used": "some"}}})
+    audit(driver, (), ("one",), my_ip=None, limit=a_limit())
+    (view,) = [vars(record) for record in caplog.records if record.getMessage() == "hypervisor resource view"]
+    assert (view["node"], view["free_ram_mb"], view["free_disk_gb"], view["free_vcpus"]) == ("one", 24, 10, None)

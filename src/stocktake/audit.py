@@ -113,20 +113,27 @@ def stamped(report: Mapping[str, object]) -> dict[str, object]:
 
 def _view(node: str, survey: Survey, monitors: Sequence[Monitor], my_ip: str | None) -> HostView:
     report = stamped(survey.report)
-    seen = ("memory_mb", "memory_mb_used", "local_gb", "local_gb_used", "vcpus", "vcpus_used")
-    devices = report.get("pci_passthrough_devices")
-    LOG.debug(
-        "hypervisor resource view",
-        extra={
-            "node": node,
-            **{key: report.get(key) for key in seen},
-            "pci_devices": len(devices) if isinstance(devices, Sequence) else 0,
-        },
-    )
+    LOG.info("hypervisor resource view", extra={"node": node, **_seen(report)})
     metrics, problems = _metrics(node, monitors)
     return HostView(
         node=node, report=report, guests=survey.guests, host_ip=my_ip, metrics=metrics, problems=tuple(problems)
     )
+
+
+def _seen(report: Mapping[str, object]) -> dict[str, object]:
+    """Say what the hypervisor itself sees as free: MiB, GB, CPUs; None where it does not say, or not in numbers."""
+
+    def free(total: str, used: str) -> int | None:
+        there, taken = report.get(total), report.get(used)
+        return there - taken if isinstance(there, int) and isinstance(taken, int) else None
+
+    devices = report.get("pci_passthrough_devices")
+    return {
+        "free_ram_mb": free("memory_mb", "memory_mb_used"),
+        "free_disk_gb": free("local_gb", "local_gb_used"),
+        "free_vcpus": free("vcpus", "vcpus_used"),
+        "pci_devices": len(devices) if isinstance(devices, Sequence) else 0,
+    }
 
 
 def _metrics(node: str, monitors: Sequence[Monitor]) -> tuple[tuple[Metric, ...], list[Problem]]:
