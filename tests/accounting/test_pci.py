@@ -280,6 +280,20 @@ def test_given_an_orphan_with_devices_when_counted_then_it_holds_them_while_it_r
     assert off.pci_devices == ()
 
 
+def test_given_an_orphan_that_gave_a_device_back_when_counted_then_the_device_is_free() -> None:
+    guest = a_guest(9, pci_addresses=(GPU.address,))
+    books = count(a_host(pci_devices=(GPU,), guests=(guest,)), None, RULES)
+    without = a_host(pci_devices=(GPU,), guests=(replace(guest, pci_addresses=()),))
+    assert statuses(count(without, work(pci_devices=books.pci_devices), RULES)) == {GPU.address: "available"}
+
+
+def test_given_an_orphans_device_that_vanishes_when_counted_then_it_is_kept_while_the_guest_has_it() -> None:
+    guest = a_guest(9, pci_addresses=(GPU.address,))
+    books = count(a_host(guests=(guest,)), work(pci_devices=(a_record(GPU, holder=9),)), RULES)
+    assert (statuses(books), holders(books)) == ({GPU.address: "removed"}, {GPU.address: guest.uuid})
+    assert entries_of(books, "orphan")[guest.uuid].pci == (GPU.address,)
+
+
 def test_given_an_orphan_with_an_instances_device_when_counted_then_the_instance_has_it_and_it_is_told() -> None:
     guest = a_guest(9, pci_addresses=(GPU.address,))
     promised = work([an_instance(1, vm_state="stopped")], pci_devices=(a_record(GPU),))

@@ -41,11 +41,18 @@ def tracked(devices: Sequence[PciDevice], saved: Sequence[PciRecord], specs: Seq
     return table
 
 
-def freed(table: Table, existing: AbstractSet[str]) -> Table:
-    """Give back what holders that no longer exist hold; what was removed meanwhile goes."""
+def freed(table: Table, existing: AbstractSet[str], seen: AbstractSet[tuple[str, str]]) -> Table:
+    """
+    Give back what holders that no longer exist hold; what was removed meanwhile goes.
+
+    Args:
+        existing: uuids of the instances here and of those that move.
+        seen: guests that nobody promised, by uuid, and the address of each device that the hypervisor gives them now.
+    """
     kept: dict[str, PciRecord] = {}
     for address, record in table.items():
-        if record.instance_uuid is None or record.instance_uuid in existing:
+        holder = record.instance_uuid
+        if holder is None or holder in existing or (holder, address) in seen:
             kept[address] = record
         elif record.status != "removed":
             kept[address] = replace(record, status="available", instance_uuid=None, request_id=None)

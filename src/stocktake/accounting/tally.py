@@ -99,11 +99,11 @@ def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Counted) -> tu
     existing = {instance.uuid for instance in work.instances}
     existing |= {migration.instance_uuid for migration in work.migrations if migrations_.in_play(migration)}
     active = [guest for guest in counted.guests if guest.active]
-    existing |= {guest.uuid for guest in active}
+    seen = {(guest.uuid, address) for guest in active for address in guest.pci_addresses}
     sure = {instance.uuid for instance in counted.instances}
     sure |= {move.instance.uuid for move in counted.moves if move.allocates}
     table = pci.tracked(host.pci_devices, work.pci_devices, rules.device_specs)
-    table = pci.allocated(pci.freed(table, existing), sure)
+    table = pci.allocated(pci.freed(table, existing, seen), sure)
     problems: list[Problem] = []
     for guest in active:
         table, more = pci.taken(table, guest.uuid, guest.pci_addresses)
