@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import msgspec
 
@@ -23,7 +23,7 @@ from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import DeviceStatus, PciDevice, PciRecord
 from stocktake.model.provider import Inventory, Provider, ProviderTree
 from stocktake.model.rules import Rules
-from stocktake.model.value import Value, convert, plain, replace
+from stocktake.model.value import Value, convert, encode, plain, replace
 from stocktake.model.workload import Instance, Migration, NodeWork, Place
 from stocktake.placement.desired import desired
 from stocktake.placement.overrides import NodeOverrides
@@ -49,7 +49,13 @@ class Prior(Value, frozen=True, kw_only=True):
 
 
 class Document(Value, frozen=True, kw_only=True):
-    """One document; see the module. `devices` are PCI devices that instances hold, by address."""
+    """
+    One document; see the module.
+
+    Attributes:
+        devices: PCI devices that were marked before, by address: whose, and how.
+        hidden: uuids of instances whose records another cell has taken over.
+    """
 
     id: str
     host: str
@@ -67,6 +73,7 @@ class Document(Value, frozen=True, kw_only=True):
     migrations: tuple[Migration, ...] = ()
     allocations: tuple[Allocation, ...] = ()
     devices: Mapping[str, tuple[str, DeviceStatus]] = {}
+    hidden: frozenset[str] = frozenset()
 
 
 def read_documents(path: Path) -> Iterator[Document]:
@@ -77,13 +84,18 @@ def read_documents(path: Path) -> Iterator[Document]:
         InvalidData: says which line, and what is wrong in it.
     """
     if str(path) == "-":
-        yield from parse_documents(sys.stdin.buffer, "stdin")
+        yield from parse_documents(_lines(sys.stdin.buffer), "stdin")
         return
     try:
-        with path.open("rb") as lines:
-            yield from parse_documents(lines, str(path))
+        with path.open("rb") as file:
+            yield from parse_documents(_lines(file), str(path))
     except OSError as error:
         raise InvalidData(f"can't be read: {error.strerror or error}", where=str(path)) from error
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Read lines, but never more of one than tells that it is too long."""
+    return iter(lambda: file.readline(LINE_BYTES_MAX + 1), b"")
 
 
 def parse_documents(lines: Iterable[bytes], source: str) -> Iterator[Document]:
@@ -119,7 +131,7 @@ def tally_document(document: Document) -> dict[str, Any]:
     tree, problems = desired(host, books, rules, disabled=document.service_disabled, overrides=NodeOverrides())
     return {
         "id": document.id,
-        "compute_node": plain(books.node),
+        "compute_node": _sorted_pools(plain(books.node)),
         "entries": plain(books.entries),
         "problems": plain((*books.node.problems, *problems)),
         "migrations_set_to_error": list(books.stale_migrations),
@@ -137,6 +149,9 @@ def _document(line: bytes, where: str) -> Document:
     if isinstance(data, dict):
         data = _with_devices(data)
     document = convert(data, Document, where=where)
+    # Read here only to be refused here, where the line is known.
+    for more in ({}, (document.prior or Prior()).config):
+        _rules(document, {**document.config, **more}, where=where)
     return replace(
         document,
         instances=tuple(_aware(instance) for instance in document.instances),
@@ -145,29 +160,46 @@ def _document(line: bytes, where: str) -> Document:
 
 
 def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
-    """Take the devices out of the instances: each is an address, or an object with an address and perhaps a status."""
-    held: dict[str, tuple[object, object]] = {}
-    instances: list[object] = []
+    """
+    Take out of the instances what their values have no room for: who is hidden, and how devices are marked.
+
+    A device is an address, or an object with an address and perhaps a status. One that two instances name is the one's
+    that is here and not deleted. What has another form is left as it is, to be refused with its path.
+    """
     listed = data.get("instances")
-    for instance in listed if isinstance(listed, list) else ():
-        if not isinstance(instance, dict):
-            instances.append(instance)
-            continue
-        addresses: list[object] = []
+    if not isinstance(listed, list):
+        return data
+    every = [_bare(one) if isinstance(one, dict) else one for one in listed]
+    objects = [one for one in listed if isinstance(one, dict)]
+    place = (data.get("host"), data.get("node"))
+    by_claim = sorted(objects, key=lambda one: ((one.get("host"), one.get("node")) == place, not one.get("deleted")))
+    held: dict[str, tuple[object, object]] = {}
+    for instance in by_claim:
         devices = instance.get("pci_devices")
         for device in devices if isinstance(devices, list) else ():
             address, status = _named(device)
-            addresses.append(address)
-            if not instance.get("deleted"):
-                held[str(address)] = (instance.get("uuid"), status)
-        context = instance.get("migration_context")
-        if isinstance(context, dict):
-            sides = {side: [_named(device)[0] for device in context.get(side) or ()] for side in _CONTEXT_DEVICES}
-            context = {**context, **sides}
-        instances.append({**instance, "pci_devices": addresses, "migration_context": context})
-    if not isinstance(listed, list):
-        return data
-    return {**data, "instances": instances, "devices": held}
+            if isinstance(address, str):
+                held[address] = (instance.get("uuid"), status)
+    hidden = [one.get("uuid") for one in objects if one.get("hidden")]
+    return {**data, "instances": every, "devices": held, "hidden": hidden}
+
+
+def _bare(instance: dict[str, Any]) -> dict[str, Any]:
+    """Name an instance's devices by their addresses alone."""
+    bare = {**instance, **_addresses(instance, ("pci_devices",))}
+    context = instance.get("migration_context")
+    if isinstance(context, dict):
+        bare["migration_context"] = {**context, **_addresses(context, _CONTEXT_DEVICES)}
+    return bare
+
+
+def _addresses(data: Mapping[str, Any], keys: Sequence[str]) -> dict[str, object]:
+    """Replace lists of devices by lists of addresses; none at all is none."""
+    found = {key: data[key] for key in keys if key in data}
+    return {
+        key: [_named(device)[0] for device in value] if isinstance(value, list) else () if value is None else value
+        for key, value in found.items()
+    }
 
 
 def _named(device: object) -> tuple[object, object]:
@@ -176,11 +208,13 @@ def _named(device: object) -> tuple[object, object]:
     return device, "allocated"
 
 
-def _rules(document: Document, config: Mapping[str, Any]) -> Rules:
-    where = f"document {document.id}: config"
+def _rules(document: Document, config: Mapping[str, Any], *, where: str = "config") -> Rules:
     given = {name: value for name, value in config.items() if value is not None or "ratio" in name}
     rules = convert({**given, "host": document.host}, Rules, where=where)
-    specs = tuple(read_device_spec(entry) for entry in document.pci_device_spec or ())
+    try:
+        specs = tuple(read_device_spec(entry) for entry in document.pci_device_spec or ())
+    except InvalidData as error:
+        raise InvalidData(f"pci_device_spec: {error.what}", where=where) from error
     return replace(rules, device_specs=specs, report_pci=document.pci_report_in_placement)
 
 
@@ -217,35 +251,46 @@ def _work(document: Document, before: ComputeNode | None) -> NodeWork:
 
 
 def _with_records(document: Document, host: Host, work: NodeWork) -> NodeWork:
-    """Mark the devices that instances held before."""
+    """Mark the devices that instances held before; of one that has vanished since, only the address is known."""
     there: Mapping[str, PciDevice] = {device.address: device for device in host.pci_devices}
-    records = [
-        PciRecord(
-            address=address,
-            vendor_id=there[address].vendor_id,
-            product_id=there[address].product_id,
-            dev_type=there[address].dev_type,
-            parent_addr=there[address].parent_addr,
-            numa_node=there[address].numa_node,
-            status=status,
-            instance_uuid=uuid,
+    records: list[PciRecord] = []
+    for address, (uuid, status) in document.devices.items():
+        device = there.get(address) or PciDevice(address=address, vendor_id="", product_id="")
+        records.append(
+            PciRecord(
+                address=address,
+                vendor_id=device.vendor_id,
+                product_id=device.product_id,
+                dev_type=device.dev_type,
+                parent_addr=device.parent_addr,
+                numa_node=device.numa_node,
+                status=status,
+                instance_uuid=uuid,
+            )
         )
-        for address, (uuid, status) in document.devices.items()
-        if address in there
-    ]
     return replace(work, pci_devices=tuple(records))
 
 
 def _allocations(document: Document, tree: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
-    """Give what is left once the allocations of the node's deleted instances are removed."""
-    gone = {
-        one.uuid for one in document.instances if one.deleted and (one.host, one.node) == (document.host, document.node)
-    }
+    """
+    Give what is left once the allocations of deleted instances are removed.
+
+    As in Nova: wherever the instance was; not if its record is hidden, because then another cell has it; and not on a
+    node's first run, which makes the provider.
+    """
+    gone = {one.uuid for one in document.instances if one.deleted} - document.hidden
+    if document.mode == "new_node":
+        gone = set()
     return {
         one.consumer_uuid: {tree.root.name: dict(one.resources)}
         for one in sorted(document.allocations, key=lambda one: one.consumer_uuid)
         if one.consumer_uuid not in gone
     }
+
+
+def _sorted_pools(node: dict[str, Any]) -> dict[str, Any]:
+    """Sort pools by all they say, smallest first: the order that the sample's answers have."""
+    return {**node, "pci_device_pools": sorted(node["pci_device_pools"], key=encode)}
 
 
 def _providers(tree: ProviderTree) -> list[dict[str, Any]]:
