@@ -1,0 +1,338 @@
+"""The house style, as a test: what a reader may rely on, wherever he is dropped."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tools.reference import errors_page
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "stocktake"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LINES_MAX = 400
+FUNCTION_LINES_MAX = 60
+CODE = (".py", ".js", ".css", ".html")
+CODE_ROOMS = ("src", "tests", "tools", "bench")
+# Made by programs, or belonging to the machine: `make clean` removes the first.
+NOT_OURS = {"run", "build", "dist", "node_modules", "__pycache__"}
+# The core: rules without input and output, whose every branch is tested beside it.
+CORE = ("accounting/*.py", "verify.py", "placement/desired.py", "placement/plan.py")
+BANNED_WORDS = {"update", "process", "handle", "handler", "manager", "utils", "util", "helper", "helpers"}
+# name: the reason why it may have a banned word in it.
+ALLOWED_NAMES = {
+    "StderrHandler": "the library's word, logging.Handler",
+    "process_bind_param": "SQLAlchemy calls it",
+    "process_result_value": "SQLAlchemy calls it",
+    "in_process": "a process of the operating system",
+}
+# Protocols that repeat, typed, the names of something that is explained elsewhere.
+MIRRORS = {
+    "Domain": "libvirt's virDomain",
+    "NodeDevice": "libvirt's virNodeDevice",
+    "StoragePool": "libvirt's virStoragePool",
+    "Hypervisor": "libvirt's virConnect",
+    "Section": "settings of the section `placement`",
+}
+# In pieces, or this file would be the first to break the rule.
+NEEDLES = tuple("".join(pieces) for pieces in (
+    ("/wo", "rk/"),
+    ("/ro", "ot/"),
+    ("/opt/", "pypi"),
+    ("far", "m-bench"),
+    ("far", "m-studio"),
+    (".lib", "rary/"),
+    ("issues ", "show "),
+    ("anthro", "pic"),
+    ("cla", "ude"),
+))  # fmt: skip
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|(?:src|href|srcset)=\"([^\"]+)\"")
+HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+NOTE = re.compile(r"\b(?:TO" r"DO|FIX" r"ME)\b(?!\(#\d+\))")
+
+Defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def files(*suffixes: str, under: Path = ROOT) -> Iterator[Path]:
+    """Give the project's files, whatever else lies in the directory."""
+    for path in sorted(under.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        hidden = any(part.startswith(".") and part not in {".ci", ".gitignore"} for part in parts)
+        if not hidden and not NOT_OURS & set(parts) and path.is_file() and path.suffix in (suffixes or (path.suffix,)):
+            yield path
+
+
+def code(*suffixes: str) -> Iterator[Path]:
+    """Give the files of code."""
+    for room in CODE_ROOMS:
+        yield from files(*(suffixes or CODE), under=ROOT / room)
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def place(path: Path, node: Defined | ast.expr | None = None) -> str:
+    line = f":{node.lineno}" if node else ""
+    return f"{path.relative_to(ROOT)}{line}"
+
+
+def defined(tree: ast.AST) -> Iterator[Defined]:
+    """Give every function and class, nested ones too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node
+
+
+def public(body: list[ast.stmt]) -> Iterator[Defined]:
+    """Give what others may use and must find explained: not what is private or inside a function."""
+    for node in body:
+        if not isinstance(node, Defined) or node.name.startswith("_"):
+            continue
+        yield node
+        if isinstance(node, ast.ClassDef) and node.name not in MIRRORS:
+            told = ast.get_docstring(node) or ""
+            # A property that its class explains under "Attributes:" is explained.
+            yield from (member for member in public(node.body) if not (is_property(member) and member.name in told))
+
+
+def is_property(node: Defined) -> bool:
+    return any(isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list)
+
+
+def slug(heading: str) -> str:
+    """Give the anchor that a heading has on the usual hosts of repositories."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
+
+
+def anchors(path: Path) -> set[str]:
+    return {slug(heading) for heading in HEADING.findall(FENCE.sub("", path.read_text(encoding="utf-8")))}
+
+
+def rooms() -> set[str]:
+    """Give what lies directly in the package: modules by name, packages with a slash."""
+    modules = {path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py"}
+    packages = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    return modules | packages
+
+
+def test_given_any_file_of_code_then_it_is_short_enough_to_read() -> None:
+    long = {place(path): count for path in code() if (count := len(path.read_text().splitlines())) > LINES_MAX}
+    assert not long, f"files of more than {LINES_MAX} lines: split them by what they are about"
+
+
+def test_given_any_function_then_it_fits_a_screen() -> None:
+    long = {
+        f"{place(path, node)} {node.name}": lines
+        for path in code(".py")
+        for node in defined(tree_of(path))
+        if not isinstance(node, ast.ClassDef)
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    }
+    assert not long, f"functions of more than {FUNCTION_LINES_MAX} lines"
+
+
+def test_given_any_module_with_code_then_it_opens_with_what_it_is() -> None:
+    # An empty __init__.py of a tests folder says nothing because it is nothing.
+    bare = [
+        place(path)
+        for path in code(".py")
+        if not ast.get_docstring(tree := tree_of(path)) and (tree.body or path.is_relative_to(PACKAGE))
+    ]
+    assert not bare, "modules without a docstring"
+
+
+def test_given_anything_public_in_the_package_then_it_is_explained() -> None:
+    silent = [
+        f"{place(path, node)} {node.name}"
+        for path in files(".py", under=PACKAGE)
+        for node in public(tree_of(path).body)
+        if not ast.get_docstring(node)
+    ]
+    assert not silent, "public names without a docstring"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        path.relative_to(PACKAGE)
+        for pattern in CORE
+        for path in sorted(PACKAGE.glob(pattern))
+        if path.name != "__init__.py"
+    ],
+    ids=str,
+)
+def test_given_a_module_of_the_core_then_it_has_a_test_twin(module: Path) -> None:
+    twin = ROOT / "tests" / module.with_name(f"test_{module.name}")
+    assert twin.is_file(), f"{module} is tested in {twin.relative_to(ROOT)}, which is not there"
+
+
+def test_given_the_map_then_it_shows_exactly_the_rooms_that_there_are() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text.partition("## The rooms")[2].partition("\n## ")[0]
+    shown = set(re.findall(r"^\|[^|]*\| `([a-z_]+(?:\.py|/))` \|", table, re.MULTILINE))
+    assert shown == rooms(), "the table of ARCHITECTURE.md, section 'The rooms', and src/stocktake"
+
+
+def test_given_the_map_then_its_layers_are_those_that_are_checked() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawn = text.partition("## Layers")[2].partition("```text\n")[2].partition("\n```")[0].splitlines()
+    assert drawn == PROJECT["tool"]["importlinter"]["contracts"][0]["layers"], "ARCHITECTURE.md and pyproject.toml"
+
+
+def test_given_a_dependency_then_its_reason_is_written_down() -> None:
+    page = (ROOT / "docs" / "decisions" / "0001-dependencies.md").read_text(encoding="utf-8")
+    extras = PROJECT["project"]["optional-dependencies"]
+    listed = PROJECT["project"]["dependencies"] + extras["libvirt"] + extras["postgresql"]
+    names = {re.split(r"[^\w-]", line)[0] for line in listed}
+    assert [name for name in sorted(names) if name.lower() not in page.lower()] == []
+
+
+def test_given_the_page_of_errors_then_it_is_what_the_code_says() -> None:
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    assert page == errors_page(), "run `make docs`"
+
+
+def test_given_the_errors_then_each_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    names = [node.name for node in tree_of(PACKAGE / "errors.py").body if isinstance(node, ast.ClassDef)]
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_given_a_host_then_only_verify_made_it() -> None:
+    makers = {
+        place(path)
+        for path in files(".py", under=PACKAGE)
+        if "Host" in imported(tree_of(path), "stocktake.model.hypervisor")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call)
+        and (
+            (isinstance(node.func, ast.Name) and node.func.id == "Host")
+            or (isinstance(node.func, ast.Attribute) and node.func.attr == "Host")
+        )
+    }
+    assert makers == {"src/stocktake/verify.py"}
+
+
+def imported(tree: ast.Module, module: str) -> set[str]:
+    """Give the names taken from a module; all of `Host` if the module itself is taken."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == module:
+            names |= {name.name for name in node.names}
+        if isinstance(node, ast.ImportFrom) and any(f"{node.module}.{name.name}" == module for name in node.names):
+            names.add("Host")
+        if isinstance(node, ast.Import) and any(name.name == module for name in node.names):
+            names.add("Host")
+    return names
+
+
+def test_given_a_name_then_it_says_what_is_done() -> None:
+    vague = [
+        f"{place(path, node)} {node.name}"
+        for path in code(".py")
+        for node in defined(tree_of(path))
+        if node.name not in ALLOWED_NAMES and BANNED_WORDS & set(words(node.name))
+    ]
+    modules = [place(path) for path in code(".py") if BANNED_WORDS & set(words(path.stem))]
+    assert vague + modules == [], f"names with one of {sorted(BANNED_WORDS)}"
+
+
+def words(name: str) -> list[str]:
+    """Split `snake_case` and `CamelCase` into lower-case words; a test's name is a sentence and not looked at."""
+    if name.startswith("test_"):
+        return []
+    return [word.lower() for word in re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+", name)]
+
+
+def test_given_a_note_to_oneself_then_it_names_its_issue() -> None:
+    notes = [
+        f"{place(path)}:{number}"
+        for path in code()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if NOTE.search(line)
+    ]
+    assert not notes, "write it as TO" + "DO(#12), or do it"
+
+
+def test_given_any_file_then_it_knows_nothing_of_the_machine_it_was_written_on() -> None:
+    found = [
+        f"{place(path)}: {needle}"
+        for path in files()
+        for needle in NEEDLES
+        if needle.encode() in path.read_bytes().lower()
+    ]
+    assert not found
+
+
+def test_given_a_test_then_it_waits_for_events_and_not_for_time() -> None:
+    sleepers = [
+        place(path, node)
+        for path in files(".py", under=ROOT / "tests")
+        if not path.is_relative_to(ROOT / "tests" / "servers")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"time.sleep", "sleep"}
+    ]
+    assert not sleepers
+
+
+def test_given_any_code_then_nothing_is_mocked_that_can_be_run() -> None:
+    mocked = {
+        place(path)
+        for path in code(".py")
+        for node in ast.walk(tree_of(path))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("unittest"))
+        or (isinstance(node, ast.Import) and any(name.name.startswith(("unittest", "mock")) for name in node.names))
+    }
+    assert not mocked
+
+
+def test_given_any_page_then_its_links_lead_somewhere() -> None:
+    broken = [
+        f"{place(page)}: {target}"
+        for page in files(".md")
+        for target in links(page)
+        if not leads_somewhere(page, target)
+    ]
+    assert not broken
+
+
+def links(page: Path) -> Iterator[str]:
+    for match in LINK.finditer(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        target = match[1] or match[2]
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def leads_somewhere(page: Path, target: str) -> bool:
+    name, _, anchor = target.partition("#")
+    there = page.parent / name if name else page
+    return there.exists() and (not anchor or there.suffix != ".md" or anchor in anchors(there))
+
+
+def test_given_a_decision_then_it_has_its_three_parts_and_is_listed() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = sorted(folder.glob("[0-9]*.md"))
+    assert pages, "decisions are written down"
+    wrong = [
+        page.name
+        for page in pages
+        if not {"context", "decision", "consequences"} <= anchors(page) or page.name not in index
+    ]
+    assert not wrong, "each has Context, Decision and Consequences, and is in docs/README.md"
+
+
+def test_given_a_docstring_that_names_a_rule_then_the_rule_is_there() -> None:
+    rules = anchors(ROOT / "docs" / "accounting.md")
+    named = {
+        (place(path), section)
+        for path in code(".py")
+        for section in re.findall(r'docs/accounting\.md, "([^"]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert [pair for pair in sorted(named) if slug(pair[1]) not in rules] == []
