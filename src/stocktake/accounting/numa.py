@@ -21,6 +21,7 @@ from stocktake.model.topology import (
 )
 
 KIB_PER_MIB = 1024
+_NO_CPU: frozenset[int] = frozenset()
 
 
 class Cells:
@@ -70,6 +71,8 @@ class Cells:
     def _pin(self, holder: str, guest: GuestCell, cell: HostCell) -> tuple[frozenset[int], list[tuple[str, str]]]:
         """Pin what the guest asks for and is free; say what isn't."""
         asked = _asked(guest, cell)
+        if not asked:
+            return _NO_CPU, []
         unknown = asked - cell.pcpuset
         taken = {cpu: self._pinned_by[cpu] for cpu in asked & self._pinned_by.keys() if self._pinned_by[cpu] != holder}
         # What the same guest's other side of a resize has pinned already is pinned, once.
@@ -125,8 +128,8 @@ def overfull(topology: NodeTopology | None, *, cpu_ratio: float, ram_ratio: floa
 
 def _asked(guest: GuestCell, cell: HostCell) -> frozenset[int]:
     """Collect the host CPUs that a guest cell pins; an isolating one takes the whole cores."""
-    if guest.cpu_policy in {None, "shared"}:
-        return frozenset()
+    if guest.cpu_policy is None or guest.cpu_policy == "shared":
+        return _NO_CPU
     asked = frozenset((guest.cpu_pinning or {}).values()) | (guest.cpuset_reserved or frozenset())
     if guest.cpu_thread_policy != "isolate":
         return asked

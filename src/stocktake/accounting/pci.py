@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 
 from stocktake.model.pci import DeviceSpec, DeviceStatus, PciDevice, PciPool, PciRecord
 from stocktake.model.problem import Problem
@@ -212,15 +213,22 @@ def _matches(device: PciDevice, spec: DeviceSpec) -> bool:
 
 
 def _address_matches(address: str, spec: DeviceSpec) -> bool:
-    parts = re.split("[:.]", address)
+    parts = _parts(address)
     if spec.address_regex:
         names = ("domain", "bus", "slot", "function")
         patterns = ((spec.address_regex.get(name, ".*"), part) for name, part in zip(names, parts, strict=False))
         return all(re.match(pattern, part) is not None for pattern, part in patterns)
-    globs = re.split("[:.]", spec.address or "*")
+    globs = _parts(spec.address or "*")
     if len(globs) < len(parts):
-        globs = ["*"] * (len(parts) - len(globs)) + globs
+        globs = ("*",) * (len(parts) - len(globs)) + globs
     return all(_glob(pattern, part) for pattern, part in zip(globs, parts, strict=False))
+
+
+# A machine has the same addresses at every refresh.
+@lru_cache(maxsize=4096)
+def _parts(address: str) -> tuple[str, ...]:
+    """Split an address into domain, bus, slot and function."""
+    return tuple(re.split("[:.]", address))
 
 
 def _glob(pattern: str, text: str) -> bool:
