@@ -3,9 +3,12 @@ The schema's version, and bringing it up to date. Law: one program at a time doe
 touched.
 """
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from fasteners import InterProcessLock
 from sqlalchemy import Connection, inspect, text
@@ -19,7 +22,6 @@ HEAD: Final = REVISIONS[-1]
 
 # Any number would do, as long as it is always the same.
 _ADVISORY_LOCK = 7_317_230_917
-_WAL_BYTE = 18
 _FIRST = threading.Lock()
 
 
@@ -107,9 +109,18 @@ def _prepare_file(database: Database, path: Path) -> None:
 
 
 def _is_wal(path: Path) -> bool:
-    """Look into the file's header: format 2 is write-ahead logging."""
+    """
+    Ask whether the file does write-ahead logging already.
+
+    Through SQLite, and never by opening the file: a process that closes a file loses all its locks on it, those of its
+    other connections too, and the next program to leave would then take the log away under them.
+    """
     if not path.exists():
         return False
-    with path.open("rb") as file:
-        head = file.read(_WAL_BYTE + 1)
-    return len(head) > _WAL_BYTE and head[_WAL_BYTE] == 2
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=0)) as opened:
+            (mode,) = opened.execute("PRAGMA journal_mode").fetchone()
+            return bool(mode == "wal")
+    except sqlite3.Error:
+        # Locked, or no ledger at all: who connects next says it in full.
+        return False
