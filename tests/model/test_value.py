@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from stocktake.errors import InvalidData
 from stocktake.model.hypervisor import Host
