@@ -18,7 +18,7 @@ FUNCTION_LINES_MAX = 60
 CODE = (".py", ".js", ".css", ".html")
 CODE_ROOMS = ("src", "tests", "tools", "bench")
 # Made by programs, or belonging to the machine: `make clean` removes the first.
-NOT_OURS = {"run", "build", "dist", "node_modules", "__pycache__"}
+NOT_OURS = {"run", "venv", "build", "dist", "node_modules", "__pycache__"}
 # The core: rules without input and output, whose every branch is tested beside it.
 CORE = ("accounting/*.py", "verify.py", "placement/desired.py", "placement/plan.py")
 BANNED_WORDS = {"update", "process", "handle", "handler", "manager", "utils", "util", "helper", "helpers"}
