@@ -73,6 +73,7 @@ def test_given_novas_json_of_a_guests_cells_when_read_then_every_part_is_there_a
         (lambda: decode('{"vcpus": "2", "memory_mb": 1}', Flavor, where="w"), "$.vcpus"),
         (lambda: decode("{", Flavor, where="w"), "w: "),
         (lambda: decode(b"\xff", Flavor, where="w"), "w: "),
+        (lambda: decode('{"name": "\ud800"}', Flavor, where="w"), "w: "),
         (lambda: decode("[" * 100_000, HostTopology, where="w"), "w: "),
         (lambda: convert({"cells": [{"id": 0, "cpuset": [0]}]}, HostTopology, where="w"), "$.cells[0]"),
         (lambda: convert(None, Flavor, where="w"), "w: Expected `object`, got `null`"),

@@ -36,7 +36,7 @@ def decode(text: str | bytes, kind: type[T], *, where: str) -> T:
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidData(str(error), where=where) from error
 
 
