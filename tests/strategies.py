@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
-from stocktake.accounting.migrations import SETTLED
 from stocktake.model.hypervisor import Guest, Host
 from stocktake.model.pci import DeviceSpec, PciDevice, PciRecord
 from stocktake.model.problem import Problem
@@ -28,6 +27,7 @@ NEWCOMER = "00000000-0000-4000-8000-000000000099"
 PAGE_SIZES_KB = (4, 2048, 1048576)
 STATES = (
     ("active", None),
+    ("resized", None),
     ("active", "rebooting"),
     ("active", "resize_prep"),
     ("active", "resize_finish"),
@@ -44,7 +44,7 @@ STATES = (
     ("shelved_offloaded", "spawning"),
     ("deleted", None),
 )
-STATUSES = (*sorted(SETTLED), "migrating", "finished", "post-migrating", "error", "error", "accepted", None)
+STATUSES = ("migrating", "migrating", "finished", "finished", "post-migrating", "error", "confirmed", None)
 TYPES = ("resize", "migration", "live-migration", "evacuation", None)
 
 
@@ -114,7 +114,7 @@ DEVICES: tuple[PciDevice, ...] = (
     *(PciDevice(address=address, vendor_id="8086", product_id="1528", dev_type="type-PF") for address in PARENTS),
     *(
         PciDevice(
-            address=f"{parent[:-3]}10.{number}",
+            address=f"{parent[:-4]}10.{number}",
             vendor_id="8086",
             product_id="1515",
             dev_type="type-VF",
@@ -137,7 +137,7 @@ TIMES = st.none() | st.integers(0, 5).map(lambda minute: NOON + timedelta(minute
 
 
 @st.composite
-def pci_records(draw: st.DrawFn) -> tuple[PciRecord, ...]:
+def pci_records(draw: st.DrawFn, holders: Sequence[str]) -> tuple[PciRecord, ...]:
     """Devices as a ledger may have them, consistent or not, each address once."""
     return tuple(
         PciRecord(
@@ -146,8 +146,8 @@ def pci_records(draw: st.DrawFn) -> tuple[PciRecord, ...]:
             product_id=device.product_id,
             dev_type=device.dev_type,
             parent_addr=device.parent_addr,
-            status=draw(st.sampled_from(("available", "claimed", "allocated", "removed", "unavailable"))),
-            instance_uuid=draw(st.none() | st.sampled_from(UUIDS)),
+            status=draw(st.sampled_from(("claimed", "claimed", "allocated", "available", "removed", "unavailable"))),
+            instance_uuid=draw(st.sampled_from((*holders, UUIDS[-1], None))),
         )
         for device in draw(st.lists(st.sampled_from(DEVICES), unique_by=lambda device: device.address, max_size=6))
     )
@@ -163,7 +163,7 @@ def instances(draw: st.DrawFn, uuid: str, *, here: bool = False) -> Instance:
     some_addresses = st.lists(st.sampled_from(ADDRESSES), max_size=2, unique=True).map(tuple)
     context = st.builds(
         MigrationContext,
-        migration_id=st.none() | st.integers(1, 6),
+        migration_id=st.none() | st.integers(1, 5),
         old_numa_topology=st.none() | GUEST_TOPOLOGIES,
         new_numa_topology=st.none() | GUEST_TOPOLOGIES,
         old_pci_devices=some_addresses,
@@ -190,12 +190,12 @@ def instances(draw: st.DrawFn, uuid: str, *, here: bool = False) -> Instance:
 
 
 @st.composite
-def migrations(draw: st.DrawFn, number: int) -> Migration:
-    """A migration of any of the instances, or of none, between any two places."""
+def migrations(draw: st.DrawFn, number: int, movers: Sequence[str]) -> Migration:
+    """A migration of one of the instances, or of none that there is, between any two places."""
     source, dest = draw(st.sampled_from(PLACES)), draw(st.sampled_from(PLACES))
     return Migration(
         id=number,
-        instance_uuid=draw(st.sampled_from(UUIDS)),
+        instance_uuid=draw(st.sampled_from((*movers, *movers, UUIDS[-1]))),
         migration_type=draw(st.sampled_from(TYPES)),
         status=draw(st.sampled_from(STATUSES)),
         source_compute=source[0],
@@ -293,6 +293,6 @@ def cases(draw: st.DrawFn) -> Case:
     host = draw(hosts())
     uuids = draw(st.lists(st.sampled_from(UUIDS[:6]), unique=True, max_size=6))
     every = [draw(instances(uuid)) for uuid in uuids]
-    moves = [draw(migrations(number)) for number in range(1, draw(st.integers(0, 5)) + 1)]
-    work = promised(every, moves, draw(pci_records()), host.guests)
+    moves = [draw(migrations(number, uuids)) for number in range(1, draw(st.integers(0, 5)) + 1)]
+    work = promised(every, moves, draw(pci_records(uuids)), host.guests)
     return Case(host=host, work=work, rules=draw(RULES))
