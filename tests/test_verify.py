@@ -276,7 +276,7 @@ def test_given_guests_when_verified_then_what_is_wrong_with_one_is_told_and_chan
     bad = replace(GUEST, uuid="2", vcpus=-1, memory_mb=-5, disk_mb=7, trouble="its XML ends too early")
     host = believed(guests=(GUEST, bad, replace(GUEST, name="again")))
     assert host.guests == (GUEST, replace(bad, vcpus=0, memory_mb=0))
-    assert sorted(codes(host)) == ["guest-negative", "guest-twice", "guest-unreadable"]
+    assert sorted(codes(host)) == ["guest-impossible", "guest-twice", "guest-unreadable"]
 
 
 def test_given_a_driver_that_lists_no_guests_when_verified_then_that_is_not_the_same_as_none() -> None:

@@ -2,13 +2,15 @@
 Step 5: believe, doubt or refuse what the hypervisor said. Law: only here is a `Host` made, and every reason is given.
 
 Rules: docs/accounting.md, "What the driver must report". What is missing, of the wrong type or negative where it can't
-be is refused; what is inconsistent becomes a problem on the node.
+be is refused, and so is what no ledger can hold: the nodes of a host are saved together, and one may not take the
+others down. What is inconsistent becomes a problem on the node.
 """
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -20,7 +22,7 @@ from stocktake.model.cpuset import CPU_MAX
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import PciDevice
 from stocktake.model.problem import Problem
-from stocktake.model.topology import HostCell, HostTopology
+from stocktake.model.topology import GuestTopology, HostCell, HostTopology
 from stocktake.model.value import Value, convert, replace
 
 REQUIRED = (
@@ -36,6 +38,7 @@ REQUIRED = (
 
 # Whole numbers that a database and JSON can hold.
 _LARGEST = 2**53
+_SHOWN_MAX = 40
 Total = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Used = Annotated[int, Meta(ge=-_LARGEST, le=_LARGEST)]
 
@@ -62,13 +65,14 @@ class Report(Value, frozen=True, kw_only=True):
     uuid: str | None = None
     traits: frozenset[str] | None = None
     capabilities: dict[str, bool] | None = None
-    booted_at: datetime | None = None
+    booted_at: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 _KINDS: Mapping[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Report)}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _REMEDY = "Check the driver; the figures are recorded as they were reported."
+_ENCODER = msgspec.json.Encoder()
 
 
 def verify(view: HostView) -> Host | Refusal:
@@ -94,7 +98,8 @@ def verify(view: HostView) -> Host | Refusal:
         disk_available_least=said.disk_available_least,
         hypervisor_type=said.hypervisor_type,
         hypervisor_version=said.hypervisor_version,
-        hypervisor_hostname=said.hypervisor_hostname or view.node,
+        # The name that its record is kept under, whatever it calls itself: by another it would be lost, and deleted.
+        hypervisor_hostname=view.node,
         cpu_info=said.cpu_info,
         supported_instances=said.supported_instances or (),
         numa_topology=topology,
@@ -106,7 +111,14 @@ def verify(view: HostView) -> Host | Refusal:
         guests=guests,
         metrics=view.metrics,
     )
-    doubts = (*_totals(host), *cell_problems, *_cells(host), *device_problems, *guest_problems)
+    doubts = (
+        *_totals(host),
+        *_name(view.node, said.hypervisor_hostname),
+        *cell_problems,
+        *_cells(host),
+        *device_problems,
+        *guest_problems,
+    )
     return replace(host, problems=(*view.problems, *doubts))
 
 
@@ -127,18 +139,55 @@ def _typed_by_key(known: Mapping[str, object]) -> tuple[Report, list[str]]:
         try:
             sound[key] = convert(value, _KINDS[key], where="")
         except InvalidData as error:
-            wrong.append(f"{key}: {error.what}")
+            wrong.append(f"{key}: {_storable(error.what)}")
     said = Report(**sound)
     return said, wrong + _senseless(said)
 
 
 def _senseless(said: Report) -> list[str]:
     """Say what is of the right type and can't be."""
-    wrong: list[str] = []
+    wrong = [f"{key}: has text that no database can hold" for key in _unstorable(said)]
     if said.uuid is not None and not _UUID.fullmatch(said.uuid):
         wrong.append(f"uuid: {said.uuid!r} is no UUID in canonical form")
+    numbers = [number for number in (said.stats or {}).values() if isinstance(number, float)]
+    if not all(map(math.isfinite, numbers)):
+        wrong.append("stats: has a number that is none (nan or infinite)")
+    if said.booted_at is not None:
+        try:
+            said.booted_at.astimezone(UTC)
+        except OverflowError:
+            wrong.append(f"booted_at: {said.booted_at.isoformat()} is no time in UTC")
     cells = said.numa_topology.cells if said.numa_topology else ()
     return wrong + [f"numa_topology: {text}" for cell in cells for text in _wrong(cell)]
+
+
+def _unstorable(said: Report) -> Iterator[str]:
+    """Find the keys with text that no database can hold; nearly always none, which the encoder says at once."""
+    try:
+        suspicious = b"\\u0000" in _ENCODER.encode(said)
+    except UnicodeError:
+        suspicious = True
+    if suspicious:
+        for key in _KINDS:
+            if any(text != _storable(text) for text in _texts(msgspec.to_builtins(getattr(said, key)))):
+                yield key
+
+
+def _texts(data: object) -> Iterator[str]:
+    """Give all text in plain data, keys too; what the types of a report let through is not deep."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from (*_texts(key), *_texts(value))
+    elif isinstance(data, Sequence):
+        for value in data:
+            yield from _texts(value)
+
+
+def _storable(text: str) -> str:
+    """Write what no database can hold, NUL and halves of characters, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _wrong(cell: HostCell) -> list[str]:
@@ -147,6 +196,8 @@ def _wrong(cell: HostCell) -> list[str]:
     if not 0 <= cell.memory_mb <= _LARGEST:
         wrong.append(f"cell {cell.id} has {cell.memory_mb} MiB")
     wrong.extend(f"cell {cell.id} has CPU {cpu}" for cpu in sorted(cell.cpuset | cell.pcpuset) if not _is_cpu(cpu))
+    sizes = Counter(pages.size_kb for pages in cell.pages)
+    wrong.extend(f"cell {cell.id} lists pages of {size} KiB twice" for size, count in sizes.items() if count > 1)
     for pages in cell.pages:
         if not 0 < pages.size_kb <= _LARGEST:
             wrong.append(f"cell {cell.id} has pages of {pages.size_kb} KiB")
@@ -177,10 +228,16 @@ def _totals(host: Host) -> list[Problem]:
     if least is not None and least > host.local_gb:
         text = f"disk_available_least is {least} GiB of {host.local_gb}"
         problems.append(_doubt("used-above-total", "disk_available_least", text))
-    if host.hypervisor_hostname != host.node:
-        text = f"the node is asked for as {host.node} and calls itself {host.hypervisor_hostname}"
-        problems.append(_doubt("node-name-differs", "hypervisor_hostname", text))
     return problems
+
+
+def _name(node: str, said: str | None) -> list[Problem]:
+    """Compare the name that a node is asked for by with the one that it gives itself, if it does."""
+    if not said or said == node:
+        return []
+    return [
+        _doubt("node-name-differs", "hypervisor_hostname", f"the node is asked for as {node} and calls itself {said}")
+    ]
 
 
 def _distinct(topology: HostTopology | None) -> tuple[HostTopology | None, list[Problem]]:
@@ -234,8 +291,27 @@ def _devices(devices: Sequence[PciDevice]) -> tuple[tuple[PciDevice, ...], list[
             text = f"PCI device {device.address} is reported twice; the first is kept"
             problems.append(_doubt("pci-device-twice", device.address, text))
         else:
-            kept[device.address] = device
+            kept[device.address], doubts = _located(device)
+            problems.extend(doubts)
     return tuple(kept.values()), problems
+
+
+def _located(device: PciDevice) -> tuple[PciDevice, list[Problem]]:
+    """Leave out of a device's place what can't be; a NUMA node below 0 is the kernel's word for an unknown one."""
+    problems: list[Problem] = []
+    numa_node, parent = device.numa_node, device.parent_addr
+    if numa_node is not None and not _is_cpu(numa_node):
+        if numa_node > 0:
+            text = f"PCI device {device.address} is said to be on NUMA node {numa_node}: that is left out"
+            problems.append(_doubt("pci-device-doubtful", device.address, text))
+        numa_node = None
+    if parent is not None and (parent == device.address or not _PCI_ADDRESS.fullmatch(parent)):
+        text = f"PCI device {device.address} is said to be a part of {parent[:_SHOWN_MAX]!r}: that is left out"
+        problems.append(_doubt("pci-device-doubtful", device.address, text))
+        parent = None
+    if (numa_node, parent) == (device.numa_node, device.parent_addr):
+        return device, []
+    return replace(device, numa_node=numa_node, parent_addr=parent), problems
 
 
 def _guests(guests: Sequence[Guest] | None) -> tuple[tuple[Guest, ...] | None, list[Problem]]:
@@ -245,23 +321,48 @@ def _guests(guests: Sequence[Guest] | None) -> tuple[tuple[Guest, ...] | None, l
     kept: dict[str, Guest] = {}
     problems: list[Problem] = []
     for guest in guests:
-        if guest.uuid in kept:
-            problems.append(_doubt("guest-twice", guest.uuid, f"guest {guest.uuid} is reported twice"))
+        sound, doubts = _sound(guest)
+        if sound.uuid in kept:
+            problems.append(_doubt("guest-twice", sound.uuid, f"guest {sound.uuid} is reported twice"))
             continue
-        sound = guest
-        if min(guest.vcpus, guest.memory_mb, guest.disk_mb) < 0:
-            text = f"guest {guest.name} has {guest.vcpus} vCPUs, {guest.memory_mb} MiB, {guest.disk_mb} MiB of disk"
-            problems.append(_doubt("guest-negative", guest.uuid, f"{text}; what is negative counts as nothing"))
-            sound = replace(
-                guest,
-                vcpus=max(guest.vcpus, 0),
-                memory_mb=max(guest.memory_mb, 0),
-                disk_mb=max(guest.disk_mb, 0),
-            )
-        if guest.trouble is not None:
-            problems.append(_doubt("guest-unreadable", guest.uuid, f"guest {guest.name}: {guest.trouble}"))
-        kept[guest.uuid] = sound
+        problems.extend(doubts)
+        kept[sound.uuid] = sound
     return tuple(kept.values()), problems
+
+
+def _sound(guest: Guest) -> tuple[Guest, list[Problem]]:
+    """Leave out of a guest what can't be, and say so; nearly always that is nothing, which is seen at once."""
+    plain = guest.uuid.isprintable() and guest.name.isprintable() and guest.state.isprintable()
+    if plain and guest.numa is None and guest.trouble is None and _is_counted(guest):
+        return guest, []
+    changes: dict[str, Any] = {}
+    doubts: list[tuple[str, str]] = []
+    texts = {"uuid": guest.uuid, "name": guest.name, "state": guest.state, "trouble": guest.trouble}
+    odd = {key: _storable(text) for key, text in texts.items() if text is not None and text != _storable(text)}
+    if odd:
+        changes |= odd
+        doubts.append(("guest-unreadable", f"its {', '.join(odd)} has text that no database can hold"))
+    numbers = {"vcpus": guest.vcpus, "memory_mb": guest.memory_mb, "disk_mb": guest.disk_mb}
+    wrong = {key: number for key, number in numbers.items() if not 0 <= number <= _LARGEST}
+    if wrong:
+        changes |= dict.fromkeys(wrong, 0)
+        said = ", ".join(f"{key} {number}" for key, number in wrong.items())
+        doubts.append(("guest-impossible", f"{said} can't be and counts as nothing"))
+    if guest.numa is not None and not _is_possible(guest.numa):
+        changes["numa"] = None
+        doubts.append(("guest-impossible", "the memory of its cells can't be: it is placed on none"))
+    sound = replace(guest, **changes) if changes else guest
+    if guest.trouble is not None and "trouble" not in odd:
+        doubts.append(("guest-unreadable", guest.trouble))
+    return sound, [_doubt(code, sound.uuid, f"guest {sound.name}: {text}") for code, text in doubts]
+
+
+def _is_counted(guest: Guest) -> bool:
+    return 0 <= guest.vcpus <= _LARGEST and 0 <= guest.memory_mb <= _LARGEST and 0 <= guest.disk_mb <= _LARGEST
+
+
+def _is_possible(topology: GuestTopology) -> bool:
+    return all(0 <= cell.memory_mb <= _LARGEST for cell in topology.cells)
 
 
 def _doubt(code: str, about: str, text: str) -> Problem:

@@ -49,7 +49,7 @@ def convert(data: object, kind: type[T], *, where: str) -> T:
     """
     try:
         return msgspec.convert(data, type=kind, str_keys=True)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, UnicodeError, RecursionError) as error:
         raise InvalidData(str(error), where=where) from error
 
 
