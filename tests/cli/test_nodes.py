@@ -206,6 +206,19 @@ def test_given_a_fleet_when_its_promises_are_listed_then_they_are_those_of_the_l
     assert {instance["node"] for instance in here} == {"node-00001"}
 
 
+def test_given_an_instance_when_it_is_deleted_then_its_room_is_free_after_a_refresh(fleet: Program) -> None:
+    before = {node["hypervisor_hostname"]: node for node in fleet.run("nodes", "--json").data}
+    (instance, *_) = fleet.run("instances", "--node", "node-00001", "--json").data
+    wrong = fleet.run("instances", "--delete", instance["uuid"][:-1])
+    assert (wrong.code, f"Did you mean {instance['uuid']}?" in wrong.err) == (2, True)
+    assert fleet.run("instances", "--delete", instance["uuid"]).code == 0
+    fleet.run("refresh")
+    after = fleet.run("show", "node-00001", "--json").data
+    taken = before["node-00001"]["running_vms"] - after["running_vms"]
+    assert taken == 1
+    assert instance["uuid"] not in {one["uuid"] for one in fleet.run("instances", "--json").data}
+
+
 def test_given_nothing_promised_when_listed_then_it_is_said(program: Program) -> None:
     assert program.run("instances").out == "No instances.\n"
     assert program.run("migrations").out == "No migrations in play.\n"

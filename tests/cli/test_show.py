@@ -74,7 +74,7 @@ def test_given_a_node_that_has_everything_when_shown_then_all_of_it_is_on_the_pa
         "allocated  0000:81:00.1 by 00000000-0000-4000-8000-00000000000a",
         "disk_available_least 70 GB",
         "warning instance-without-guest (00000000-0000-4000-8000-00000000000e)",
-        "    It still counts. Delete the instance from the ledger, or bring the guest back.",
+        "    It still counts. Bring the guest back, or `stocktake instances --delete",
     ):
         assert line in page
     assert page.count("vCPUs            8         1      5       3      4        28      24") == 1

@@ -137,10 +137,10 @@ def move_of(
     if instance.uuid in counted:
         return None, ""
     if comes:
-        why = f"{_type(migration)} to this node from {migration.source_compute or 'an unknown host'}"
+        why = f"{_type(migration)} to this node from {_place(migration.source_node, migration.source_compute)}"
         return _new_side(migration, instance, why=why, stand_in=instance.flavor)
     if leaves:
-        why = f"{_type(migration)} from this node to {migration.dest_compute}, room for a revert"
+        why = f"{_type(migration)} from this node to {_place(migration.dest_node, migration.dest_compute)}, room for a revert"
         return _old_side(migration, instance, why=why), ""
     return None, ""
 
@@ -182,6 +182,10 @@ def _old_side(migration: Migration, instance: Instance, *, why: str) -> Move | N
         pci_devices=context.old_pci_devices,
         allocates=False,
     )
+
+
+def _place(node: str | None, host: str | None) -> str:
+    return node or host or "an unknown host"
 
 
 def _type(migration: Migration) -> str:

@@ -233,7 +233,7 @@ def _drift(counted: Sequence[Instance], guests: Mapping[str, Guest]) -> list[Pro
         name = instance.name or instance.uuid
         if guest is None:
             text = f"{name} is active in the ledger, and the hypervisor has no such guest"
-            remedy = "It still counts. Delete the instance from the ledger, or bring the guest back."
+            remedy = f"It still counts. Bring the guest back, or `stocktake instances --delete {instance.uuid}`."
             problems.append(Problem(code="instance-without-guest", about=instance.uuid, text=text, remedy=remedy))
         elif guest.active and (guest.vcpus > instance.flavor.vcpus or guest.memory_mb > instance.flavor.memory_mb):
             text = (

@@ -44,7 +44,8 @@ def nodes_command(session: Session, host: str | None, doomed: str | None, *, for
     """List the nodes: state, what is used of what there is, problems.
 
     \b
-    STATE is `up`; `stale` (a part could not be reached, the last figures are
+    STATE is `up`; `manual` (no agent ever ran, somebody refreshes it by hand);
+    `stale` (a part could not be reached, the last figures are
     kept); `failed` (somebody has to do something); or `down` (no sign of life
     from its agent within service_down_time).
     Figures are used/total, reserved for the host included; CHANGED is when one

@@ -22,19 +22,31 @@ if TYPE_CHECKING:
     $ stocktake instances
     $ stocktake instances --node compute-7.example.org
     $ stocktake instances --deleted --json
+    $ stocktake instances --delete 2f1c0d9e-8a55-4c1e-9d8c-3f8f6f1f7a10
     """,
 )
 @click.option("--host", metavar="HOST", help="Only those of this service.")
 @click.option("--node", "node_name", metavar="NODE", help="Only those on this node.")
 @click.option("--deleted", is_flag=True, help="Those deleted, too.")
+@click.option(
+    "--delete", "doomed", metavar="UUID", help="Take this promise back: the next refresh gives its room free."
+)
 @click.pass_obj
-def instances_command(session: Session, host: str | None, node_name: str | None, *, deleted: bool) -> int:
-    """List the instances: machines that were promised, whether they run or not."""
+def instances_command(
+    session: Session, host: str | None, node_name: str | None, doomed: str | None, *, deleted: bool
+) -> int:
+    """List the instances: machines that were promised, whether they run or not.
+
+    With --delete one is taken back: the record stays, deleted, and no guest is
+    touched; a guest that still runs is an orphan from then on.
+    """
     from stocktake.cli.nodes import find_node
     from stocktake.cli.screen import hint, screen_of, write, write_json
     from stocktake.cli.tables import Column, write_table
 
     session.command = "instances"
+    if doomed is not None:
+        return _delete(session, doomed)
     if node_name is not None:
         node = find_node(session.ledger, node_name)
         host, node_name = host or node.host, node.hypervisor_hostname
@@ -60,6 +72,27 @@ def instances_command(session: Session, host: str | None, node_name: str | None,
     )
     if write_table(screen, columns, [_instance(instance) for instance in instances]):
         hint(session, "(more columns in a wider terminal, or with --json)")
+    return 0
+
+
+def _delete(session: Session, uuid: str) -> int:
+    from stocktake.cli.options import nearest
+    from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.errors import NotFound
+
+    known = {instance.uuid: instance for instance in session.ledger.instances()}
+    if uuid not in known:
+        raise NotFound(
+            f"no instance {uuid!r}",
+            where="ledger",
+            remedy=nearest(uuid, tuple(known)).strip() or "`stocktake instances` lists them.",
+        )
+    session.ledger.delete_instances([uuid])
+    if session.json:
+        write_json(session, {"deleted": uuid})
+        return 0
+    write(screen_of(session), f"Deleted {known[uuid].name or uuid} from the ledger.")
+    hint(session, "`stocktake refresh` gives its room free now; a running agent does it by itself.")
     return 0
 
 

@@ -113,7 +113,8 @@ def _takes_options(name: Name) -> bool:
 
 
 def _shown(name: str, one: Given) -> str:
-    return repr(name[:_SHOWN_MAX]) if one.text is None else repr(one.origin.rpartition(" ")[2][:_SHOWN_MAX])
+    from_environment = one.origin.startswith("environment")
+    return repr((one.origin.rpartition(" ")[2] if from_environment else name)[:_SHOWN_MAX])
 
 
 def _near(name: str, one: Given) -> str:
