@@ -140,7 +140,8 @@ def move_of(
         why = f"{_type(migration)} to this node from {_place(migration.source_node, migration.source_compute)}"
         return _new_side(migration, instance, why=why, stand_in=instance.flavor)
     if leaves:
-        why = f"{_type(migration)} from this node to {_place(migration.dest_node, migration.dest_compute)}, room for a revert"
+        there = _place(migration.dest_node, migration.dest_compute)
+        why = f"{_type(migration)} from this node to {there}, room for a revert"
         return _old_side(migration, instance, why=why), ""
     return None, ""
 
