@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from stocktake.drivers.base import Driver
-from stocktake.errors import DriverUnreachable, StocktakeError
+from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.model.books import Metric
 from stocktake.model.hypervisor import HostView, Survey
 from stocktake.model.problem import Problem
@@ -18,6 +18,7 @@ from stocktake.model.value import encode
 from stocktake.monitors.base import Monitor
 
 LOG = logging.getLogger(__name__)
+_BUG_REMEDY = "That is a bug: its author needs the log of `stocktake -vv refresh`."
 T = TypeVar("T")
 
 
@@ -49,6 +50,7 @@ class TimeLimit:
 
         Raises:
             DriverUnreachable: no answer in time, or an earlier call still hangs.
+            DriverError: the function raised what is not ours: a bug of the driver, which must not end the agent.
             StocktakeError: what the function raised.
         """
         if self._hanging is not None and not self._hanging.done.is_set():
@@ -58,13 +60,20 @@ class TimeLimit:
         if not answer.done.wait(self._timeout_s):
             self._hanging = answer  # type: ignore[assignment]
             raise self._unreachable(f"no answer within {self._timeout_s:g} s")
-        if answer.error is not None:
+        if isinstance(answer.error, StocktakeError):
             raise answer.error
+        if answer.error is not None:
+            LOG.debug("the driver failed", exc_info=answer.error)
+            raise DriverError(_bug(answer.error), where=self._where, remedy=_BUG_REMEDY) from answer.error
         return answer.value  # type: ignore[return-value]
 
     def _unreachable(self, what: str) -> DriverUnreachable:
         remedy = "Check the hypervisor; its nodes keep their last record, marked stale."
         return DriverUnreachable(what, where=self._where, remedy=remedy)
+
+
+def _bug(error: BaseException) -> str:
+    return f"failed with {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _run(function: Callable[[], T], answer: Answer[T]) -> None:
@@ -145,4 +154,9 @@ def _metrics(node: str, monitors: Sequence[Monitor]) -> tuple[tuple[Metric, ...]
             metrics.extend(monitor.read(node))
         except StocktakeError as error:
             problems.append(Problem(code="monitor-unreadable", about=error.where or node, text=str(error)))
+        except Exception as error:
+            # A third party's code may raise anything.
+            LOG.debug("a monitor failed", exc_info=error)
+            text = f"monitor {type(monitor).__name__} {_bug(error)}"
+            problems.append(Problem(code="monitor-unreadable", about=node, text=text, remedy=_BUG_REMEDY))
     return tuple(metrics), problems

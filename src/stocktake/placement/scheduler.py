@@ -272,8 +272,9 @@ class Placement:
                 failures += 1
                 result[name] = error
                 if not self._session.answered or failures >= FAILURES_MAX:
-                    # Thousands of nodes must not wait for thousands of timeouts.
-                    return {**dict.fromkeys(trees, error), **result}
+                    # Thousands of nodes must not wait for thousands of timeouts; who has nothing to tell does not.
+                    rest = {one: self._agreed(tree, listed.get(tree.root.uuid, ())) for one, tree in trees.items()}
+                    return {**{one: agreed or error for one, agreed in rest.items()}, **result}
             except StocktakeError as error:
                 result[name] = error
                 # A custom name that we made may have been deleted by others.
@@ -297,12 +298,19 @@ class Placement:
         roots = {tree.root.uuid for tree in trees.values()}
         return {uuid: tuple(groups[top[uuid]]) for uuid in roots if uuid in top}
 
+    def _agreed(self, tree: ProviderTree, listed: "tuple[Listed, ...]") -> Synced | None:
+        """Say what it agreed to, if neither the tree nor anything in Placement changed since; no request."""
+        before = self._settled.get(tree.root.uuid)
+        if before is None or before.wanted != tree or before.stamp != _stamp(_bare(one) for one in listed):
+            return None
+        return Synced(problems=before.answer.problems, kept_classes=before.answer.kept_classes)
+
     def _agree(self, tree: ProviderTree, listed: "tuple[Listed, ...]") -> Synced:
         """Bring one node's providers up to date; a conflict is read and planned again."""
+        agreed = self._agreed(tree, listed)
+        if agreed is not None:
+            return agreed
         uuid = tree.root.uuid
-        before = self._settled.get(uuid)
-        if before is not None and before.wanted == tree and before.stamp == _stamp(_bare(one) for one in listed):
-            return Synced(problems=before.answer.problems, kept_classes=before.answer.kept_classes)
         self._settled.pop(uuid, None)
         first = [listed]
 
