@@ -1,5 +1,40 @@
-"""The servers that only some of these tests need."""
+"""What these tests share: a Placement that they may make misbehave, a fleet in a file, and PostgreSQL."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.parts import Fleet
+from tests.servers.placement import PlacementServer, private_placement
 from tests.servers.postgres import postgres, postgres_url
+from tests.system.readback import Readback
 
 __all__ = ["postgres", "postgres_url"]
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlacementServer]:
+    """A Placement of the module's own: it is stopped and made to misbehave."""
+    with private_placement(tmp_path_factory.mktemp("placement")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(own_server: PlacementServer) -> Iterator[PlacementServer]:
+    """That Placement, empty and well-behaved at the start."""
+    Readback(own_server.url).clear()
+    yield own_server
+    own_server.behave()
+
+
+@pytest.fixture
+def there(server: PlacementServer) -> Readback:
+    """What that Placement has."""
+    return Readback(server.url)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """The fleet that the fake driver reports."""
+    return Fleet(tmp_path / "fleet.json")

@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from stocktake import __version__
 from tests.parts import Fleet, a_guest
 from tests.servers.libvirtd import GuestSpec, private_libvirtd
-from tests.servers.placement import PlacementServer, private_placement
+from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote
 from tests.system.running import Agent, Host
 
@@ -23,28 +23,10 @@ pytestmark = pytest.mark.system
 GUESTS = tuple(f"bbbbbbbb-0000-4000-8000-{number:012}" for number in range(1, 10))
 
 
-@pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlacementServer]:
-    """A Placement of this module's own: it is stopped and made to misbehave."""
-    with private_placement(tmp_path_factory.mktemp("placement")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(own_server: PlacementServer) -> Iterator[PlacementServer]:
-    Readback(own_server.url).clear()
-    yield own_server
-    own_server.behave()
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet.json").has("one")
-
-
 @pytest.fixture
 def host(tmp_path: Path, fleet: Fleet) -> Host:
     """A host with one fake node, a pass every second, and no scheduler."""
+    fleet.has("one")
     settings = {"host": "alpha", "compute_driver": "fake", "fake.fleet": str(fleet.path), "placement.mode": "none"}
     return Host(tmp_path / "state", {**settings, "update_resources_interval": 1, "report_interval": 1})
 
@@ -105,9 +87,8 @@ def test_given_it_runs_when_seconds_pass_then_its_row_has_heartbeat_and_version_
 
 
 def test_given_a_service_that_is_disabled_when_the_agent_passes_then_the_scheduler_knows(
-    host: Host, server: PlacementServer
+    host: Host, server: PlacementServer, there: Readback
 ) -> None:
-    there = Readback(server.url)
     with reports_to(host, server).agent() as agent:
         agent.until(lambda: "one" in there.providers() and "COMPUTE_NODE" in there.traits("one"))
         there.write("PUT", "/traits/CUSTOM_THEIRS")
