@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.accounting.tally import tally
-from stocktake.model.books import Metric
+from stocktake.model.books import Metric, Tally
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import DeviceSpec
 from stocktake.model.problem import Problem
 from stocktake.model.rules import Rules
 from stocktake.model.topology import GuestCell, GuestTopology
-from stocktake.model.value import replace
+from stocktake.model.value import decode, encode, replace
 from stocktake.model.workload import Flavor, Instance, NodeWork
 from stocktake.verify import REQUIRED, verify
 
@@ -171,6 +171,14 @@ def test_given_many_things_wrong_when_verified_then_each_is_a_reason() -> None:
         ("booted_at", 1e30),
         ("hypervisor_type", object()),
         ("stats", {1, 2}),
+        # Half a surrogate pair: no file and no database can hold it.
+        ("cpu_info", "\ud800"),
+        ("hypervisor_hostname", "\ud800"),
+        ("stats", {"\ud800": 1}),
+        ("traits", ["\ud800"]),
+        ("booted_at", "\ud800"),
+        ("supported_instances", [["\ud800"]]),
+        ("pci_passthrough_devices", [{"address": "\ud800", "vendor_id": "8086", "product_id": "1515"}]),
     ],
 )
 def test_given_a_wrong_type_or_a_negative_total_when_verified_then_it_is_refused(key: str, value: object) -> None:
@@ -360,7 +368,8 @@ def test_given_any_report_when_verified_then_there_is_a_host_to_count_or_a_refus
             assert {f"{key} is missing" for key in REQUIRED if key not in said} <= set(host.reasons)
         else:
             assert set(REQUIRED) <= said.keys()
-            tally(host, WORK, Rules(host="h", device_specs=(DeviceSpec(),)), uuid="u")
+            books = tally(host, WORK, Rules(host="h", device_specs=(DeviceSpec(),)), uuid="u")
+            assert decode(encode(books), Tally, where="") == books
 
 
 @given(st.dictionaries(st.sampled_from(sorted({*KEYS, *MORE})), JSON, max_size=3))
