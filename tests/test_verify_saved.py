@@ -18,7 +18,9 @@ from stocktake.model.rules import Rules
 from stocktake.model.topology import GuestCell, GuestTopology
 from stocktake.model.value import decode, encode, replace
 from stocktake.model.workload import NodeWork
+from stocktake.refresh import refresh
 from stocktake.verify import verify
+from tests.parts import Fleet, parts_of
 from tests.test_verify import CELL, GUEST, NODE, OTHER, REPORT, REPORTS, WORK, believed, cells, codes, refused
 
 RULES = Rules(host="cn", device_specs=(DeviceSpec(),))
@@ -67,7 +69,7 @@ def comes_back(ledger: Ledger, host: Host) -> None:
         ("supported_instances", [["x86_64", HALF, "hvm"]]),
         ("traits", ["HW", HALF]),
         ("stats", {HALF: 1}),
-        ("stats", {"n": "\0"}),
+        ("stats", {"m": 1, "n": "\0"}),
         ("stats", {"n": float("nan")}),
         ("stats", {"n": float("inf")}),
         ("capabilities", {HALF: True}),
@@ -192,3 +194,34 @@ def test_given_any_report_that_is_believed_when_counted_then_the_books_read_back
     text = encode(books)
     assert "\\u0000" not in text.replace("\\\\", "")
     assert decode(text, Tally, where="") == books
+
+
+@pytest.mark.parametrize(
+    "lie", [{"booted_at": "2026-01-01T00:00:00"}, {"cpu_info": "\0"}, {"vcpus": 2**63}, {"stats": {"n": "\0"}}]
+)
+def test_given_one_node_of_two_that_no_ledger_can_hold_when_refreshed_then_the_other_is_saved(
+    lie: Mapping[str, object], tmp_path: Path
+) -> None:
+    fleet = Fleet(tmp_path / "fleet.json").has("honest").has("liar")
+    with parts_of(tmp_path) as parts:
+        refresh(parts)
+        fleet.has("honest", report={"vcpus": 24}).has("liar", report=lie)
+        result = refresh(parts)
+        assert result.failed.keys() == {"liar"}
+        nodes = {node.hypervisor_hostname: node for node in parts.ledger.nodes()}
+    assert (nodes["honest"].vcpus, nodes["honest"].failure) == (24, None)
+    assert nodes["liar"].vcpus == 16
+    assert nodes["liar"].failure is not None
+    assert nodes["liar"].failure.code == "ReportRefused"
+
+
+def test_given_a_node_that_calls_itself_otherwise_when_refreshed_again_then_it_is_the_same_and_not_deleted(
+    tmp_path: Path,
+) -> None:
+    Fleet(tmp_path / "fleet.json").has("one", report={"hypervisor_hostname": "other"}).has("two")
+    with parts_of(tmp_path) as parts:
+        first = refresh(parts)
+        second = refresh(parts)
+        assert [node.hypervisor_hostname for node in parts.ledger.nodes()] == ["one", "two"]
+    assert (second.changed, second.failed, second.deleted) == (set(), {}, [])
+    assert first.nodes == second.nodes
