@@ -66,7 +66,7 @@ def comes_back(ledger: Ledger, host: Host) -> None:
         ("cpu_info", '{"model": "\0"}'),
         ("hypervisor_type", HALF),
         ("hypervisor_hostname", f"{NODE}\0"),
-        ("supported_instances", [["x86_64", HALF, "hvm"]]),
+        ("supported_instances", [["i686", "kvm"], ["x86_64", HALF]]),
         ("traits", ["HW", HALF]),
         ("stats", {HALF: 1}),
         ("stats", {"m": 1, "n": "\0"}),
