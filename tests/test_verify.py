@@ -177,6 +177,7 @@ def test_given_many_things_wrong_when_verified_then_each_is_a_reason() -> None:
         ("stats", {"\ud800": 1}),
         ("traits", ["\ud800"]),
         ("booted_at", "\ud800"),
+        ("stats", {"uptime": None, "n": 1, "text": "a\0b"}),
         ("supported_instances", [["\ud800"]]),
         ("pci_passthrough_devices", [{"address": "\ud800", "vendor_id": "8086", "product_id": "1515"}]),
     ],
@@ -211,6 +212,10 @@ def test_given_a_cell_with_impossible_numbers_when_verified_then_it_is_refused(
 def test_given_several_cells_with_impossible_numbers_when_verified_then_each_is_a_reason() -> None:
     pages = [{"size_kb": 0, "total": -1}]
     assert len(refused(**cells({**CELL, "memory": -1, "mempages": pages}, {**OTHER, "memory": -1}))) == 4
+
+
+def test_given_text_that_only_looks_like_nul_when_verified_then_it_is_believed() -> None:
+    assert believed(cpu_info="\\u0000").cpu_info == "\\u0000"
 
 
 @pytest.mark.parametrize("key", sorted({"hypervisor_type", "stats", "traits", "capabilities", "uuid", "booted_at"}))
