@@ -114,7 +114,7 @@ def pins_obey(request: NumaRequest, host: NodeCell, pins: frozenset[int], reserv
     if not (pins | reserved) <= free or pins & reserved:
         return False
     if request.cpu_thread_policy == "isolate":
-        most = max(len(core) for core in cores_of(host))
+        most = max((len(core) for core in cores_of(host)), default=1)
         for core in cores_of(host):
             if len(core & (pins | reserved)) > 1 or (core & (pins | reserved) and not core <= free):
                 return False

@@ -11,6 +11,7 @@ from stocktake.model.workload import Flavor
 
 NODES, POLICY, THREADS, PAGES = "hw:numa_nodes", "hw:cpu_policy", "hw:cpu_thread_policy", "hw:mem_page_size"
 MASK, EMULATOR, EMULATOR_TOO = "hw:cpu_dedicated_mask", "hw:emulator_threads_policy", "hw:cpu_emulator_threads"
+HT = "trait:HW_CPU_HYPERTHREADING"
 AFFINITY = "hw:pci_numa_affinity_policy"
 DEDICATED, MIXED = {POLICY: "dedicated"}, {POLICY: "mixed"}
 TWO = {NODES: "2"}
@@ -107,6 +108,26 @@ def test_given_every_policy_when_read_then_all_are_in_the_request() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("specs", "policy", "threads"),
+    [
+        ({"resources:PCPU": "4"}, "dedicated", None),
+        ({"resources1:PCPU": "3", "resources2:PCPU": "1"}, "dedicated", None),
+        ({"resources:PCPU": "5", EMULATOR: "isolate"}, "dedicated", None),
+        ({"resources:VCPU": "4", NODES: "1"}, "shared", None),
+        ({"resources:PCPU": "0", NODES: "1"}, None, None),
+        ({"resources:PCPU": "4", HT: "required"}, "dedicated", "require"),
+        ({**DEDICATED, "trait2:HW_CPU_HYPERTHREADING": "forbidden"}, "dedicated", "isolate"),
+        ({**DEDICATED, HT: "preferred"}, "dedicated", None),
+    ],
+)
+def test_given_what_is_wanted_of_placement_when_read_then_it_means_a_policy(
+    specs: dict[str, str], policy: str | None, threads: str | None
+) -> None:
+    request = asked(specs)
+    assert (request.cpu_policy, request.cpu_thread_policy) == (policy, threads)
+
+
 @pytest.mark.parametrize("word", ["prefer", "isolate", "require"])
 def test_given_a_thread_policy_when_read_then_it_is_kept(word: str) -> None:
     assert asked({**DEDICATED, THREADS: word}).cpu_thread_policy == word
@@ -143,6 +164,13 @@ def test_given_an_affinity_when_read_then_it_is_known_without_cells_too(word: st
         ({EMULATOR_TOO: "isolate"}, EMULATOR_TOO, "needs CPUs of the guest's own"),
         ({**DEDICATED, EMULATOR: "isolate", EMULATOR_TOO: "share"}, EMULATOR_TOO, "contradicts"),
         ({AFFINITY: "near"}, AFFINITY, "none of required, preferred, legacy, socket"),
+        ({**DEDICATED, "resources:PCPU": "4"}, "resources:PCPU", "says again"),
+        ({"resources:PCPU": "4", "resources1:VCPU": "4"}, "resources:PCPU", "shared or dedicated"),
+        ({"resources:PCPU": "3"}, "resources:PCPU", "takes 4 dedicated CPUs, not 3"),
+        ({"resources2:PCPU": "4", EMULATOR: "isolate"}, "resources2:PCPU", "takes 5 dedicated CPUs, not 4"),
+        ({"resources:VCPU": "x"}, "resources:VCPU", "is not a number of CPUs"),
+        ({**DEDICATED, THREADS: "prefer", HT: "forbidden"}, HT, "says again"),
+        ({HT: "required"}, HT, "needs CPUs of the guest's own"),
         ({**DEDICATED, MASK: "0"}, MASK, "needs the mixed policy"),
         ({MASK: "0"}, MASK, "needs the mixed policy"),
         (MIXED, MASK, "does not say"),

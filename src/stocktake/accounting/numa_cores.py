@@ -44,38 +44,37 @@ class Cores:
     """A cell's cores, its free CPUs, and how many threads its largest core has."""
 
     cell: int
-    cores: tuple[Core, ...]
-    free: frozenset[int]
-    pinnable: int
-    threads: int
+    cores: tuple[Core, ...] = ()
+    free: frozenset[int] = frozenset()
+    pinnable: int = 0
+    threads: int = 1
 
 
 def cores_of(cell: NodeCell, free: frozenset[int]) -> Cores:
     """Sort a cell's CPUs that may be pinned into cores; one of which no siblings are told is a core of its own."""
-    blocked: dict[int, frozenset[int]] = {}
-    for core in cell.siblings:
-        for cpu in core:
-            # A CPU that is told in two cores takes both with it, as the count will.
-            blocked[cpu] = blocked.get(cpu, frozenset()) | core
-    listed = (*cell.siblings, *(frozenset({cpu}) for cpu in sorted(cell.pcpuset - blocked.keys())))
+    told = frozenset[int]().union(*cell.siblings)
+    # A CPU that is told in two cores, as no machine has, takes both with it, as the count will.
+    doubtful = len(told) < sum(map(len, cell.siblings))
     cores: list[Core] = []
     seen: set[int] = set()
-    for core in listed:
-        own = core & cell.pcpuset - seen
-        seen |= core
-        if not own:
-            continue
-        all_blocked = core.union(*(blocked.get(cpu, frozenset()) for cpu in own))
-        cores.append(
-            Core(
-                pinnable=len(own),
-                free=tuple(sorted(own & free)),
-                whole=all_blocked <= free,
-                ownable=all_blocked <= cell.pcpuset,
-                threads=len(core),
+    for core in (*cell.siblings, *(frozenset({cpu}) for cpu in sorted(cell.pcpuset - told))):
+        own = core & cell.pcpuset
+        blocked = core
+        if doubtful:
+            own -= seen
+            seen |= core
+            blocked = core.union(*(other for other in cell.siblings if other & own))
+        if own:
+            cores.append(
+                Core(
+                    pinnable=len(own),
+                    free=tuple(sorted(own & free)),
+                    whole=blocked <= free,
+                    ownable=blocked <= cell.pcpuset,
+                    threads=len(core),
+                )
             )
-        )
-    threads = max((len(core) for core in cell.siblings), default=1)
+    threads = max(map(len, cell.siblings), default=1)
     return Cores(cell=cell.id, cores=tuple(cores), free=free, pinnable=len(cell.pcpuset), threads=threads)
 
 

@@ -18,8 +18,9 @@ from stocktake.model.fitting import Limits, NoRoom
 from stocktake.model.topology import GuestCell, GuestTopology, NodeCell, NodeTopology
 
 KIB_PER_MIB = 1024
-# Sets of host cells that were looked at in vain before giving up; a host of twelve cells has no more.
+# Sets of host cells looked at in vain before devices are said to be near to none; twelve cells have no more.
 SETS_MAX = 4096
+PINNING = ("dedicated", "mixed")
 
 Accepts = Callable[[frozenset[int]], bool]
 
@@ -90,11 +91,14 @@ def _rooms(cells: Sequence[NodeCell], request: NumaRequest, limits: Limits | Non
     pinned = frozenset[int]().union(*(cell.pinned_cpus for cell in cells))
     cpu_ratio = limits.numa_cpu_ratio if limits else None
     ram_ratio = limits.numa_ram_ratio if limits else None
-    if request.cpu_policy in {"dedicated", "mixed"}:
+    pinning = request.cpu_policy in PINNING
+    if pinning:
         ram_ratio = 1.0 if ram_ratio is None else min(ram_ratio, 1.0)
     rooms: list[_Room] = []
     for cell in cells:
-        rooms.append(_Room(cell, cores_of(cell, cell.pcpuset - pinned), cpu_ratio, ram_ratio))
+        # Sorting CPUs into cores is most of the work, and a floating guest has no use for it.
+        cores = cores_of(cell, cell.pcpuset - pinned) if pinning else Cores(cell=cell.id)
+        rooms.append(_Room(cell, cores, cpu_ratio, ram_ratio))
         pinned |= cell.pcpuset
     return rooms
 
@@ -103,7 +107,7 @@ def _ordered(
     rooms: list[_Room], request: NumaRequest, preferred: Collection[int], avoided: Collection[int], *, pack: bool
 ) -> list[_Room]:
     """Sort host cells by how gladly they are taken; ties keep the host's order."""
-    pinning = request.cpu_policy in {"dedicated", "mixed"}
+    pinning = request.cpu_policy in PINNING
     # A guest that takes every cell has nothing to choose from: its cells keep the host's order, as in Nova.
     sign = 0 if len(rooms) <= len(request.cells) else 1 if pack else -1
 
@@ -126,7 +130,7 @@ def _place(request: NumaRequest, wanted: CellRequest, room: _Room, *, reserve: i
     if missing:
         return tuple(missing)
     cpus, reserved = pick_cpus(room.cores, count, policy, reserve=reserve)
-    pinning = request.cpu_policy in {"dedicated", "mixed"}
+    pinning = request.cpu_policy in PINNING
     return GuestCell(
         id=room.cell.id,
         cpuset=wanted.cpuset,
@@ -190,13 +194,13 @@ def _pages(request: NumaRequest, wanted: CellRequest, room: _Room) -> tuple[int 
         missing.append(short)
     if missing:
         return None, missing
-    name = asked or "small"
-    text = (
-        f"host cell {cell.id} has no {name} pages"
-        if name in choices
-        else f"host cell {cell.id} has no pages of {name} KiB"
-    )
-    return None, [NoRoom(what=f"numa.pages.{name}", asked=wanted.memory_mb, free=0, total=0, text=text)]
+    if isinstance(asked, int):
+        what, count = f"pages of {asked} KiB", -(-wanted.memory_mb * KIB_PER_MIB // asked)
+    else:
+        # Nobody can say how many pages: MiB, then.
+        what, count = f"{asked or 'small'} pages", wanted.memory_mb
+    text = f"host cell {cell.id} has no {what}"
+    return None, [NoRoom(what=f"numa.pages.{asked or 'small'}", asked=count, free=0, total=0, text=text)]
 
 
 def _too_few(size_kb: int, wanted: CellRequest, room: _Room, *, named: bool) -> NoRoom | None:
@@ -285,7 +289,9 @@ def _reasons(
                 worst[what] = reason
     if worst and len(homes) <= cells:
         return tuple(worst.values())
-    text = f"{len(homes)} guest cells want host cells of their own, and {matched} of them find one among {cells}"
+    text = f"{len(homes)} guest cells want a host cell each, {matched} of {cells} can be had"
+    if not cells:
+        text = "the node reports no NUMA cells"
     return (NoRoom(what="numa.cells", asked=len(homes), free=matched, total=cells, text=text), *worst.values())
 
 

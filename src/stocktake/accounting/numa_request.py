@@ -31,6 +31,10 @@ EMULATOR = "hw:emulator_threads_policy"
 EMULATOR_TOO = "hw:cpu_emulator_threads"
 AFFINITY = "hw:pci_numa_affinity_policy"
 REALTIME = "hw:cpu_realtime"
+SHARED_CPUS = re.compile(r"resources(?:[1-9][0-9]*)?:VCPU", re.ASCII)
+DEDICATED_CPUS = re.compile(r"resources(?:[1-9][0-9]*)?:PCPU", re.ASCII)
+HYPERTHREADING = re.compile(r"trait(?:[1-9][0-9]*)?:HW_CPU_HYPERTHREADING", re.ASCII)
+_TRAIT_MEANS: Mapping[str, ThreadPolicy] = {"required": "require", "forbidden": "isolate"}
 
 _POLICIES: tuple[CpuPolicy, ...] = get_args(CpuPolicy)
 _THREAD_POLICIES: tuple[ThreadPolicy, ...] = get_args(ThreadPolicy)
@@ -87,9 +91,9 @@ def numa_request(flavor: Flavor) -> NumaRequest | None:
         InvalidData: an extra spec can't be read or contradicts another; `where` names it.
     """
     specs = flavor.extra_specs
-    policy = _word(specs, POLICY, _POLICIES)
-    threads = _word(specs, THREADS, _THREAD_POLICIES)
     emulator = _emulator_threads(specs)
+    policy = _cpu_policy(flavor, emulator)
+    threads = _thread_policy(specs)
     affinity = pci_affinity(flavor)
     page_size = _page_size(specs)
     nodes = _nodes(specs)
@@ -138,6 +142,38 @@ def _word(specs: Mapping[str, str], spec: str, words: tuple[T, ...]) -> T | None
     raise InvalidData(f"{_shown(said)} is none of {', '.join(map(str, words))}", where=spec)
 
 
+def _cpu_policy(flavor: Flavor, emulator: EmulatorPolicy | None) -> CpuPolicy | None:
+    """Read the CPU policy, as a word or as what is wanted of Placement: PCPU is dedicated, VCPU shared."""
+    specs = flavor.extra_specs
+    policy = _word(specs, POLICY, _POLICIES)
+    shared = {spec: _whole(spec, specs[spec], "a number of CPUs") for spec in specs if SHARED_CPUS.fullmatch(spec)}
+    dedicated = {
+        spec: _whole(spec, specs[spec], "a number of CPUs") for spec in specs if DEDICATED_CPUS.fullmatch(spec)
+    }
+    wanted = [spec for spec, count in (*dedicated.items(), *shared.items()) if count]
+    if policy and wanted:
+        raise InvalidData(f"it says again what {POLICY} says", where=wanted[0], remedy="Use one or the other.")
+    cpus = sum(dedicated.values())
+    if cpus and sum(shared.values()):
+        raise InvalidData("a flavor has shared or dedicated CPUs", where=wanted[0], remedy=f"Set {POLICY} to mixed.")
+    # Isolated emulator threads have a CPU of their own.
+    needed = flavor.vcpus + int(emulator == "isolate")
+    if cpus not in {0, needed}:
+        raise InvalidData(f"the guest takes {needed} dedicated CPUs, not {cpus}", where=wanted[0])
+    return policy or ("dedicated" if cpus else "shared" if wanted else None)
+
+
+def _thread_policy(specs: Mapping[str, str]) -> ThreadPolicy | None:
+    """Read the thread policy, as a word or as a trait of the host."""
+    threads = _word(specs, THREADS, _THREAD_POLICIES)
+    for spec in specs:
+        if HYPERTHREADING.fullmatch(spec) and specs[spec] in _TRAIT_MEANS:
+            if threads:
+                raise InvalidData(f"it says again what {THREADS} says", where=spec, remedy="Use one or the other.")
+            return _TRAIT_MEANS[specs[spec]]
+    return threads
+
+
 def _emulator_threads(specs: Mapping[str, str]) -> EmulatorPolicy | None:
     """Read the emulator threads' policy by Nova's name or by the one that our own documents used."""
     said = _word(specs, EMULATOR, _EMULATOR_POLICIES)
@@ -156,7 +192,8 @@ def _check_policies(
     if policy not in {"dedicated", "mixed"}:
         remedy = f"Set {POLICY} to dedicated or mixed."
         if threads:
-            raise InvalidData("a thread policy needs CPUs of the guest's own", where=THREADS, remedy=remedy)
+            where = next((spec for spec in specs if HYPERTHREADING.fullmatch(spec)), THREADS)
+            raise InvalidData("a thread policy needs CPUs of the guest's own", where=where, remedy=remedy)
         if emulator == "isolate":
             where = EMULATOR if EMULATOR in specs else EMULATOR_TOO
             raise InvalidData("isolating emulator threads needs CPUs of the guest's own", where=where, remedy=remedy)
