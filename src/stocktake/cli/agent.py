@@ -44,8 +44,9 @@ def agent_command(session: Session, *, once: bool) -> int:
         from stocktake.cli.refresh import exit_code_of
         from stocktake.refresh import refresh
 
-        session.parts.ledger.heartbeat(session.settings.host, version=__version__)
         result = refresh(session.parts, full=True)
+        # After the pass, which has seen that this host is who it says it is.
+        session.parts.ledger.heartbeat(session.settings.host, version=__version__)
         Journal().note_pass(result)
         return exit_code_of(result)
     from stocktake.agent import Agent

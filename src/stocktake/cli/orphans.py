@@ -160,9 +160,12 @@ def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything
         from stocktake.cli.options import confirm
 
         confirm(f"Make instances of {len(chosen)} guests?")
-    if chosen:
-        parts.ledger.put_instances([_instance(parts, node, guest) for node, guest in chosen])
+    # A pass before: it stops where this host is not who the ledger says it is, and then nothing is written.
     result = refresh(parts)
+    new = [_instance(parts, node, guest) for node, guest in chosen if guest.uuid not in result.adopted]
+    if new:
+        parts.ledger.put_instances(new)
+        result = refresh(parts)
     code = exit_code_of(result)
     if session.json:
         adopted = [{"uuid": guest.uuid, "name": guest.name, "node": node} for node, guest in chosen]
