@@ -98,9 +98,10 @@ class Host:
 
     def dump(self) -> str:
         """Export the whole ledger."""
-        result = self.run("ledger", "export")
-        assert result.code == 0, result
-        return result.out
+        lines: list[str] = []
+        with self.ledger() as ledger:
+            ledger.export(lines.append)
+        return "".join(lines)
 
     @contextlib.contextmanager
     def ledger(self) -> Iterator[Ledger]:
