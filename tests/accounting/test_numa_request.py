@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stocktake.accounting.numa_request import CellRequest, NumaRequest, numa_request, pci_affinity
 from stocktake.errors import InvalidData
@@ -217,3 +219,48 @@ def test_given_memory_that_does_not_divide_when_read_then_it_is_told() -> None:
 def test_given_vcpus_that_no_guest_has_when_read_then_it_is_told(vcpus: int) -> None:
     with pytest.raises(InvalidData, match="1 to 65535 vCPUs"):
         numa_request(flavor(DEDICATED, vcpus=vcpus))
+
+
+WORDS = (
+    *("", "0", "1", "2", "3", "4", "5", "2048", "0-1", "2-3", "0-3", "^0", "^1-2", "-1", "1e3", "\u0662", "9" * 40),
+    *("shared", "dedicated", "mixed", "prefer", "isolate", "require", "share", "required", "forbidden", "legacy"),
+    *("small", "large", "any", "2MB", "1G", "4096", "yes"),
+)
+SPECS = (
+    *(NODES, POLICY, THREADS, PAGES, MASK, EMULATOR, EMULATOR_TOO, AFFINITY, HT, "hw:cpu_realtime"),
+    *("hw:numa_cpus.0", "hw:numa_cpus.1", "hw:numa_mem.0", "hw:numa_mem.1", "hw:numa_mem.", "hw:numa_cpus.01"),
+    *("resources:PCPU", "resources1:VCPU", "resources:VCPUS"),
+)
+
+
+@given(
+    specs=st.dictionaries(st.sampled_from(SPECS), st.sampled_from(WORDS) | st.text(max_size=5), max_size=6),
+    vcpus=st.integers(0, 6),
+    memory_mb=st.sampled_from((0, 4, 4096, 4097)),
+)
+def test_given_any_extra_specs_then_every_vcpu_and_mib_is_dealt_out_or_the_mistake_is_told(
+    specs: dict[str, str], vcpus: int, memory_mb: int
+) -> None:
+    request = read_or_where(flavor(specs, vcpus=vcpus, memory_mb=memory_mb))
+    if isinstance(request, str):
+        assert request in {*specs, "vcpus", MASK} or request.startswith("hw:numa_")
+        return
+    if request is None:
+        assert not {NODES, PAGES} & specs.keys()
+        assert specs.get(POLICY, "shared") == "shared"
+        return
+    every = [cpu for cell in request.cells for cpu in (*cell.cpuset, *cell.pcpuset)]
+    assert sorted(every) == list(range(vcpus))
+    assert sum(cell.memory_mb for cell in request.cells) == memory_mb
+    dedicated = sum(len(cell.pcpuset) for cell in request.cells)
+    assert {None: dedicated == 0, "shared": dedicated == 0, "dedicated": dedicated == vcpus}.get(
+        request.cpu_policy, 0 < dedicated < vcpus
+    )
+
+
+def read_or_where(asking: Flavor) -> NumaRequest | str | None:
+    """Read a flavor; give the place of a mistake."""
+    try:
+        return numa_request(asking)
+    except InvalidData as error:
+        return error.where

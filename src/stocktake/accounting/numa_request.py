@@ -145,7 +145,7 @@ def _word(specs: Mapping[str, str], spec: str, words: tuple[T, ...]) -> T | None
 def _cpu_policy(flavor: Flavor, emulator: EmulatorPolicy | None) -> CpuPolicy | None:
     """Read the CPU policy, as a word or as what is wanted of Placement: PCPU is dedicated, VCPU shared."""
     specs = flavor.extra_specs
-    policy = _word(specs, POLICY, _POLICIES)
+    policy: CpuPolicy | None = _word(specs, POLICY, _POLICIES)
     shared = {spec: _whole(spec, specs[spec], "a number of CPUs") for spec in specs if SHARED_CPUS.fullmatch(spec)}
     dedicated = {
         spec: _whole(spec, specs[spec], "a number of CPUs") for spec in specs if DEDICATED_CPUS.fullmatch(spec)
@@ -165,7 +165,7 @@ def _cpu_policy(flavor: Flavor, emulator: EmulatorPolicy | None) -> CpuPolicy | 
 
 def _thread_policy(specs: Mapping[str, str]) -> ThreadPolicy | None:
     """Read the thread policy, as a word or as a trait of the host."""
-    threads = _word(specs, THREADS, _THREAD_POLICIES)
+    threads: ThreadPolicy | None = _word(specs, THREADS, _THREAD_POLICIES)
     for spec in specs:
         if HYPERTHREADING.fullmatch(spec) and specs[spec] in _TRAIT_MEANS:
             if threads:
@@ -176,8 +176,8 @@ def _thread_policy(specs: Mapping[str, str]) -> ThreadPolicy | None:
 
 def _emulator_threads(specs: Mapping[str, str]) -> EmulatorPolicy | None:
     """Read the emulator threads' policy by Nova's name or by the one that our own documents used."""
-    said = _word(specs, EMULATOR, _EMULATOR_POLICIES)
-    too = _word(specs, EMULATOR_TOO, _EMULATOR_POLICIES)
+    said: EmulatorPolicy | None = _word(specs, EMULATOR, _EMULATOR_POLICIES)
+    too: EmulatorPolicy | None = _word(specs, EMULATOR_TOO, _EMULATOR_POLICIES)
     if said and too and said != too:
         raise InvalidData(f"{too!r} contradicts {EMULATOR}, which is {said!r}", where=EMULATOR_TOO)
     return said or too
