@@ -29,7 +29,7 @@ SPECS: list[tuple[dict[str, Any], DeviceSpec]] = [
         DeviceSpec(address_regex={"bus": "0[ab]", "function": "[0-3]"}),
     ),
     ({"address": {}}, DeviceSpec()),
-    ({"physical_network": "net1"}, DeviceSpec(tags={"physical_network": "net1", "remote_managed": "false"})),
+    ({"physical_network": "net1"}, DeviceSpec(tags={"physical_network": "net1"})),
     (
         {"physical_network": "net1", "remote_managed": True, "trusted": "true"},
         DeviceSpec(tags={"physical_network": "net1", "remote_managed": "true", "trusted": "true"}),

@@ -36,9 +36,6 @@ def read_device_spec(entry: object) -> DeviceSpec:
         raise InvalidData("devname is not supported: names of interfaces change; give the device's address")
     address, patterns = _address(spec.get("address"))
     tags = {key: _tag(key, value) for key, value in spec.items() if key not in _SPEC_KEYS and value is not None}
-    if "physical_network" in tags:
-        # As in Nova: a network device is managed from this host unless said otherwise.
-        tags.setdefault("remote_managed", "false")
     return DeviceSpec(
         vendor_id=_id(spec, "vendor_id") or ANY,
         product_id=_id(spec, "product_id") or ANY,
