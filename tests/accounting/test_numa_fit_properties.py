@@ -70,7 +70,7 @@ TOPOLOGIES = (
     .flatmap(lambda count: st.tuples(*(node_cells(number) for number in range(count))))
     .map(lambda cells: NodeTopology(cells=cells))
 )
-RATIOS = st.sampled_from((None, 0.5, 1.0, 1.5, 4.0, 16.0))
+RATIOS = st.sampled_from((None, None, 0.0, 0.5, 1.0, 1.5, 4.0, 16.0))
 LIMITS = st.none() | st.builds(Limits, numa_cpu_ratio=RATIOS, numa_ram_ratio=RATIOS)
 
 

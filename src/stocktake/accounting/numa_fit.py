@@ -211,7 +211,9 @@ def _too_few(size_kb: int, wanted: CellRequest, room: _Room, *, named: bool) -> 
     holds = pages.total - pages.reserved
     ratio: float | None = 1.0
     if size_kb == min(pages.size_kb for pages in cell.pages):
-        ratio = min(room.ram_ratio or 1.0, 1.0) if named else room.ram_ratio
+        ratio = room.ram_ratio
+        if named:
+            ratio = 1.0 if ratio is None else min(ratio, 1.0)
     free = float(holds) if ratio is None else min(holds, holds * ratio - pages.used)
     # Rounded up: part of a page is a page.
     count = -(-wanted.memory_mb * KIB_PER_MIB // size_kb)
