@@ -155,15 +155,8 @@ def _tracked(device: PciDevice, spec: DeviceSpec, before: PciRecord | None) -> P
         # A device that is back after it vanished in use is in use.
         status = "allocated" if before.status == "removed" else before.status
         holder, request = before.instance_uuid, before.request_id
-    return PciRecord(
-        address=device.address,
-        vendor_id=device.vendor_id,
-        product_id=device.product_id,
-        dev_type=device.dev_type,
-        parent_addr=device.parent_addr,
-        numa_node=device.numa_node,
-        label=device.label,
-        dev_id=device.dev_id,
+    return replace(
+        PciRecord.of(device),
         status=status,
         instance_uuid=holder,
         request_id=request,

@@ -256,18 +256,7 @@ def _with_records(document: Document, host: Host, work: NodeWork) -> NodeWork:
     records: list[PciRecord] = []
     for address, (uuid, status) in document.devices.items():
         device = there.get(address) or PciDevice(address=address, vendor_id="", product_id="")
-        records.append(
-            PciRecord(
-                address=address,
-                vendor_id=device.vendor_id,
-                product_id=device.product_id,
-                dev_type=device.dev_type,
-                parent_addr=device.parent_addr,
-                numa_node=device.numa_node,
-                status=status,
-                instance_uuid=uuid,
-            )
-        )
+        records.append(replace(PciRecord.of(device), status=status, instance_uuid=uuid))
     return replace(work, pci_devices=tuple(records))
 
 

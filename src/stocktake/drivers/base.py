@@ -8,11 +8,12 @@ Third parties add drivers through the entry point group `stocktake.drivers`: a n
 import importlib.util
 import logging
 from collections.abc import Collection
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Protocol, runtime_checkable
 
+from stocktake import plugins
 from stocktake.clock import Clock
-from stocktake.errors import DriverError, DriverUnreachable, SettingsError, StocktakeError
+from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.model.hypervisor import Survey
 from stocktake.settings import Settings
 
@@ -79,39 +80,22 @@ def load_driver(settings: Settings, clock: Clock) -> Driver:
 
 def driver_names() -> tuple[str, ...]:
     """List the drivers that are installed, sorted."""
-    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+    return plugins.names_of(GROUP)
 
 
 def _entry_point(name: str) -> EntryPoint:
-    found = entry_points(group=GROUP, name=name)
-    if not found:
-        raise SettingsError(
-            f"compute_driver: there is no driver {name!r}",
-            remedy=f"There are: auto, {', '.join(driver_names())}.",
-        )
-    return next(iter(found))
+    return plugins.find(GROUP, name, setting="compute_driver", kind="driver", besides=("auto",))
 
 
 def _open(entry: EntryPoint, settings: Settings, clock: Clock) -> Driver:
-    where = f"driver {entry.name} ({entry.value})"
-    try:
-        driver = entry.load()(settings, clock)
-    except StocktakeError:
-        raise
-    except Exception as error:
-        # A third party's code may raise anything when it is imported or called.
-        raise DriverError(
-            f"can't be loaded: {type(error).__name__}: {error}",
-            where=where,
-            remedy="Install what it needs, or set compute_driver to another one.",
-        ) from error
-    if not isinstance(driver, Driver):
-        raise DriverError(
-            f"gave a {type(driver).__name__}, which lacks a part of a driver",
-            where=where,
-            remedy="Ask its author; see stocktake.drivers.base.Driver.",
-        )
-    return driver
+    return plugins.load(
+        entry,
+        "driver",
+        settings,
+        clock,
+        check=lambda made: made if isinstance(made, Driver) else None,
+        otherwise="set compute_driver to another one",
+    )
 
 
 def _answering(entry: EntryPoint, settings: Settings, clock: Clock) -> Driver | None:

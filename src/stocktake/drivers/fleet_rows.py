@@ -19,6 +19,7 @@ from stocktake.drivers.fleet import (
 from stocktake.model.hypervisor import Guest
 from stocktake.model.pci import PciDevice, PciRecord
 from stocktake.model.topology import GuestCell, GuestTopology
+from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance, Migration
 
 ELSEWHERE = "elsewhere"
@@ -164,19 +165,7 @@ def new_instance(
 
 def held_device(device: PciDevice, holder: str, status: Literal["claimed", "allocated"], dice: Dice) -> PciRecord:
     """Give a device to a holder."""
-    return PciRecord(
-        address=device.address,
-        vendor_id=device.vendor_id,
-        product_id=device.product_id,
-        dev_type=device.dev_type,
-        parent_addr=device.parent_addr,
-        numa_node=device.numa_node,
-        label=device.label,
-        dev_id=device.dev_id,
-        status=status,
-        instance_uuid=holder,
-        request_id=dice.uuid(),
-    )
+    return replace(PciRecord.of(device), status=status, instance_uuid=holder, request_id=dice.uuid())
 
 
 def guest_of(instance: Instance, state: str) -> Guest:

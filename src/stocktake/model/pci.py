@@ -56,6 +56,20 @@ class PciRecord(Value, frozen=True, kw_only=True):
     traits: frozenset[str] = frozenset()
     physical_network: str | None = None
 
+    @classmethod
+    def of(cls, device: PciDevice) -> "PciRecord":
+        """Start to track a device: free."""
+        return cls(
+            address=device.address,
+            vendor_id=device.vendor_id,
+            product_id=device.product_id,
+            dev_type=device.dev_type,
+            parent_addr=device.parent_addr,
+            numa_node=device.numa_node,
+            label=device.label,
+            dev_id=device.dev_id,
+        )
+
 
 class PciPool(Value, frozen=True, kw_only=True):
     """Free devices that are alike; `tags` hold `dev_type`, `address` and what device_spec adds."""

@@ -5,11 +5,10 @@ Third parties add monitors through the entry point group `stocktake.monitors`: a
 `open_monitor(settings: Settings, clock: Clock) -> Monitor`.
 """
 
-from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, runtime_checkable
 
+from stocktake import plugins
 from stocktake.clock import Clock
-from stocktake.errors import DriverError, SettingsError, StocktakeError
 from stocktake.model.books import Metric
 from stocktake.settings import Settings
 
@@ -42,41 +41,20 @@ def load_monitors(settings: Settings, clock: Clock) -> tuple[Monitor, ...]:
         DriverError: one can't be loaded, or is none.
     """
     names = dict.fromkeys(name.removesuffix(_NOVA_SUFFIX) for name in settings.compute_monitors)
-    return tuple(_open(_entry_point(name), settings, clock) for name in names)
+    return tuple(_open(name, settings, clock) for name in names)
 
 
 def monitor_names() -> tuple[str, ...]:
     """List the monitors that are installed, sorted."""
-    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+    return plugins.names_of(GROUP)
 
 
-def _entry_point(name: str) -> EntryPoint:
-    found = entry_points(group=GROUP, name=name)
-    if not found:
-        raise SettingsError(
-            f"compute_monitors: there is no monitor {name!r}",
-            remedy=f"There are: {', '.join(monitor_names())}.",
-        )
-    return next(iter(found))
-
-
-def _open(entry: EntryPoint, settings: Settings, clock: Clock) -> Monitor:
-    where = f"monitor {entry.name} ({entry.value})"
-    try:
-        monitor = entry.load()(settings, clock)
-    except StocktakeError:
-        raise
-    except Exception as error:
-        # A third party's code may raise anything when it is imported or called.
-        raise DriverError(
-            f"can't be loaded: {type(error).__name__}: {error}",
-            where=where,
-            remedy="Install what it needs, or take it out of compute_monitors.",
-        ) from error
-    if not isinstance(monitor, Monitor):
-        raise DriverError(
-            f"gave a {type(monitor).__name__}, which has no read()",
-            where=where,
-            remedy="Ask its author; see stocktake.monitors.base.Monitor.",
-        )
-    return monitor
+def _open(name: str, settings: Settings, clock: Clock) -> Monitor:
+    return plugins.load(
+        plugins.find(GROUP, name, setting="compute_monitors", kind="monitor"),
+        "monitor",
+        settings,
+        clock,
+        check=lambda made: made if isinstance(made, Monitor) else None,
+        otherwise="take it out of compute_monitors",
+    )

@@ -2,12 +2,11 @@
 
 import pytest
 
+from stocktake.drivers.cpus import HostCpus, split_cpus
 from stocktake.drivers.libvirt.topology import (
-    HostCpus,
     cell_by_cpu,
     has_hyperthreading,
     host_topology,
-    split_cpus,
 )
 from stocktake.drivers.libvirt.xml import read_xml
 from stocktake.errors import InvalidData, SettingsError

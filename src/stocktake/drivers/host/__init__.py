@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stocktake.clock import Clock
-from stocktake.drivers.host.cpu import cpu_info, cpu_traits, read_model, read_online, read_places, split_cpus
+from stocktake.drivers.cpus import split_cpus
+from stocktake.drivers.host.cpu import cpu_info, cpu_traits, read_model, read_online, read_places
 from stocktake.drivers.host.devices import read_devices
 from stocktake.drivers.host.files import read_sizes_kb, read_text
 from stocktake.drivers.host.topology import read_topology
@@ -88,6 +89,7 @@ class HostDriver:
         cells = len(topology.cells) if topology else 1
         return {
             "vcpus": len(cpus.shared | cpus.dedicated),
+            "pcpus": len(cpus.dedicated),
             "vcpus_used": 0,
             **_memory(root),
             **_disk(_images(settings)),

@@ -8,16 +8,7 @@ from pathlib import Path
 import os_traits
 
 from stocktake.drivers.host.files import numbered, read_cpus, read_number, read_text
-from stocktake.errors import SettingsError
-from stocktake.model.cpuset import format_cpu_set, parse_cpu_set
 from stocktake.model.value import Value, encode
-
-
-class HostCpus(Value, frozen=True, kw_only=True):
-    """Online CPUs: `shared` for floating guests, `dedicated` for pinned ones; no CPU is in both."""
-
-    shared: frozenset[int]
-    dedicated: frozenset[int]
 
 
 class Cpu(Value, frozen=True, kw_only=True):
@@ -48,32 +39,6 @@ def read_online(root: Path) -> frozenset[int]:
         return online
     lines = (read_text(root / "proc/cpuinfo") or "").splitlines()
     return frozenset(int(line.partition(":")[2]) for line in lines if line.startswith("processor"))
-
-
-def split_cpus(online: frozenset[int], *, shared_spec: str | None, dedicated_spec: str | None) -> HostCpus:
-    """
-    Say which CPUs are sold as what, as Nova does: neither set, all are shared; only the dedicated one, none is.
-
-    Raises:
-        SettingsError: a set names CPUs that are absent or offline.
-    """
-    shared = _configured("cpu_shared_set", shared_spec, online)
-    dedicated = _configured("cpu_dedicated_set", dedicated_spec, online)
-    if shared is None:
-        shared = online if dedicated is None else frozenset()
-    return HostCpus(shared=shared, dedicated=dedicated or frozenset())
-
-
-def _configured(name: str, spec: str | None, online: frozenset[int]) -> frozenset[int] | None:
-    if spec is None:
-        return None
-    cpus = parse_cpu_set(spec)
-    if missing := cpus - online:
-        raise SettingsError(
-            f"{name}: CPU {format_cpu_set(missing)} is not on this host or offline (online: {format_cpu_set(online)})",
-            remedy=f"Change {name}, or bring the CPU online.",
-        )
-    return cpus
 
 
 def read_places(root: Path, online: frozenset[int]) -> dict[int, Cpu]:

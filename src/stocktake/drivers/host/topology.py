@@ -5,7 +5,8 @@ NUMA cells and huge pages from /sys. Law: what the kernel says of a cell is pass
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stocktake.drivers.host.cpu import Cpu, HostCpus
+from stocktake.drivers.cpus import HostCpus
+from stocktake.drivers.host.cpu import Cpu
 from stocktake.drivers.host.files import numbered, read_cpus, read_number, read_sizes_kb
 from stocktake.model.topology import HostCell, HostPages, HostTopology
 from stocktake.settings import ReservedPages
@@ -45,7 +46,7 @@ def _cell(
     return HostCell(
         id=number,
         cpuset=own & cpus.shared,
-        pcpuset=own & cpus.dedicated,
+        pcpuset=own & cpus.pinnable,
         memory_mb=memory_kb // 1024,
         siblings=tuple(sorted(siblings, key=sorted)),
         pages=_pages(folder, memory_kb, page_kb, held),

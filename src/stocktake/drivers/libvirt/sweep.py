@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element, tostring
 
 import libvirt
 
+from stocktake.drivers.cpus import HostCpus, split_cpus
 from stocktake.drivers.libvirt.capacity import (
     cpu_info,
     disk_report,
@@ -28,7 +29,7 @@ from stocktake.drivers.libvirt.devices import pci_devices
 from stocktake.drivers.libvirt.guests import DefinitionCache, Disk, read_guests
 from stocktake.drivers.libvirt.images import Image, growth_bytes, read_image
 from stocktake.drivers.libvirt.placing import Layout
-from stocktake.drivers.libvirt.topology import HostCpus, ReservedPages, cell_by_cpu, host_topology, split_cpus
+from stocktake.drivers.libvirt.topology import ReservedPages, cell_by_cpu, host_topology
 from stocktake.drivers.libvirt.traits import host_traits
 from stocktake.drivers.libvirt.xml import read_xml
 from stocktake.errors import InvalidData
