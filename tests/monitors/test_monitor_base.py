@@ -75,7 +75,10 @@ def test_given_an_unknown_name_then_the_error_lists_those_there_are() -> None:
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("nothing", "gave a int, which lacks a part of a monitor"), ("raises", "can't be loaded: RuntimeError: no sensor")],
+    [
+        ("nothing", "gave a int, which lacks a part of a monitor"),
+        ("raises", "can't be loaded: RuntimeError: no sensor"),
+    ],
 )
 def test_given_a_wrong_plug_in_then_a_driver_error_says_whose_it_is(name: str, told: str) -> None:
     with pytest.raises(DriverError) as caught:
