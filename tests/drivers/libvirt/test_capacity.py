@@ -25,7 +25,7 @@ from tests.drivers.libvirt.documents import AARCH64, AMD, INTEL
 
 GIB = 1024**3
 
-# libvirt's own mock with two storage pools of ours.
+# The host of libvirt's test driver, with two storage pools of ours.
 NODE = """
 <node>
   <pool type='dir'><name>default</name><target><path>/default</path></target></pool>
@@ -34,20 +34,20 @@ NODE = """
 
 
 @pytest.fixture
-def mock() -> Iterator[Hypervisor]:
+def sample_host() -> Iterator[Hypervisor]:
     silence_libvirt()
     connection = libvirt.open("test:///default")
     yield cast(Hypervisor, connection)
     connection.close()
 
 
-def test_without_memory_stats_the_total_and_the_free_memory_are_taken(mock: Hypervisor) -> None:
-    memory = read_memory(mock)
-    assert memory == (3072, 3072 - mock.getFreeMemory() // 1024**2)
+def test_without_memory_stats_the_total_and_the_free_memory_are_taken(sample_host: Hypervisor) -> None:
+    memory = read_memory(sample_host)
+    assert memory == (3072, 3072 - sample_host.getFreeMemory() // 1024**2)
 
 
-def test_the_online_cpus_are_those_of_the_map(mock: Hypervisor) -> None:
-    assert read_online_cpus(mock) == {0, 2, 4}
+def test_the_online_cpus_are_those_of_the_map(sample_host: Hypervisor) -> None:
+    assert read_online_cpus(sample_host) == {0, 2, 4}
 
 
 def test_a_path_that_is_not_there_yet_is_its_nearest_parent_s_disk(tmp_path: Path) -> None:
@@ -120,15 +120,15 @@ def test_instances_are_in_nova_s_words_and_libvirt_s_order(text: str, instances:
     assert supported_instances(read_xml(text, where="")) == tuple((*instance, "hvm") for instance in instances)
 
 
-def test_where_a_model_cannot_be_expanded_its_listed_features_are_all(mock: Hypervisor) -> None:
+def test_where_a_model_cannot_be_expanded_its_listed_features_are_all(sample_host: Hypervisor) -> None:
     cpu = read_xml(AARCH64, where="").find("./host/cpu")
     assert cpu is not None
-    assert expand_features(mock, cpu) == ("asimd", "crc32", "fp", "unheard-of")
+    assert expand_features(sample_host, cpu) == ("asimd", "crc32", "fp", "unheard-of")
 
 
-def test_a_model_s_own_features_are_expanded(mock: Hypervisor) -> None:
+def test_a_model_s_own_features_are_expanded(sample_host: Hypervisor) -> None:
     cpu = read_xml(INTEL, where="").find("./host/cpu")
     assert cpu is not None
-    features = expand_features(mock, cpu)
+    features = expand_features(sample_host, cpu)
     assert {"vmx", "pdpe1gb"} <= set(features)
     assert list(features) == sorted(features)

@@ -19,7 +19,7 @@ def workers() -> int:
 
 
 @pytest.fixture
-def mock() -> Iterator[Connection]:
+def sample_host() -> Iterator[Connection]:
     connection = Connection("test:///default", clock=SystemClock(), deadline_s=0.1)
     yield connection
     connection.close()
@@ -36,12 +36,14 @@ def hostname(hypervisor: Hypervisor) -> str:
     return hypervisor.getHostname()
 
 
-def test_a_call_gives_its_answer_on_one_connection_that_stays_open(mock: Connection) -> None:
-    assert mock.call(hostname) == mock.call(hostname)
-    assert mock.opened == 1
+def test_a_call_gives_its_answer_on_one_connection_that_stays_open(sample_host: Connection) -> None:
+    assert sample_host.call(hostname) == sample_host.call(hostname)
+    assert sample_host.opened == 1
 
 
-def test_given_a_call_that_hangs_when_more_come_then_they_fail_at_once_without_more_threads(mock: Connection) -> None:
+def test_given_a_call_that_hangs_when_more_come_then_they_fail_at_once_without_more_threads(
+    sample_host: Connection,
+) -> None:
     before = workers()
     go_on = threading.Event()
     ended = threading.Event()
@@ -51,28 +53,28 @@ def test_given_a_call_that_hangs_when_more_come_then_they_fail_at_once_without_m
         ended.set()
 
     with pytest.raises(DriverUnreachable, match=r"no answer from libvirt within 0\.1 s"):
-        mock.call(hang)
+        sample_host.call(hang)
     for _ in range(20):
         with pytest.raises(DriverUnreachable, match="still hangs"):
-            mock.call(hostname)
+            sample_host.call(hostname)
     assert workers() == before + 1
-    late = mock._late
+    late = sample_host._late
     assert late is not None
     go_on.set()
     assert late.done.wait(5)
     assert ended.is_set()
-    assert mock.call(hostname)
+    assert sample_host.call(hostname)
     assert workers() == before + 1
 
 
-def test_given_a_call_that_was_given_up_before_it_began_then_it_is_never_run(mock: Connection) -> None:
+def test_given_a_call_that_was_given_up_before_it_began_then_it_is_never_run(sample_host: Connection) -> None:
     go_on = threading.Event()
     ran = threading.Event()
     failures: list[DriverUnreachable] = []
 
     def second() -> None:
         try:
-            mock.call(lambda _hypervisor: ran.set())
+            sample_host.call(lambda _hypervisor: ran.set())
         except DriverUnreachable as error:
             failures.append(error)
 
@@ -83,35 +85,35 @@ def test_given_a_call_that_was_given_up_before_it_began_then_it_is_never_run(moc
         go_on.wait(30)
 
     with pytest.raises(DriverUnreachable):
-        mock.call(first)
+        sample_host.call(first)
     thread.join(5)
-    late = mock._late
+    late = sample_host._late
     go_on.set()
     assert late is not None
     assert late.done.wait(5)
     # The worker takes what is queued in order, so an answer to this means that the second is past.
-    assert mock.call(hostname)
+    assert sample_host.call(hostname)
     assert failures
     assert not ran.is_set()
 
 
-def test_what_the_work_raises_is_raised_where_it_was_asked(mock: Connection) -> None:
+def test_what_the_work_raises_is_raised_where_it_was_asked(sample_host: Connection) -> None:
     def fail(_hypervisor: Hypervisor) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        mock.call(fail)
-    assert mock.call(hostname)
+        sample_host.call(fail)
+    assert sample_host.call(hostname)
 
 
 def test_a_refusal_of_libvirt_s_is_our_error_with_its_code_and_keeps_the_connection(
-    mock: Connection, capfd: pytest.CaptureFixture[str]
+    sample_host: Connection, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DriverError, match=f"error {libvirt.VIR_ERR_NO_SUPPORT}: .*not supported") as refusal:
-        mock.call(lambda hypervisor: hypervisor.getMemoryStats(-1))
+        sample_host.call(lambda hypervisor: hypervisor.getMemoryStats(-1))
     assert refusal.value.where == "test:///default"
-    assert mock.call(hostname)
-    assert mock.opened == 1
+    assert sample_host.call(hostname)
+    assert sample_host.opened == 1
     assert capfd.readouterr().err == ""
 
 

@@ -52,7 +52,7 @@ def by_name(survey: Survey) -> dict[str, Guest]:
 
 
 @pytest.fixture
-def mock(tmp_path: Path) -> Iterator[LibvirtDriver]:
+def sample_host(tmp_path: Path) -> Iterator[LibvirtDriver]:
     driver = driver_for("test:///default", tmp_path)
     yield driver
     driver.close()
@@ -65,9 +65,9 @@ def driver(libvirtd: PrivateLibvirtd) -> Iterator[LibvirtDriver]:
     driver.close()
 
 
-def test_the_test_driver_s_host_is_believed_and_its_figures_are_those_of_its_api(mock: LibvirtDriver) -> None:
-    assert isinstance(mock, Driver)
-    host = verified(survey_of(mock))
+def test_the_test_driver_s_host_is_believed_and_its_figures_are_those_of_its_api(sample_host: LibvirtDriver) -> None:
+    assert isinstance(sample_host, Driver)
+    host = verified(survey_of(sample_host))
     assert (host.hypervisor_type, host.hypervisor_version, host.vcpus, host.memory_mb) == ("TEST", 2, 3, 3072)
     assert host.numa_topology is not None
     assert [sorted(cell.cpuset) for cell in host.numa_topology.cells] == [[0, 2, 4], []]
@@ -76,21 +76,21 @@ def test_the_test_driver_s_host_is_believed_and_its_figures_are_those_of_its_api
     assert host.uuid is None
 
 
-def test_a_guest_whose_disk_is_not_there_is_counted_and_says_so(mock: LibvirtDriver) -> None:
-    guest = by_name(survey_of(mock))["test"]
+def test_a_guest_whose_disk_is_not_there_is_counted_and_says_so(sample_host: LibvirtDriver) -> None:
+    guest = by_name(survey_of(sample_host))["test"]
     assert (guest.state, guest.active, guest.vcpus, guest.memory_mb, guest.disk_mb) == ("running", True, 2, 8192, 0)
     assert guest.disk_paths == ("/guest/diskimage1",)
     assert guest.trouble == "disk /guest/diskimage1: No such file or directory"
 
 
-def test_a_node_of_another_name_is_its_own_error_and_no_node_is_no_sweep(mock: LibvirtDriver) -> None:
-    (name,) = mock.node_names()
-    answers = mock.survey([name, "other"])
+def test_a_node_of_another_name_is_its_own_error_and_no_node_is_no_sweep(sample_host: LibvirtDriver) -> None:
+    (name,) = sample_host.node_names()
+    answers = sample_host.survey([name, "other"])
     assert isinstance(answers[name], Survey)
     assert isinstance(answers["other"], NodeNotFound)
-    assert mock.survey([]) == {}
-    assert mock.node_exists(name)
-    assert not mock.node_exists("other")
+    assert sample_host.survey([]) == {}
+    assert sample_host.node_exists(name)
+    assert not sample_host.node_exists("other")
 
 
 def test_cpu_sets_and_reserved_pages_of_the_settings_reach_the_cells(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_a_remote_uri_has_no_uptime(tmp_path: Path) -> None:
     driver.close()
 
 
-def test_this_machine_s_uptime_grows(mock: LibvirtDriver) -> None:
-    first, second = mock.uptime_s(), mock.uptime_s()
+def test_this_machine_s_uptime_grows(sample_host: LibvirtDriver) -> None:
+    first, second = sample_host.uptime_s(), sample_host.uptime_s()
     assert first is not None
     assert second is not None
     assert 0 < first <= second
@@ -314,24 +314,24 @@ def test_given_a_guest_whose_qemu_hangs_then_the_survey_does_not(
 
 
 def test_a_hypervisor_without_bulk_states_is_asked_guest_by_guest(
-    mock: LibvirtDriver, monkeypatch: pytest.MonkeyPatch
+    sample_host: LibvirtDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(connection: Any, _stats: int, _flags: int = 0) -> None:
         # What such a hypervisor answers: here another call that the test driver has not.
         connection.getMemoryStats(-1)
 
     monkeypatch.setattr(libvirt.virConnect, "getAllDomainStats", refuse)
-    assert by_name(survey_of(mock))["test"].state == "running"
+    assert by_name(survey_of(sample_host))["test"].state == "running"
 
 
 def test_a_guest_whose_definition_libvirt_keeps_to_itself_is_its_own_trouble(
-    mock: LibvirtDriver, monkeypatch: pytest.MonkeyPatch
+    sample_host: LibvirtDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(domain: Any, _flags: int = 0) -> None:
         domain.connect().getMemoryStats(-1)
 
     monkeypatch.setattr(libvirt.virDomain, "XMLDesc", refuse)
-    guest = by_name(survey_of(mock))["test"]
+    guest = by_name(survey_of(sample_host))["test"]
     assert (guest.vcpus, guest.active) == (0, True)
     assert "not supported" in str(guest.trouble)
 
