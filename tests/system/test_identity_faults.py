@@ -85,7 +85,7 @@ def test_given_another_host_s_id_copied_when_it_runs_then_it_stops_and_nothing_a
     assert compute_id(hosts["beta"]).read_text() == own
 
 
-@pytest.mark.parametrize("rubbish", ["", "rubbish\n", "{}", f"{uuid.uuid4()} {uuid.uuid4()}", "\x00" * 40])
+@pytest.mark.parametrize("rubbish", ["", "rubbish\n", "{}", f"{STRANGER} {STRANGER}", "\x00" * 40], ids=repr)
 def test_given_rubbish_for_an_id_when_it_runs_then_it_stops_and_nothing_at_all_changes(
     hosts: Mapping[str, Host], there: Readback, rubbish: str
 ) -> None:
@@ -204,6 +204,27 @@ def test_given_a_node_that_vanishes_when_refreshed_then_its_row_provider_childre
     assert refresh(alpha).fine
     assert there.inventories("bm1").keys() == {"VCPU", "MEMORY_MB", "DISK_GB"}
     assert there.providers().keys() == {*UUIDS, CHILD}
+
+
+def test_given_a_service_whose_only_node_was_not_there_for_a_pass_when_it_moves_then_neither_service_stops(
+    fleets: tuple[Fleet, Fleet], pair: tuple[Parts, Parts]
+) -> None:
+    """An id of the service was once made of a node that has an id of its own, and which then belonged to another."""
+    alpha, beta = pair
+    node = fleets[0].nodes["bm1"]
+    fleets[0].loses("bm1")
+    fleets[1].nodes["bm1"] = node
+    fleets[1].write()
+    assert refresh(beta).moved == {"bm1": "alpha"}
+    for fault in ({"fault": {"raise": "DriverError"}}, {"listed": False}):
+        fleets[1].nodes["bm1"] = {**node, **fault}
+        fleets[1].write()
+        refresh(beta)
+    fleets[1].loses("bm1")
+    fleets[0].nodes["bm1"] = node
+    fleets[0].write()
+    assert refresh(alpha).moved == {"bm1": "beta"}
+    assert refresh(beta).fine
 
 
 @pytest.mark.parametrize("why", ["instances", "still there", "many"])
