@@ -161,9 +161,16 @@ def identified(
             result.failed[node] = IdentityError(what, where=node, remedy=remedy)
             del hosts[node]
     _take_over(parts, {uuid for node, uuid in reported.items() if node not in saved}, result)
-    if reported.keys() >= hosts.keys() and hosts:
+    if not hosts:
+        # Nothing needs a name now, and a row that no driver vouches for is no ground to settle this host's id.
+        kept = read_compute_id(parts.settings.state_path)
+        if kept is not None:
+            guard_nodes(kept, names, ours)
+        return {}
+    if reported.keys() >= hosts.keys():
         return {node: reported[node] for node in hosts}
-    own = compute_id(parts.settings.state_path, ours, parts.ids)
+    nameless = [row for row in ours if row.hypervisor_hostname not in reported]
+    own = compute_id(parts.settings.state_path, nameless, parts.ids)
     guard_nodes(own, names, ours)
     return node_uuids(own, tuple(hosts), reported, ours)
 

@@ -1,0 +1,147 @@
+"""What must hold after every healthy refresh, worked out by other means than the program's where that is possible."""
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from stocktake.drivers.fleet import DEVICE_SPEC
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.hypervisor import Host, HostView, Survey
+from stocktake.model.pci import PciRecord
+from stocktake.model.workload import Instance
+from stocktake.parts import Parts, Pass
+from stocktake.refresh import _books
+from stocktake.report import Books, changed
+from stocktake.verify import verify
+from tests.sim.world import THEIRS, Service, World
+
+
+def check(world: World, service: Service, result: Pass) -> None:
+    """Check a service's nodes after a refresh that nothing disturbed."""
+    assert result.fine, (result.failed, result.unsynced)
+    parts = service.parts
+    listed = [name for name, node in service.fleet.nodes.items() if node.get("listed", True)]
+    assert result.nodes.keys() == set(listed)
+    rows = Counter(row.hypervisor_hostname for row in parts.ledger.nodes(host=service.host))
+    assert rows == Counter(listed) | Counter(result.kept.keys())
+    providers = world.there.providers()
+    for name in listed:
+        record = parts.ledger.node(name)
+        assert record == result.nodes[name]
+        assert record.failure is None
+        books = fresh_books(parts, name)
+        assert not changed(books.tally.node, record), "the record is what a fresh tally of the ledger gives"
+        entries = parts.ledger.entries(record.uuid)
+        assert entries == books.tally.entries
+        check_sums(record, entries)
+        check_holders(service, name, entries)
+        devices = parts.ledger.work(service.host, (name,), {})[name].pci_devices
+        check_devices(service, name, record, devices)
+        check_placement(world, providers, books)
+
+
+def fresh_books(parts: Parts, name: str) -> Books:
+    """Tally a node anew from what the ledger and the driver say now."""
+    survey = parts.driver.survey((name,))[name]
+    assert isinstance(survey, Survey)
+    report = {**survey.report, "cpu_info": encoded(survey.report["cpu_info"])}
+    view = HostView(node=name, report=report, guests=survey.guests, host_ip=parts.settings.my_ip)
+    host = verify(view)
+    assert isinstance(host, Host)
+    guests = {name: frozenset(guest.uuid for guest in host.guests or ())}
+    work = parts.ledger.work(parts.rules.host, (name,), guests)[name]
+    service = parts.ledger.service(parts.rules.host)
+    assert service is not None
+    assert work.record is not None
+    return _books(parts, host, work, work.record.uuid, service)
+
+
+def encoded(cpu_info: object) -> object:
+    from stocktake.audit import stamped
+
+    return stamped({"cpu_info": cpu_info})["cpu_info"]
+
+
+def check_sums(record: ComputeNode, entries: Collection[Entry]) -> None:
+    """The record is the sum of its entries, disk rounded up once; and so is every cell."""
+    assert record.vcpus_used == sum(entry.vcpus for entry in entries)
+    assert record.memory_mb_used == sum(entry.memory_mb for entry in entries)
+    assert record.local_gb_used == -(-sum(entry.disk_mb for entry in entries) // 1024)
+    assert record.free_ram_mb == record.memory_mb - record.memory_mb_used
+    assert record.free_disk_gb == record.local_gb - record.local_gb_used
+    takes = [take for entry in entries for take in entry.cells]
+    for cell in record.numa_topology.cells if record.numa_topology else ():
+        own = [take for take in takes if take.cell == cell.id]
+        assert cell.cpu_usage == sum(take.vcpus for take in own)
+        assert cell.memory_usage_mb == sum(take.memory_mb for take in own)
+        pinned = [cpu for take in own for cpu in take.pinned_cpus]
+        assert sorted(cell.pinned_cpus) == sorted(pinned), "a CPU is pinned once"
+        for pages in cell.pages:
+            counts = [taken.count for take in own for taken in take.pages if taken.size_kb == pages.size_kb]
+            assert pages.used == sum(counts)
+
+
+def counts(instance: Instance) -> bool:
+    """Say whether an instance counts, by the rules' own words."""
+    if instance.deleted or instance.vm_state == "deleted":
+        return False
+    return instance.vm_state != "shelved_offloaded" or instance.task_state == "spawning"
+
+
+def check_holders(service: Service, name: str, entries: Collection[Entry]) -> None:
+    """Every counted instance has one entry, every guest that nobody promised has one, and so has the reserve."""
+    kinds: dict[str, list[str]] = {}
+    for entry in entries:
+        kinds.setdefault(entry.kind, []).append(entry.id)
+    instances = service.parts.ledger.instances(host=service.host, node=name)
+    counted = {one.uuid for one in instances if counts(one)}
+    assert sorted(kinds.get("instance", [])) == sorted(counted)
+    moves = kinds.get("migration", [])
+    assert len(moves) == len(set(moves))
+    guests = {guest["uuid"] for guest in service.fleet.nodes[name]["guests"]}
+    unpromised = kinds.get("orphan", []) + kinds.get("misplaced", [])
+    assert sorted(unpromised) == sorted(guests - counted - set(moves))
+    assert kinds["reserved"] == ["host"]
+
+
+def check_devices(service: Service, name: str, record: ComputeNode, devices: Collection[PciRecord]) -> None:
+    """Free ones are in pools, the others are held or closed off, and all that match are there."""
+    resources = service.fleet.nodes[name]["resources"]
+    wanted = {(spec["vendor_id"], spec["product_id"]) for spec in DEVICE_SPEC}
+    reported = {
+        device["address"]
+        for device in resources["pci_passthrough_devices"]
+        if (device["vendor_id"], device["product_id"]) in wanted
+    }
+    states = Counter(device.status for device in devices)
+    assert sum(pool.count for pool in record.pci_device_pools) == states["available"]
+    assert {device.address for device in devices if device.status != "removed"} == reported
+    held = [device for device in devices if device.status in ("claimed", "allocated", "removed")]
+    assert len(held) + states["available"] + states["unavailable"] + states["unclaimable"] == len(devices)
+    assert all(device.instance_uuid is not None for device in held)
+    assert all(device.instance_uuid is None for device in devices if device not in held)
+
+
+def check_placement(world: World, providers: dict[str, Any], books: Books) -> None:
+    """Read Placement back and compare it with what it should hold; what others put there is still there."""
+    tree = books.tree
+    below = {name for name, one in providers.items() if one["root_provider_uuid"] == tree.root.uuid}
+    for extra in below - {provider.name for provider in tree.providers}:
+        assert world.there.consumers(extra), f"{extra} should be gone, and nobody uses it"
+    for provider in tree.providers:
+        assert provider.name in below
+        found = world.there.inventories(provider.name)
+        for kind, wanted in provider.inventories.items():
+            shown = found.pop(kind)
+            assert (shown["total"], shown["reserved"], shown["max_unit"]) == (
+                wanted.total,
+                wanted.reserved,
+                wanted.max_unit,
+            )
+            assert shown["allocation_ratio"] == wanted.allocation_ratio
+        assert all(shown["reserved"] == shown["total"] for shown in found.values()), (
+            "what is left is in use, and closed"
+        )
+        assert world.there.traits(provider.name) - {THEIRS} == provider.traits
+        # An instance that was deleted has given back all; nobody else was touched.
+        assert world.there.consumers(provider.name) == world.held.get(provider.name, set())
