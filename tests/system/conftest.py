@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import Fleet
+from stocktake.parts import Parts
+from stocktake.refresh import refresh
+from tests.parts import Fleet, parts_of
 from tests.servers.placement import PlacementServer, private_placement
 from tests.servers.postgres import postgres, postgres_url
-from tests.system.readback import Readback
+from tests.system.readback import Readback, remote
 
 __all__ = ["postgres", "postgres_url"]
+
+NAMES = ("one", "two", "three")
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +42,19 @@ def there(server: PlacementServer) -> Readback:
 def fleet(tmp_path: Path) -> Fleet:
     """The fleet that the fake driver reports."""
     return Fleet(tmp_path / "fleet.json")
+
+
+@pytest.fixture
+def parts(tmp_path: Path, fleet: Fleet, server: PlacementServer) -> Iterator[Parts]:
+    """Three nodes, taken stock of once; a driver gets 0.3 s, a request half a second."""
+    for name in NAMES:
+        fleet.has(name)
+    placement = remote(server, timeout_s=0.5, retries_max=1)
+    with parts_of(tmp_path, placement=placement, driver_timeout_s=0.3) as opened:
+        assert refresh(opened).fine
+        yield opened
+
+
+def used(parts: Parts) -> dict[str, int]:
+    """Give the vCPUs in use by node."""
+    return {row.hypervisor_hostname: row.vcpus_used for row in parts.ledger.nodes()}

@@ -93,3 +93,8 @@ def remote(server: PlacementServer, **settings: object) -> dict[str, object]:
     """The settings that report to a server."""
     auth = {"auth_type": "admin_token", "auth": {"token": TOKEN}}
     return {"mode": "remote", "url": server.url, **auth, **settings}
+
+
+def writes(server: PlacementServer) -> int:
+    """Count all requests that were not GETs."""
+    return sum(count for method, count in server.counts().items() if method != "GET")

@@ -1,56 +1,28 @@
-"""Whatever part fails, in whatever way: no other node suffers, nothing is deleted, and afterwards all is right."""
+"""Whatever driver or scheduler fails, and how: no other node suffers, nothing goes, and afterwards all is right."""
 
 import contextlib
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
-from stocktake.clock import RandomIds, SystemClock
-from stocktake.errors import DriverError, DriverUnreachable, LedgerError, LedgerUnreachable, StocktakeError
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.model.books import Metric
 from stocktake.model.hypervisor import Survey
 from stocktake.parts import Parts
 from stocktake.refresh import refresh
-from tests.parts import Fleet, a_guest, an_instance, dump, parts_of
+from tests.parts import Fleet, a_guest, an_instance, dump
 from tests.servers.placement import PlacementServer
-from tests.servers.postgres import PrivatePostgres, private_postgres
-from tests.system.readback import Readback, remote
-from tests.system.running import Host
+from tests.system.conftest import NAMES, used
+from tests.system.readback import Readback, writes
 
 pytestmark = pytest.mark.system
 
 GUEST = "bbbbbbbb-0000-4000-8000-000000000001"
 GONE = "bbbbbbbb-0000-4000-8000-000000000002"
 STRANGER = "bbbbbbbb-0000-4000-8000-000000000003"
-NAMES = ("one", "two", "three")
-
-
-@pytest.fixture
-def parts(tmp_path: Path, fleet: Fleet, server: PlacementServer) -> Iterator[Parts]:
-    """Three nodes, taken stock of once; a driver gets 0.3 s, a request half a second."""
-    for name in NAMES:
-        fleet.has(name)
-    placement = remote(server, timeout_s=0.5, retries_max=1)
-    with parts_of(tmp_path, placement=placement, driver_timeout_s=0.3) as opened:
-        assert refresh(opened).fine
-        yield opened
-
-
-def writes(server: PlacementServer) -> int:
-    """Count all requests that were not GETs."""
-    return sum(count for method, count in server.counts().items() if method != "GET")
-
-
-def used(parts: Parts) -> dict[str, int]:
-    return {row.hypervisor_hostname: row.vcpus_used for row in parts.ledger.nodes()}
 
 
 def failures(parts: Parts) -> dict[str, str]:
@@ -93,6 +65,17 @@ def test_given_a_node_that_fails_when_refreshed_then_it_keeps_its_record_and_the
     assert used(parts) == dict.fromkeys(NAMES, 2)
     assert failures(parts) == {}
     assert there.inventories("one")["VCPU"]["total"] == 8
+
+
+def test_given_a_node_that_calls_itself_as_another_when_refreshed_then_both_keep_their_names_and_records(
+    fleet: Fleet, parts: Parts
+) -> None:
+    fleet.has("one", guests=[a_guest(GUEST)], fault={"lie": {"hypervisor_hostname": "two"}})
+    result = refresh(parts)
+    assert (result.fine, result.deleted) == (True, [])
+    assert used(parts) == {"one": 2, "two": 0, "three": 0}
+    assert [problem.code for problem in parts.ledger.node("one").problems] == ["node-name-differs"]
+    assert refresh(parts).deleted == []
 
 
 def test_given_a_driver_that_hangs_when_refreshed_then_it_is_given_up_in_time_and_all_is_right_once_it_answers(
@@ -182,130 +165,6 @@ def test_given_a_monitor_with_a_bug_when_refreshed_then_it_costs_the_metrics_and
     result = refresh(replace(parts, monitors=(Broken(),)))
     assert result.fine
     assert [problem.code for problem in result.nodes["one"].problems] == ["monitor-unreadable"]
-
-
-# The ledger.
-
-
-class Away:
-    """A ledger that somebody locks, or that goes away and comes back."""
-
-    def __init__(self, url: str, server: PrivatePostgres | None) -> None:
-        self.url = url
-        self._server = server
-        self._file = None if server else Path(url.removeprefix("sqlite:///"))
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be somebody else whose transaction never ends."""
-        if self._file is not None:
-            connection: Any = sqlite3.connect(self._file)
-            connection.execute("BEGIN IMMEDIATE")
-        else:
-            connection = psycopg.connect(self.url)
-            connection.execute("LOCK TABLE compute_nodes, services, instances IN ACCESS EXCLUSIVE MODE")
-        yield
-        connection.rollback()
-        connection.close()
-
-    @contextlib.contextmanager
-    def gone(self, ledger: Ledger) -> Iterator[None]:
-        """Take it away: the folder is renamed, the server stopped."""
-        if self._server is not None:
-            self._server.stop()
-            yield
-            self._server.start()
-            return
-        assert self._file is not None
-        ledger.close()
-        away = self._file.parent.rename(self._file.parent.with_name("away"))
-        yield
-        away.rename(self._file.parent)
-
-
-@pytest.fixture(scope="module")
-def stoppable() -> Iterator[PrivatePostgres]:
-    """A PostgreSQL of this module's own."""
-    with private_postgres() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def away(request: pytest.FixtureRequest, tmp_path: Path) -> Away:
-    if request.param == "sqlite":
-        return Away(f"sqlite:///{tmp_path}/books/ledger.db", None)
-    server: PrivatePostgres = request.getfixturevalue("stoppable")
-    return Away(server.create_database(), server)
-
-
-@pytest.fixture
-def impatient(tmp_path: Path, fleet: Fleet, server: PlacementServer, away: Away) -> Iterator[Parts]:
-    """Three nodes taken stock of; a locked ledger is waited for half a second."""
-    for name in NAMES:
-        fleet.has(name)
-    ledger = open_ledger(away.url, clock=SystemClock(), ids=RandomIds(), wait_s=0.5)
-    with parts_of(tmp_path, placement=remote(server), ledger=ledger) as opened:
-        assert refresh(opened).fine
-        yield opened
-
-
-@pytest.mark.parametrize("how", ["locked", "gone"])
-def test_given_a_ledger_that_is_away_when_refreshed_then_the_pass_is_skipped_and_the_scheduler_told_nothing(
-    fleet: Fleet, impatient: Parts, away: Away, server: PlacementServer, how: str
-) -> None:
-    there = Readback(server.url)
-    lines, before, told = dump(impatient.ledger), there.everything(), writes(server)
-    fleet.loses("three").has("one", report={"vcpus": 8}, guests=[a_guest(GUEST)]).has("four")
-    with away.locked() if how == "locked" else away.gone(impatient.ledger):
-        for _ in range(2):
-            began_s = time.monotonic()
-            with pytest.raises(LedgerUnreachable):
-                refresh(impatient)
-            assert time.monotonic() - began_s < 5
-        assert writes(server) == told
-        assert there.everything() == before
-    assert dump(impatient.ledger) == lines
-    assert refresh(impatient).deleted == ["three"]
-    assert used(impatient) == {"one": 2, "two": 0, "four": 0}
-    assert {name: there.inventories(name)["VCPU"]["total"] for name in there.providers()} == {
-        "one": 8,
-        "two": 16,
-        "four": 16,
-    }
-
-
-def test_given_a_save_that_fails_when_refreshed_again_then_it_is_saved_then(
-    fleet: Fleet, parts: Parts, server: PlacementServer, there: Readback
-) -> None:
-    told = writes(server)
-    fleet.has("one", report={"vcpus": 8}, guests=[a_guest(GUEST)])
-    with sqlite3.connect(parts.settings.database.connection.removeprefix("sqlite:///")) as other:
-        other.execute(
-            "CREATE TRIGGER refuse BEFORE UPDATE ON compute_nodes BEGIN SELECT RAISE(ABORT, 'the disk burns'); END"
-        )
-        other.commit()
-        for _ in range(2):
-            with pytest.raises(LedgerError, match="the disk burns"):
-                refresh(parts)
-        assert (used(parts)["one"], writes(server)) == (0, told)
-        other.execute("DROP TRIGGER refuse")
-        other.commit()
-    other.close()
-    assert refresh(parts).changed == {"one"}
-    assert (used(parts)["one"], there.inventories("one")["VCPU"]["total"]) == (2, 8)
-
-
-def test_given_a_ledger_opened_twice_when_one_closes_and_others_come_and_go_then_what_the_first_writes_is_not_lost(
-    tmp_path: Path,
-) -> None:
-    """A process that closes a file loses all its locks on it: SQLite's log was once taken away under an agent so."""
-    host = Host(tmp_path / "state", {"compute_driver": "fake", "placement.mode": "none"})
-    with host.ledger() as first:
-        with host.ledger():
-            pass
-        host.ask("services")
-        first.register("alpha", version="1")
-        assert [service["host"] for service in host.ask("services")] == ["alpha"]
 
 
 # The scheduler.

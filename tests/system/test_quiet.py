@@ -12,7 +12,7 @@ import pytest
 from stocktake.drivers.fleet import DEVICE_SPEC
 from stocktake.drivers.fleet_work import generate_work
 from tests.servers.placement import PlacementServer
-from tests.system.readback import Readback, remote
+from tests.system.readback import Readback, remote, writes
 from tests.system.running import Host
 
 pytestmark = pytest.mark.system
@@ -87,8 +87,3 @@ def test_given_a_first_pass_when_the_second_runs_then_that_writes_nothing_alread
     lines, told = host.dump(), writes(server)
     host.run("refresh")
     assert (host.dump(), writes(server)) == (lines, told)
-
-
-def writes(server: PlacementServer) -> int:
-    """Count all requests that were not GETs."""
-    return sum(count for method, count in server.counts().items() if method != "GET")
