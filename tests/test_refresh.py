@@ -281,3 +281,18 @@ def test_given_auto_and_a_hypervisor_that_is_down_when_refreshed_then_the_host_i
             refresh(bare)
         node = parts.ledger.node("one")
         assert (node.hypervisor_type, node.failure and node.failure.code) == ("QEMU", "DriverUnreachable")
+
+
+def test_given_a_ledger_that_was_lost_when_refreshed_then_the_new_one_is_not_taken_in_silence(
+    tmp_path: Path, fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.has("one")
+    with parts_of(tmp_path) as parts:
+        refresh(parts)
+        refresh(parts)
+    assert "knows nothing of it" not in caplog.text
+    for file in tmp_path.glob("ledger.db*"):
+        file.unlink()
+    with parts_of(tmp_path) as parts:
+        assert refresh(parts).fine
+    assert "knows nothing of it" in caplog.text

@@ -170,6 +170,12 @@ def identified(
     if reported.keys() >= hosts.keys():
         return {node: reported[node] for node in hosts}
     nameless = [row for row in ours if row.hypervisor_hostname not in reported]
+    if not ours and read_compute_id(parts.settings.state_path) is not None:
+        LOG.warning(
+            "this host was in a ledger before, and %s knows nothing of it: if a ledger was lost, its instances and "
+            "migrations are too (`stocktake ledger import` brings an export back)",
+            parts.ledger.name,
+        )
     own = compute_id(parts.settings.state_path, nameless, parts.ids)
     guard_nodes(own, names, ours)
     return node_uuids(own, tuple(hosts), reported, ours)
