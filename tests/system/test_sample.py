@@ -1,0 +1,96 @@
+"""Nova's sample through everything: ledger, fake driver, refresh, embedded Placement; the same answers as `tally`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stocktake.cli.documents import parse_documents, tally_document
+from stocktake.model.value import plain
+from stocktake.parts import Parts
+from stocktake.refresh import refresh
+from tests.contract.scheduler_doors import embedded_door
+from tests.nova import expected, scenarios
+from tests.parts import Fleet, parts_of
+
+# What a record has besides what Nova's has: its place in this ledger, and the times.
+OWN = frozenset({"generation", "created_at", "updated_at", "host_ip", "owned_traits", "owned_classes", "traits"})
+
+
+@contextmanager
+def opened(tmp_path: Path, scenario: Mapping[str, Any], config: Mapping[str, Any], connection: str) -> Iterator[Parts]:
+    """Open the parts of the document's host under these settings."""
+    specs = scenario["pci_device_spec"] or []
+    with parts_of(
+        tmp_path,
+        host=scenario["host"],
+        placement={"mode": "embedded", "connection": connection},
+        pci={"device_spec": specs, "report_in_placement": scenario["pci_report_in_placement"]},
+        **config,
+    ) as parts:
+        yield parts
+
+
+def record_of(node: Mapping[str, Any], problems: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What of a record both must say alike; the order of pools and problems says nothing."""
+    told = {name: value for name, value in node.items() if name not in OWN}
+    for name, listed in (("pci_device_pools", node["pci_device_pools"]), ("problems", problems)):
+        told[name] = sorted(json.dumps(one, sort_keys=True) for one in listed)
+    return told
+
+
+def node_in(fleet: Fleet, scenario: Mapping[str, Any], resources: Mapping[str, Any]) -> None:
+    fleet.nodes = {scenario["node"]: {"resources": {**resources, "uuid": scenario["node_uuid"]}}}
+    fleet.write()
+
+
+@pytest.mark.parametrize("number", sorted(scenarios()))
+def test_given_a_sample_document_when_refreshed_then_ledger_and_placement_say_what_tally_says(
+    tmp_path: Path, embedded_connection: str, number: str
+) -> None:
+    scenario = scenarios()[number]
+    (document,) = parse_documents([json.dumps(scenario).encode()], number)
+    fleet = Fleet(tmp_path / "fleet.json")
+    door = embedded_door(embedded_connection)
+    with_record = scenario["mode"] != "new_node"
+    if with_record:
+        prior = scenario["prior"] or {"resources": {}, "config": {}}
+        node_in(fleet, scenario, {**scenario["resources"], **prior["resources"]})
+        with opened(tmp_path, scenario, {**scenario["config"], **prior["config"]}, embedded_connection) as parts:
+            assert refresh(parts).fine
+        for allocation in scenario["allocations"]:
+            door.allocate(allocation["consumer_uuid"], {scenario["node_uuid"]: allocation["resources"]})
+    node_in(fleet, scenario, scenario["resources"])
+    with opened(tmp_path, scenario, scenario["config"], embedded_connection) as parts:
+        parts.ledger.put_instances(document.instances)
+        parts.ledger.put_migrations(document.migrations)
+        parts.ledger.register(scenario["host"], version="test")
+        parts.ledger.set_service(scenario["host"], disabled=scenario["service_disabled"], reason=None)
+        result = refresh(parts)
+        assert result.fine, (result.failed, result.unsynced)
+        record = parts.ledger.node(scenario["node"])
+        stale = [one.id for one in parts.ledger.migrations(all=True) if one.status == "error"]
+        providers = parts.scheduler.providers(root_uuid=scenario["node_uuid"], contents=True)
+        allocations = parts.scheduler.allocations(scenario["node_uuid"])
+        again = refresh(parts)
+        assert (again.changed, again.writes) == (set(), 0)
+    door.other.close()
+    answer = json.loads(json.dumps(tally_document(document)))
+    ours = json.loads(json.dumps(plain(record)))
+    assert record_of(ours, ours["problems"]) == record_of(answer["compute_node"], answer["problems"])
+    assert set(answer["migrations_set_to_error"]) <= set(stale)
+    wanted = {one["name"]: one for one in answer["placement"]["providers"]}
+    assert {one.name: (sorted(one.traits), sorted(one.inventories)) for one in providers} == {
+        name: (one["traits"], sorted(one["inventories"])) for name, one in wanted.items()
+    }
+    for one in providers:
+        for name, inventory in one.inventories.items():
+            shown = plain(inventory)
+            assert {key: shown[key] for key in wanted[one.name]["inventories"][name]} == wanted[one.name][
+                "inventories"
+            ][name]
+    if with_record and "error" not in expected()[number]:
+        assert allocations.keys() == answer["placement"]["allocations"].keys()
