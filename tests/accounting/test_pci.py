@@ -123,6 +123,7 @@ def test_given_a_new_device_when_tracked_then_it_has_what_the_driver_and_the_spe
         resource_class="CUSTOM_GPU",
         traits=frozenset({"CUSTOM_T"}),
         physical_network="p",
+        tags={"physical_network": "p", "dev_type": "type-PCI", "address": GPU.address},
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from stocktake.accounting.instances import of_instance
 from stocktake.accounting.stats import IO_TASKS, current_workload, tallied
 from stocktake.model.books import StatValue
 from tests.accounting.making import a_migration, a_resize, an_instance, count, work
@@ -17,7 +18,8 @@ def test_given_instances_when_counted_then_each_state_type_and_project_is() -> N
         an_instance(2, vm_state="building", task_state="spawning", os_type=None, project_id=None),
         an_instance(3, vm_state="stopped", project_id="q"),
     )
-    assert tallied(instances, driver=None, before={}) == {
+    entries = tuple(map(of_instance, instances))
+    assert tallied(entries, driver=None, before={}) == {
         "failed_builds": 0,
         "num_instances": 3,
         "num_vm_active": 1,
@@ -32,7 +34,7 @@ def test_given_instances_when_counted_then_each_state_type_and_project_is() -> N
         "num_proj_None": 1,
         "io_workload": 1,
     }
-    assert current_workload(instances) == 1
+    assert current_workload(entries) == 1
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_given_instances_when_counted_then_each_state_type_and_project_is() -> N
 def test_given_a_task_when_counted_then_it_adds_to_the_load_once_and_a_build_once_more(
     vm_state: str, task_state: str | None, io_workload: int
 ) -> None:
-    stats = tallied((an_instance(vm_state=vm_state, task_state=task_state),), driver=None, before={})
+    stats = tallied((of_instance(an_instance(vm_state=vm_state, task_state=task_state)),), driver=None, before={})
     assert stats["io_workload"] == io_workload
 
 

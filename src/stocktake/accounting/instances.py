@@ -4,7 +4,9 @@ Step 6: what an instance takes. Law: powered on or off, it counts, unless its re
 Rules: docs/accounting.md, "Instances".
 """
 
+from stocktake.accounting.stats import counts_of
 from stocktake.model.books import Entry, HolderKind
+from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance
 
 MIB_PER_GIB = 1024
@@ -39,4 +41,6 @@ def of_flavor(kind: HolderKind, instance: Instance, flavor: Flavor, *, why: str)
 def of_instance(instance: Instance) -> Entry:
     """Make the entry of a counted instance."""
     task = f", {instance.task_state}" if instance.task_state else ""
-    return of_flavor("instance", instance, instance.flavor, why=f"instance on this node ({instance.vm_state}{task})")
+    why = f"instance on this node ({instance.vm_state}{task})"
+    entry = of_flavor("instance", instance, instance.flavor, why=why)
+    return replace(entry, counts=counts_of(instance), consumer=instance.uuid)

@@ -19,6 +19,7 @@ from stocktake.model.topology import (
     NodeTopology,
     PagesTaken,
 )
+from stocktake.model.value import replace
 
 KIB_PER_MIB = 1024
 _NO_CPU: frozenset[int] = frozenset()
@@ -28,12 +29,17 @@ class Cells:
     """
     The host's cells while holders are placed on them, one after another.
 
-    It remembers only who has pinned which CPU: everything else is summed from the takes.
+    It remembers only who has pinned which CPU: everything else is summed from the takes. Cells of a record have their
+    CPUs pinned already, by others.
     """
 
-    def __init__(self, topology: HostTopology | None) -> None:
-        self._cells: Mapping[int, HostCell] = {cell.id: cell for cell in topology.cells} if topology else {}
+    def __init__(self, topology: HostTopology | NodeTopology | None) -> None:
+        cells: Sequence[HostCell | NodeCell] = topology.cells if topology else ()
+        self._cells: Mapping[int, HostCell | NodeCell] = {cell.id: cell for cell in cells}
         self._pinned_by: dict[int, str] = {}
+        for cell in cells:
+            if isinstance(cell, NodeCell):
+                self._pinned_by |= dict.fromkeys(cell.pinned_cpus, "another guest")
 
     def place(self, holder: str, topology: GuestTopology | None) -> tuple[tuple[CellTake, ...], tuple[Problem, ...]]:
         """
@@ -68,7 +74,9 @@ class Cells:
             )
         return tuple(takes), tuple(problems)
 
-    def _pin(self, holder: str, guest: GuestCell, cell: HostCell) -> tuple[frozenset[int], list[tuple[str, str]]]:
+    def _pin(
+        self, holder: str, guest: GuestCell, cell: HostCell | NodeCell
+    ) -> tuple[frozenset[int], list[tuple[str, str]]]:
         """Pin what the guest asks for and is free; say what isn't."""
         asked = _asked(guest, cell)
         if not asked:
@@ -99,6 +107,17 @@ def used(topology: HostTopology | None, entries: Sequence[Entry]) -> NodeTopolog
     return NodeTopology(cells=tuple(_sum(cell, takes[cell.id]) for cell in topology.cells))
 
 
+def shifted(topology: NodeTopology | None, gone: Sequence[Entry], come: Sequence[Entry]) -> NodeTopology | None:
+    """Make the cells that a node has once some entries are gone and others have come."""
+    if topology is None:
+        return None
+    leaving = [take for entry in gone for take in entry.cells]
+    coming = [take for entry in come for take in entry.cells]
+    if not (leaving or coming):
+        return topology
+    return NodeTopology(cells=tuple(_shifted(cell, leaving, coming) for cell in topology.cells))
+
+
 def overfull(topology: NodeTopology | None, *, cpu_ratio: float, ram_ratio: float) -> tuple[Problem, ...]:
     """
     Find cells that hold more than they have (a difference to Nova, which says nothing).
@@ -126,7 +145,7 @@ def overfull(topology: NodeTopology | None, *, cpu_ratio: float, ram_ratio: floa
     return tuple(problems)
 
 
-def _asked(guest: GuestCell, cell: HostCell) -> frozenset[int]:
+def _asked(guest: GuestCell, cell: HostCell | NodeCell) -> frozenset[int]:
     """Collect the host CPUs that a guest cell pins; an isolating one takes the whole cores."""
     if guest.cpu_policy is None or guest.cpu_policy == "shared":
         return _NO_CPU
@@ -136,7 +155,7 @@ def _asked(guest: GuestCell, cell: HostCell) -> frozenset[int]:
     return asked.union(*(core for core in cell.siblings if core & asked))
 
 
-def _pages(guest: GuestCell, cell: HostCell) -> tuple[tuple[PagesTaken, ...], list[tuple[str, str]]]:
+def _pages(guest: GuestCell, cell: HostCell | NodeCell) -> tuple[tuple[PagesTaken, ...], list[tuple[str, str]]]:
     """Work out the pages that a guest cell takes, cut down to whole ones."""
     sizes = [pages.size_kb for pages in cell.pages]
     size_kb = guest.pagesize_kb or min(sizes, default=None)
@@ -145,6 +164,25 @@ def _pages(guest: GuestCell, cell: HostCell) -> tuple[tuple[PagesTaken, ...], li
         asks = f"it asks for pages of {size_kb} KiB" if size_kb else "it takes the smallest pages"
         return (), [("page-size-unknown", f"{asks}, {has}")]
     return (PagesTaken(size_kb=size_kb, count=guest.memory_mb * KIB_PER_MIB // size_kb),), []
+
+
+def _shifted(cell: NodeCell, gone: Iterable[CellTake], come: Iterable[CellTake]) -> NodeCell:
+    leaving = [take for take in gone if take.cell == cell.id]
+    coming = [take for take in come if take.cell == cell.id]
+    used = {pages.size_kb: pages.used for pages in cell.pages}
+    for takes, sign in ((leaving, -1), (coming, 1)):
+        for taken in (taken for take in takes for taken in take.pages):
+            used[taken.size_kb] = used.get(taken.size_kb, 0) + sign * taken.count
+    left = cell.pinned_cpus - frozenset().union(*(take.pinned_cpus for take in leaving))
+    return replace(
+        cell,
+        cpu_usage=cell.cpu_usage + sum(take.vcpus for take in coming) - sum(take.vcpus for take in leaving),
+        memory_usage_mb=cell.memory_usage_mb
+        + sum(take.memory_mb for take in coming)
+        - sum(take.memory_mb for take in leaving),
+        pinned_cpus=left.union(*(take.pinned_cpus for take in coming)),
+        pages=tuple(replace(pages, used=used[pages.size_kb]) for pages in cell.pages),
+    )
 
 
 def _sum(cell: HostCell, takes: Sequence[CellTake]) -> NodeCell:

@@ -23,19 +23,28 @@ def matching(device: PciDevice, specs: Sequence[DeviceSpec]) -> DeviceSpec | Non
     return next((spec for spec in specs if _matches(device, spec)), None)
 
 
-def tracked(devices: Sequence[PciDevice], saved: Sequence[PciRecord], specs: Sequence[DeviceSpec]) -> Table:
+def tracked(
+    devices: Sequence[PciDevice],
+    saved: Sequence[PciRecord],
+    specs: Sequence[DeviceSpec],
+    *,
+    provider_root: str | None = None,
+) -> Table:
     """
     Bring the saved devices up to date with what the hypervisor has.
 
     Devices that match device_spec are tracked. One that vanished, or matches no longer, is dropped if it was free
     and kept as `removed` until it is freed if not.
+
+    Args:
+        provider_root: the root provider's name if devices are reported to the scheduler: it names their providers.
     """
     before = {record.address: record for record in saved}
     table: dict[str, PciRecord] = {}
     for device in devices:
         spec = matching(device, specs)
         if spec is not None:
-            table[device.address] = _tracked(device, spec, before.get(device.address))
+            table[device.address] = _tracked(device, spec, before.get(device.address), provider_root)
     for address, record in before.items():
         if address not in table and record.status in HELD and record.instance_uuid is not None:
             table[address] = replace(record, status="removed")
@@ -115,18 +124,13 @@ def excluded(table: Table) -> tuple[Table, tuple[Problem, ...]]:
     return after, tuple(problems)
 
 
-def pools(table: Table, specs: Sequence[DeviceSpec], *, provider_root: str | None) -> tuple[PciPool, ...]:
-    """
-    Group the free devices that are alike; VFs are pooled per parent PF, and an empty pool is none.
-
-    Args:
-        provider_root: the root provider's name if devices are reported to the scheduler: it names their providers.
-    """
+def pools(table: Table) -> tuple[PciPool, ...]:
+    """Group the free devices that are alike; VFs are pooled per parent PF, and an empty pool is none."""
     counts: Counter[tuple[str, str, int | None, tuple[tuple[str, str], ...]]] = Counter()
     for record in table.values():
         if record.status == "available":
-            tags = _tags(record, specs, provider_root)
-            counts[record.vendor_id, record.product_id, record.numa_node, tuple(sorted(tags.items()))] += 1
+            tags = tuple(sorted(record.tags.items()))
+            counts[record.vendor_id, record.product_id, record.numa_node, tags] += 1
     made = (
         PciPool(vendor_id=vendor, product_id=product, numa_node=numa_node, count=count, tags=dict(tags))
         for (vendor, product, numa_node, tags), count in counts.items()
@@ -148,7 +152,7 @@ def provider_address(record: PciRecord | PciDevice) -> str:
     return record.parent_addr if record.dev_type == "type-VF" and record.parent_addr else record.address
 
 
-def _tracked(device: PciDevice, spec: DeviceSpec, before: PciRecord | None) -> PciRecord:
+def _tracked(device: PciDevice, spec: DeviceSpec, before: PciRecord | None, provider_root: str | None) -> PciRecord:
     status: DeviceStatus = "available"
     holder, request = None, None
     if before is not None and before.status in HELD and before.instance_uuid is not None:
@@ -163,31 +167,24 @@ def _tracked(device: PciDevice, spec: DeviceSpec, before: PciRecord | None) -> P
         resource_class=spec.resource_class,
         traits=spec.traits,
         physical_network=spec.tags.get("physical_network"),
+        tags=_tags(device, spec, provider_root),
     )
 
 
 def _pool_order(pool: PciPool) -> tuple[str, str, str, int, list[tuple[str, str]]]:
     """Order pools by all that tells them apart, so that the devices' order does not show."""
     numa_node = -1 if pool.numa_node is None else pool.numa_node
-    return pool.tags["address"], pool.vendor_id, pool.product_id, numa_node, sorted(pool.tags.items())
+    return pool.tags.get("address", ""), pool.vendor_id, pool.product_id, numa_node, sorted(pool.tags.items())
 
 
-def _tags(record: PciRecord, specs: Sequence[DeviceSpec], provider_root: str | None) -> dict[str, str]:
-    device = PciDevice(
-        address=record.address,
-        vendor_id=record.vendor_id,
-        product_id=record.product_id,
-        dev_type=record.dev_type,
-        parent_addr=record.parent_addr,
-    )
-    spec = matching(device, specs)
-    address = provider_address(record)
-    tags = {**(spec.tags if spec else {}), "dev_type": record.dev_type, "address": address}
-    if record.dev_type != "type-PCI":
+def _tags(device: PciDevice, spec: DeviceSpec, provider_root: str | None) -> dict[str, str]:
+    address = provider_address(device)
+    tags = {**spec.tags, "dev_type": device.dev_type, "address": address}
+    if device.dev_type != "type-PCI":
         # As in Nova, which says of every network function who manages it: this host, unless device_spec says otherwise.
         tags.setdefault("remote_managed", "false")
     # The network service's devices have no provider of ours to name.
-    if provider_root is not None and not record.physical_network:
+    if provider_root is not None and not spec.tags.get("physical_network"):
         # Nova writes the address in upper case in a provider's name.
         tags["rp_name"] = f"{provider_root}_{address.upper()}"
     return tags

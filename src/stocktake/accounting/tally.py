@@ -5,40 +5,25 @@ Rules: docs/accounting.md. Pure: the hypervisor's facts and the ledger's promise
 """
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
-
-import msgspec
 
 from stocktake.accounting import instances as instances_
 from stocktake.accounting import migrations as migrations_
 from stocktake.accounting import numa, orphans, pci, stats
-from stocktake.accounting.migrations import Move
+from stocktake.accounting.digest import digest
+from stocktake.accounting.shares import Holding, Share, holdings_of, share_of
 from stocktake.model.books import ComputeNode, Entry, Tally
 from stocktake.model.hypervisor import Guest, Host
 from stocktake.model.problem import Problem
 from stocktake.model.rules import Rules
-from stocktake.model.topology import GuestTopology
 from stocktake.model.value import Value, replace
-from stocktake.model.workload import Instance, NodeWork
-
-_ENCODER = msgspec.json.Encoder(order="deterministic")
-
-
-class Holding(Value, frozen=True, kw_only=True):
-    """An entry before it is placed: what it wants of the cells, and which PCI devices are its own."""
-
-    entry: Entry
-    numa: GuestTopology | None = None
-    pci: tuple[str, ...] = ()
+from stocktake.model.workload import Instance, Migration, NodeWork
 
 
 class Counted(Value, frozen=True, kw_only=True):
-    """Who counts on the node, before anything is added up."""
+    """Who counts on the node, before anything is added up: by the instances' uuids, then the guests."""
 
-    instances: tuple[Instance, ...]
-    moves: tuple[Move, ...]
+    shares: tuple[Share, ...]
     guests: tuple[Guest, ...]
-    stale: tuple[int, ...]
     problems: tuple[Problem, ...]
 
 
@@ -55,43 +40,38 @@ def tally(host: Host, work: NodeWork, rules: Rules, *, uuid: str) -> Tally:
     counted = _counted(host, work, rules)
     table, pci_problems = _pci_table(host, work, rules, counted)
     entries, place_problems = _placed(host, (_reserved(rules), *_holdings(counted, work, table)))
-    node = _record(host, work, rules, counted, entries, uuid=uuid)
+    node = _record(host, work, rules, entries, uuid=uuid)
     found = numa.overfull(node.numa_topology, cpu_ratio=node.cpu_allocation_ratio, ram_ratio=node.ram_allocation_ratio)
     problems = (*host.problems, *counted.problems, *pci_problems, *place_problems, *found)
-    root = host.hypervisor_hostname if rules.report_pci else None
     node = replace(
         node,
-        pci_device_pools=pci.pools(table, rules.device_specs, provider_root=root),
+        pci_device_pools=pci.pools(table),
         problems=tuple(sorted(problems, key=lambda problem: (problem.code, problem.about, problem.text))),
-        entries_digest=blake2b(_ENCODER.encode(entries), digest_size=16).hexdigest(),
+        entries_digest=digest(entries),
     )
+    stale = tuple(sorted(id_ for share in counted.shares for id_ in share.stale))
     records = tuple(record for _, record in sorted(table.items()))
-    return Tally(node=node, entries=entries, stale_migrations=counted.stale, pci_devices=records)
+    return Tally(node=node, entries=entries, stale_migrations=stale, pci_devices=records)
 
 
 def _counted(host: Host, work: NodeWork, rules: Rules) -> Counted:
-    """Decide who counts: instances, then moves of instances that don't, then guests of neither."""
-    node = host.node
-    in_play = [migration for migration in work.migrations if migrations_.in_play(migration)]
-    here = migrations_.with_contexts(work.instances, in_play, rules.host, node)
-    counted = sorted((instance for instance in here if instances_.counts(instance)), key=lambda found: found.uuid)
-    uuids = {instance.uuid for instance in counted}
-    known = {**work.moving, **{instance.uuid: instance for instance in work.instances}}
-    picked, stale = migrations_.chosen(in_play, known)
-    moves: list[Move] = []
-    problems: list[Problem] = []
-    for migration in picked:
-        instance = known[migration.instance_uuid]
-        move, missing = migrations_.move_of(migration, instance, rules.host, node, counted=uuids)
-        if move is not None:
-            moves.append(move)
-        if missing:
-            problems.append(Problem(code="flavor-missing", about=instance.uuid, text=missing))
-    uuids |= {move.instance.uuid for move in moves}
-    guests = orphans.unpromised(host.guests or (), uuids)
+    """Decide who counts: instances, moves of instances, then guests of neither."""
+    moves: dict[str, list[Migration]] = {}
+    for migration in work.migrations:
+        if migrations_.in_play(migration):
+            moves.setdefault(migration.instance_uuid, []).append(migration)
+    here = {instance.uuid: instance for instance in work.instances}
+    known = {**{uuid: work.moving[uuid] for uuid in moves if uuid in work.moving}, **here}
+    shares = tuple(
+        share_of(known[uuid], moves.get(uuid, ()), rules.host, host.node, here=uuid in here) for uuid in sorted(known)
+    )
+    uuids = {share.counted.uuid for share in shares if share.counted}
+    uuids |= {share.move.instance.uuid for share in shares if share.move}
+    problems = [problem for share in shares for problem in share.problems]
     if host.guests is not None:
-        problems.extend(_drift(counted, {guest.uuid: guest for guest in host.guests}))
-    return Counted(instances=tuple(counted), moves=tuple(moves), guests=guests, stale=stale, problems=tuple(problems))
+        guests = {guest.uuid: guest for guest in host.guests}
+        problems.extend(_drift([share.counted for share in shares if share.counted], guests))
+    return Counted(shares=shares, guests=orphans.unpromised(host.guests or (), uuids), problems=tuple(problems))
 
 
 def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Counted) -> tuple[pci.Table, tuple[Problem, ...]]:
@@ -100,9 +80,10 @@ def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Counted) -> tu
     existing |= {migration.instance_uuid for migration in work.migrations if migrations_.in_play(migration)}
     active = [guest for guest in counted.guests if guest.active]
     seen = {(guest.uuid, address) for guest in active for address in guest.pci_addresses}
-    sure = {instance.uuid for instance in counted.instances}
-    sure |= {move.instance.uuid for move in counted.moves if move.allocates}
-    table = pci.tracked(host.pci_devices, work.pci_devices, rules.device_specs)
+    sure = {share.counted.uuid for share in counted.shares if share.counted}
+    sure |= {share.move.instance.uuid for share in counted.shares if share.move and share.move.allocates}
+    root = host.hypervisor_hostname if rules.report_pci else None
+    table = pci.tracked(host.pci_devices, work.pci_devices, rules.device_specs, provider_root=root)
     table = pci.allocated(pci.freed(table, existing, seen), sure)
     problems: list[Problem] = []
     for guest in active:
@@ -113,23 +94,15 @@ def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Counted) -> tu
 
 
 def _holdings(counted: Counted, work: NodeWork, table: pci.Table) -> list[Holding]:
-    """Make everybody's entry, in an order that does not depend on how they came in."""
+    """Make everybody's entry: instances, moves, guests, each by uuid, however they came in."""
     held = pci.held_by(table)
     here = {instance.uuid: instance for instance in work.instances}
     holdings: list[Holding] = []
-    moving = {move.instance.uuid: move for move in counted.moves}
-    for instance in counted.instances:
-        move = moving.get(instance.uuid)
-        kept = set(held.get(instance.uuid, ())) - (set(move.pci_devices) if move else set())
-        entry = instances_.of_instance(instance)
-        holdings.append(Holding(entry=entry, numa=instance.numa_topology, pci=tuple(sorted(kept))))
-    alone = {instance.uuid for instance in counted.instances}
-    for move in counted.moves:
-        mine = held.get(move.instance.uuid, ())
-        if move.instance.uuid in alone:
-            mine = tuple(address for address in mine if address in move.pci_devices)
-        entry = instances_.of_flavor("migration", move.instance, move.flavor, why=move.why)
-        holdings.append(Holding(entry=entry, numa=move.numa_topology, pci=mine))
+    for share in counted.shares:
+        uuid = share.counted.uuid if share.counted else share.move.instance.uuid if share.move else ""
+        holdings.extend(holdings_of(share, held.get(uuid, ())))
+    # Stable: by uuid they are already.
+    holdings.sort(key=lambda holding: holding.entry.kind != "instance")
     for guest in counted.guests:
         entry = orphans.of_guest(guest, here, work.places)
         wanted = guest.numa if guest.active else None
@@ -162,14 +135,13 @@ def _reserved(rules: Rules) -> Holding:
     )
 
 
-def _record(
-    host: Host, work: NodeWork, rules: Rules, counted: Counted, entries: Sequence[Entry], *, uuid: str
-) -> ComputeNode:
+def _record(host: Host, work: NodeWork, rules: Rules, entries: Sequence[Entry], *, uuid: str) -> ComputeNode:
     """Sum the entries into the record; disk is rounded up to whole GiB once, at the end."""
     before = work.record
     vcpus_used = sum(entry.vcpus for entry in entries)
     memory_mb_used = sum(entry.memory_mb for entry in entries)
-    local_gb_used = -(-sum(entry.disk_mb for entry in entries) // instances_.MIB_PER_GIB)
+    disk_mb_used = sum(entry.disk_mb for entry in entries)
+    local_gb_used = -(-disk_mb_used // instances_.MIB_PER_GIB)
     topology = numa.used(host.numa_topology, entries)
     return ComputeNode(
         uuid=before.uuid if before else uuid,
@@ -182,11 +154,12 @@ def _record(
         vcpus_used=vcpus_used,
         memory_mb_used=memory_mb_used,
         local_gb_used=local_gb_used,
+        disk_mb_used=disk_mb_used,
         free_ram_mb=host.memory_mb - memory_mb_used,
         free_disk_gb=host.local_gb - local_gb_used,
         disk_available_least=host.disk_available_least,
-        running_vms=len(counted.instances),
-        current_workload=stats.current_workload(counted.instances),
+        running_vms=sum(entry.kind == "instance" for entry in entries),
+        current_workload=stats.current_workload(entries),
         cpu_allocation_ratio=_ratio(
             rules.cpu_allocation_ratio,
             before.cpu_allocation_ratio if before else None,
@@ -207,7 +180,7 @@ def _record(
         cpu_info=host.cpu_info,
         supported_instances=host.supported_instances,
         numa_topology=topology,
-        stats=stats.tallied(counted.instances, driver=host.stats, before=before.stats if before else {}),
+        stats=stats.tallied(entries, driver=host.stats, before=before.stats if before else {}),
         metrics=host.metrics,
         owned_traits=before.owned_traits if before else frozenset(),
         owned_classes=before.owned_classes if before else frozenset(),

@@ -7,50 +7,18 @@ LedgerError if it refused a statement or holds a row that can't be read.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from stocktake.clock import Clock, Ids
 from stocktake.ledger import read, schema, transfer, write
 from stocktake.ledger.engine import WAIT_S, Database
 from stocktake.ledger.rows import collector_off
+from stocktake.ledger.transaction import Transaction
 from stocktake.ledger.write import NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Instance, Migration, NodeWork, Service
-
-
-class Transaction:
-    """Several calls as one: all of them or none. What they mean is said at `Ledger`'s."""
-
-    def __init__(self, connection: Connection, now: datetime) -> None:
-        self._connection = connection
-        self._now = now
-
-    def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
-        """Read what is promised on nodes."""
-        return read.work(self._connection, host, nodes, guests)
-
-    def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
-        """Save nodes whose rows are as they were read."""
-        return write.save(self._connection, saves, self._now)
-
-    def put_instances(self, instances: Sequence[Instance]) -> None:
-        """Insert instances."""
-        write.put_instances(self._connection, instances, self._now)
-
-    def change_instances(self, instances: Sequence[Instance]) -> None:
-        """Write instances that are there."""
-        write.change_instances(self._connection, instances, self._now)
-
-    def delete_instances(self, uuids: Collection[str]) -> None:
-        """Delete instances softly."""
-        write.delete_instances(self._connection, uuids, self._now)
-
-    def put_migrations(self, migrations: Sequence[Migration]) -> None:
-        """Insert migrations."""
-        write.put_migrations(self._connection, migrations, self._now)
 
 
 class Ledger:
@@ -115,7 +83,7 @@ class Ledger:
     def entries(self, node_uuid: str) -> tuple[Entry, ...]:
         """Read what makes a node's figures; nothing for a node never tallied."""
         with self._database.reading() as connection:
-            return read.entries(connection, node_uuid)
+            return read.entries(connection, [node_uuid])[node_uuid]
 
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""
@@ -246,15 +214,18 @@ class Ledger:
         with self._database.writing() as connection:
             write.change_instances(connection, instances, self._clock.now())
 
-    def delete_instances(self, uuids: Collection[str]) -> None:
+    def delete_instances(self, uuids: Collection[str], *, released: bool = False) -> None:
         """
         Delete instances softly.
+
+        Args:
+            released: the scheduler holds nothing for them.
 
         Raises:
             NotFound: one is not there; none is deleted.
         """
         with self._database.writing() as connection:
-            write.delete_instances(connection, uuids, self._clock.now())
+            write.delete_instances(connection, uuids, self._clock.now(), released=released)
 
     def migrations(
         self,

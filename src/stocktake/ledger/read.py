@@ -5,7 +5,7 @@ Every function takes the connection of one transaction, so that what it gives to
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exists, literal_column, or_, select, union
 
 from stocktake.errors import NotFound
 from stocktake.ledger.among import among
-from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entries
+from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, in_order
 from stocktake.ledger.tables import (
     ALIVE,
     COMPUTE_NODE_ENTRIES,
@@ -79,11 +79,14 @@ def deleted_nodes(connection: Connection, host: str) -> tuple[ComputeNode, ...]:
     return NODE.read_all(connection.execute(query.order_by(COMPUTE_NODES.c.id)))
 
 
-def entries(connection: Connection, node_uuid: str) -> tuple[Entry, ...]:
-    """Read what makes a node's figures; nothing for a node never tallied."""
+def entries(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+    """Read what makes nodes' figures, in the order of a tally; nothing for a node never tallied."""
     column = COMPUTE_NODE_ENTRIES.c
-    text = connection.scalar(select(column.entries).where(column.node_uuid == node_uuid))
-    return () if text is None else decode_entries(node_uuid, text)
+    found: dict[str, list[Entry]] = {uuid: [] for uuid in node_uuids}
+    query = select(column.node_uuid, column.entry).where(among(column.node_uuid, node_uuids))
+    for uuid, text in connection.execute(query).all():
+        found[uuid].append(decode_entry(uuid, text))
+    return {uuid: in_order(several) for uuid, several in found.items()}
 
 
 def services(connection: Connection, host: str | None = None) -> tuple[Service, ...]:
@@ -105,7 +108,11 @@ def instances(
         query = query.where(INSTANCES.c.host == host)
     if node is not None:
         query = query.where(INSTANCES.c.node == node)
-    found = INSTANCE.read_all(connection.execute(query).all())
+    return with_devices(connection, INSTANCE.read_all(connection.execute(query).all()))
+
+
+def with_devices(connection: Connection, found: Sequence[Instance]) -> tuple[Instance, ...]:
+    """Complete instances with the addresses of the devices that they hold."""
     return _with_devices(found, _held(connection, {instance.uuid for instance in found}))
 
 

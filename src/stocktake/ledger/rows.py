@@ -3,7 +3,7 @@ Rows to nouns and back. Law: a row that can't be read is never skipped; the erro
 """
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -11,11 +11,11 @@ import msgspec
 from sqlalchemy import Boolean, ColumnElement, Table, literal_column, type_coerce
 from sqlalchemy.sql.elements import KeyedColumnElement
 
-from stocktake.errors import InvalidData, LedgerError
+from stocktake.errors import LedgerError
 from stocktake.ledger.tables import COMPUTE_NODES, INSTANCES, MIGRATIONS, PCI_DEVICES, SERVICES, Json
-from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.books import ComputeNode, Entry, HolderKind
 from stocktake.model.pci import PciRecord
-from stocktake.model.value import Value, decode, encode
+from stocktake.model.value import Value, encode
 from stocktake.model.workload import Instance, Migration, Service
 
 V = TypeVar("V", bound=Value)
@@ -98,6 +98,19 @@ class Shape(Generic[V]):
             values[name] = None if value is None else encode(value)
         return values
 
+    def changes(self, before: V, after: V) -> dict[str, Any]:
+        """Turn the fields in which two nouns differ into column values by key, without `deleted`."""
+        changed: dict[str, Any] = {}
+        for name in self._plain:
+            value = getattr(after, name)
+            if value != getattr(before, name):
+                changed[name] = value
+        for name in self.json:
+            value = getattr(after, name)
+            if value is not getattr(before, name) and value != getattr(before, name):
+                changed[name] = None if value is None else encode(value)
+        return changed
+
     def _unreadable(self, row: Sequence[Any], column: str, error: Exception) -> LedgerError:
         at = f", column {self.table.c[column].name}" if column else ""
         return LedgerError(
@@ -119,6 +132,9 @@ INSTANCE = Shape(INSTANCES, Instance, skip=frozenset({"pci_devices"}))
 MIGRATION = Shape(MIGRATIONS, Migration)
 DEVICE = Shape(PCI_DEVICES, PciRecord)
 
+_ENTRY = msgspec.json.Decoder(Entry)
+_RANKS: Mapping[HolderKind, int] = {"reserved": 0, "instance": 1, "migration": 2, "orphan": 3, "misplaced": 3}
+
 
 @contextmanager
 def collector_off() -> Iterator[None]:
@@ -137,20 +153,26 @@ def collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def decode_entries(node_uuid: str, text: str) -> tuple[Entry, ...]:
+def decode_entry(node_uuid: str, text: str) -> Entry:
     """
-    Read a node's entries.
+    Read one of a node's entries.
 
     Raises:
-        LedgerError: the text is not a list of entries.
+        LedgerError: the text is no entry.
     """
     try:
-        return decode(text, tuple[Entry, ...], where=f"compute_node_entries node_uuid {node_uuid}, column entries")
-    except InvalidData as error:
+        return _ENTRY.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        where = f"compute_node_entries node_uuid {node_uuid}, column entry"
         remedy = "Somebody else wrote it: delete the row, the next refresh writes it anew."
-        raise LedgerError(f"{error.where} can't be read: {error.what}", where="ledger", remedy=remedy) from error
+        raise LedgerError(f"{where} can't be read: {error}", where="ledger", remedy=remedy) from error
 
 
-def encode_entries(entries: Sequence[Entry]) -> str:
-    """Write a node's entries."""
-    return encode(entries)
+def entry_values(node_uuid: str, entry: Entry) -> dict[str, str]:
+    """Turn an entry into column values."""
+    return {"node_uuid": node_uuid, "kind": entry.kind, "id": entry.id, "entry": encode(entry)}
+
+
+def in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Sort entries as a tally has them: what is reserved, instances, moves, then guests, each by uuid."""
+    return tuple(sorted(entries, key=lambda entry: (_RANKS[entry.kind], entry.id)))

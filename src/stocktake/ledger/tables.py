@@ -37,6 +37,8 @@ GONE = text("deleted <> 0")
 IN_PLAY = text(
     "(deleted = 0 AND (status IS NULL OR status NOT IN ({})))".format(", ".join(f"'{status}'" for status in SETTLED))
 )
+# A claim that nobody has settled yet.
+PENDING = text("deleted = 0 AND claim_expires_at IS NOT NULL")
 
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -139,6 +141,7 @@ COMPUTE_NODES = Table(
     Column("vcpus_used", BIG, nullable=False),
     Column("memory_mb_used", BIG, nullable=False),
     Column("local_gb_used", BIG, nullable=False),
+    Column("disk_mb_used", BIG, nullable=False, server_default="0"),
     Column("free_ram_mb", BIG, nullable=False),
     Column("free_disk_gb", BIG, nullable=False),
     Column("disk_available_least", BIG),
@@ -176,7 +179,9 @@ COMPUTE_NODE_ENTRIES = Table(
     "compute_node_entries",
     METADATA,
     Column("node_uuid", Text, primary_key=True),
-    Column("entries", Json, nullable=False),
+    Column("kind", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("entry", Json, nullable=False),
 )
 
 INSTANCES = Table(
@@ -208,12 +213,14 @@ INSTANCES = Table(
     Column("volume_backed", Boolean, nullable=False),
     Column("migration_context", Json),
     Column("adopted", Boolean, nullable=False),
+    Column("claim_expires_at", Utc),
     # Of a deleted instance: the scheduler holds nothing for it any more.
     _flag("allocations_released"),
     Index("uq_instances_uuid", "uuid", unique=True, **_where(ALIVE)),
     Index("ix_instances_uuid", "uuid"),
     Index("ix_instances_host_node", "host", "node", **_where(ALIVE)),
     Index("ix_instances_host_gone", "host", "allocations_released", **_where(GONE)),
+    Index("ix_instances_claim_expires_at", "claim_expires_at", **_where(PENDING)),
 )
 
 MIGRATIONS = Table(
@@ -232,10 +239,12 @@ MIGRATIONS = Table(
     Column("dest_node", Text),
     Column("old_instance_type_id", BIG),
     Column("new_instance_type_id", BIG),
+    Column("claim_expires_at", Utc),
     UniqueConstraint("uuid", name="uq_migrations_uuid"),
     Index("ix_migrations_source", "source_compute", **_where(IN_PLAY)),
     Index("ix_migrations_dest", "dest_compute", **_where(IN_PLAY)),
     Index("ix_migrations_instance_uuid", "instance_uuid"),
+    Index("ix_migrations_claim_expires_at", "claim_expires_at", **_where(PENDING)),
 )
 
 PCI_DEVICES = Table(
@@ -258,6 +267,7 @@ PCI_DEVICES = Table(
     Column("resource_class", Text),
     Column("traits", Json, nullable=False),
     Column("physical_network", Text),
+    Column("tags", Json, nullable=False, server_default="{}"),
     UniqueConstraint("compute_node_id", "address", name="uq_pci_devices_node_address"),
     Index("ix_pci_devices_instance_uuid", "instance_uuid"),
 )

@@ -10,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Select, Table, insert, literal_column, select, update
 
 from stocktake.errors import InvalidData
-from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entries, encode_entries
+from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, entry_values, in_order
 from stocktake.ledger.schema import HEAD, REVISIONS
 from stocktake.ledger.tables import (
     COMPUTE_NODE_ENTRIES,
@@ -132,8 +133,9 @@ def _lines(connection: Connection) -> Iterator[Line]:
     for row in rows(select(*NODE.select, nodes.deleted_at, nodes.provider_deleted).order_by(nodes.id)):
         yield NodeLine(row=node(row), deleted_at=row[-2], provider_deleted=row[-1])
     column = COMPUTE_NODE_ENTRIES.c
-    for row in rows(select(*[column.node_uuid, column.entries]).order_by(column.node_uuid)):
-        yield EntriesLine(node_uuid=row[0], entries=decode_entries(row[0], row[1]))
+    texts = rows(select(*[column.node_uuid, column.entry]).order_by(column.node_uuid))
+    for uuid, several in groupby(texts, key=lambda row: str(row[0])):
+        yield EntriesLine(node_uuid=uuid, entries=in_order(decode_entry(uuid, row[1]) for row in several))
     instance = INSTANCE.reader()
     for row in rows(select(*INSTANCE.select, INSTANCES.c.allocations_released).order_by(INSTANCES.c.id)):
         yield InstanceLine(row=instance(row), allocations_released=row[-1])
@@ -320,7 +322,7 @@ def _incoming(line: AnyLine, number: int) -> Incoming:
             values = NODE.values(line.row) | gone | {"provider_deleted": line.provider_deleted}
             return Incoming(number, COMPUTE_NODES, values)
         case EntriesLine():
-            values = {"node_uuid": line.node_uuid, "entries": encode_entries(line.entries)}
+            values = {"node_uuid": line.node_uuid, "entries": line.entries}
             return Incoming(number, COMPUTE_NODE_ENTRIES, values, line.node_uuid)
         case InstanceLine():
             values = instance_values(line.row) | {"deleted": DELETED if line.row.deleted else 0}
@@ -354,10 +356,18 @@ def insert_rows(connection: Connection, rows: Sequence[Incoming]) -> int:
         if table in (PCI_DEVICES, COMPUTE_NODE_ENTRIES):
             _refer(connection, arriving, faults)
             faults.refuse()
-        connection.execute(insert(table), [row.values for row in arriving])
+        rows_ = _entry_rows(arriving) if table is COMPUTE_NODE_ENTRIES else [row.values for row in arriving]
+        if rows_:
+            connection.execute(insert(table), rows_)
         if table in (COMPUTE_NODES, INSTANCES):
             connection.execute(update(table).where(table.c.deleted == DELETED).values(deleted=table.c.id))
     return len(rows)
+
+
+def _entry_rows(arriving: Iterable[Incoming]) -> list[dict[str, Any]]:
+    """Take apart the lines that hold all entries of a node; of several alike the last."""
+    rows = (entry_values(row.values["node_uuid"], entry) for row in arriving for entry in row.values["entries"])
+    return list({(row["node_uuid"], row["kind"], row["id"]): row for row in rows}.values())
 
 
 def _refer(connection: Connection, rows: Sequence[Incoming], faults: _Faults) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from stocktake.errors import LedgerError, NotFound
 from stocktake.ledger.among import among
 from stocktake.ledger.read import BINARY
-from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, encode_entries
+from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, entry_values
 from stocktake.ledger.tables import (
     ALIVE,
     COMPUTE_NODE_ENTRIES,
@@ -117,7 +117,7 @@ def save(connection: Connection, saves: Sequence[NodeSave], now: datetime) -> Sa
     ids |= {one.tally.node.uuid: there[one.tally.node.uuid].id for one in old}
     done = [by_uuid[uuid] for uuid in saved]
     _write_entries(connection, [one.tally for one in done if one.entries_changed])
-    _write_devices(connection, {ids[one.tally.node.uuid]: one.tally.pci_devices for one in done}, now)
+    write_devices(connection, {ids[one.tally.node.uuid]: one.tally.pci_devices for one in done}, now)
     _fail_migrations(connection, {id_ for one in done for id_ in one.tally.stale_migrations}, now)
     note_released(connection, frozenset().union(*(one.released for one in done)))
     return SaveOutcome(saved=saved, conflicts=frozenset(by_uuid.keys() - saved.keys()))
@@ -141,14 +141,41 @@ def _write_nodes(connection: Connection, nodes: Mapping[int, ComputeNode]) -> No
 
 
 def _write_entries(connection: Connection, tallies: Sequence[Tally]) -> None:
-    rows = [{"node_uuid": one.node.uuid, "entries": encode_entries(one.entries)} for one in tallies]
+    """Make the nodes' entries these, touching only rows that differ."""
+    columns = COMPUTE_NODE_ENTRIES.c
+    rows = [entry_values(one.node.uuid, entry) for one in tallies for entry in one.entries]
+    query = select(columns.node_uuid, columns.kind, columns.id, columns.entry)
+    mine = among(columns.node_uuid, [one.node.uuid for one in tallies])
+    there = {tuple(row[:3]): row[3] for row in connection.execute(query.where(mine)).all()} if tallies else {}
+    put_entries(
+        connection, [row for row in rows if there.pop((row["node_uuid"], row["kind"], row["id"]), None) != row["entry"]]
+    )
+    drop_entries(connection, there)
+
+
+def put_entries(connection: Connection, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write entries, in place of those of the same holders."""
     if rows:
         statement = _insert(connection, COMPUTE_NODE_ENTRIES)
-        new = {"entries": statement.excluded.entries}
-        connection.execute(statement.on_conflict_do_update(index_elements=["node_uuid"], set_=new), rows)
+        new = {"entry": statement.excluded.entry}
+        key = ["node_uuid", "kind", "id"]
+        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=new), rows)
 
 
-def _write_devices(connection: Connection, wanted: Mapping[int, Sequence[PciRecord]], now: datetime) -> None:
+def drop_entries(connection: Connection, keys: Collection[tuple[str, str, str]]) -> None:
+    """Delete entries by node, kind and id."""
+    if keys:
+        columns = COMPUTE_NODE_ENTRIES.c
+        doomed = delete(COMPUTE_NODE_ENTRIES).where(
+            columns.node_uuid == bindparam("of_node"),
+            columns.kind == bindparam("of_kind"),
+            columns.id == bindparam("of_id"),
+        )
+        rows = [{"of_node": uuid, "of_kind": kind, "of_id": id_} for uuid, kind, id_ in keys]
+        connection.execute(doomed, rows)
+
+
+def write_devices(connection: Connection, wanted: Mapping[int, Sequence[PciRecord]], now: datetime) -> None:
     """Make the nodes' devices these, touching only rows that differ; by the nodes' row ids."""
     columns = PCI_DEVICES.c
     query = select(*DEVICE.select, columns.compute_node_id).where(among(columns.compute_node_id, wanted))
@@ -298,8 +325,9 @@ def put_instances(connection: Connection, instances: Sequence[Instance], now: da
         return
     statement = _insert(connection, INSTANCES).on_conflict_do_nothing().returning(INSTANCES.c.uuid)
     _refuse_missing("instance", [row["uuid"] for row in rows], connection.scalars(statement, rows).all())
-    own_id = update(INSTANCES).where(INSTANCES.c.deleted == DELETED)
-    connection.execute(own_id.values(deleted=INSTANCES.c.id))
+    if any(one.deleted for one in instances):
+        own_id = update(INSTANCES).where(INSTANCES.c.deleted == DELETED)
+        connection.execute(own_id.values(deleted=INSTANCES.c.id))
 
 
 def change_instances(connection: Connection, instances: Sequence[Instance], now: datetime) -> None:
@@ -315,12 +343,12 @@ def change_instances(connection: Connection, instances: Sequence[Instance], now:
         connection.execute(update(INSTANCES).where(columns.id == bindparam("row_id")), rows)
 
 
-def delete_instances(connection: Connection, uuids: Collection[str], now: datetime) -> None:
-    """Delete instances softly; what the scheduler holds for them goes with their node's next refresh."""
+def delete_instances(connection: Connection, uuids: Collection[str], now: datetime, *, released: bool = False) -> None:
+    """Delete instances softly; unless `released`, what the scheduler holds goes with their node's next refresh."""
     ids = _ids(connection, INSTANCES, uuids)
     columns = INSTANCES.c
     gone = update(INSTANCES).where(among(columns.id, ids.values()))
-    connection.execute(gone.values(deleted=columns.id, deleted_at=now, allocations_released=False))
+    connection.execute(gone.values(deleted=columns.id, deleted_at=now, allocations_released=released))
 
 
 def put_migrations(connection: Connection, migrations: Sequence[Migration], now: datetime) -> None:

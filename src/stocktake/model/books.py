@@ -27,6 +27,9 @@ class Entry(Value, frozen=True, kw_only=True):
         vcpus, memory_mb, disk_mb: whole vCPUs, MiB, MiB.
         cells: what it takes of each host cell.
         pci: addresses of the devices it holds.
+        counts: the node's stats that it adds one to, such as `num_vm_active`; of a counted instance only.
+        consumer: whose allocation in the scheduler this is: the instance's uuid, or its migration's for the side that
+            a move leaves; None for what nobody allocates (reserved, orphans).
     """
 
     kind: HolderKind
@@ -38,6 +41,8 @@ class Entry(Value, frozen=True, kw_only=True):
     disk_mb: int = 0
     cells: tuple[CellTake, ...] = ()
     pci: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+    consumer: str | None = None
 
 
 class Metric(Value, frozen=True, kw_only=True):
@@ -54,6 +59,7 @@ class ComputeNode(Value, frozen=True, kw_only=True):
     One node's record: what is saved, shown and reported.
 
     Attributes:
+        disk_mb_used: what the entries take of disk, exactly, in MiB; `local_gb_used` is this, rounded up.
         generation: grows with every write to the row and with every claim; what a save must find unchanged.
         booted_at: when the host started, if the driver knows.
         traits: what the node offers the scheduler.
@@ -73,6 +79,7 @@ class ComputeNode(Value, frozen=True, kw_only=True):
     vcpus_used: int
     memory_mb_used: int
     local_gb_used: int
+    disk_mb_used: int = 0
     free_ram_mb: int
     free_disk_gb: int
     disk_available_least: int | None = None

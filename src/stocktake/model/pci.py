@@ -38,7 +38,7 @@ class PciRecord(Value, frozen=True, kw_only=True):
     One device as the ledger tracks it (table `pci_devices`); `instance_uuid` holds it unless free.
 
     `resource_class` and `traits` are what device_spec says of it for the scheduler; one with a `physical_network`
-    belongs to the network service, and the scheduler is not told of it.
+    belongs to the network service, and the scheduler is not told of it. `tags` are those of its pool while it is free.
     """
 
     address: str
@@ -55,6 +55,7 @@ class PciRecord(Value, frozen=True, kw_only=True):
     resource_class: str | None = None
     traits: frozenset[str] = frozenset()
     physical_network: str | None = None
+    tags: Mapping[str, str] = {}
 
     @classmethod
     def of(cls, device: PciDevice) -> "PciRecord":

@@ -32,7 +32,12 @@ class Flavor(Value, frozen=True, kw_only=True):
 
 
 class MigrationContext(Value, frozen=True, kw_only=True):
-    """What a move changes of an instance: NUMA and PCI, before (`old_`) and after (`new_`)."""
+    """
+    What a move changes of an instance: NUMA and PCI, before (`old_`) and after (`new_`).
+
+    Attributes:
+        old_vm_state: what the instance was when it began, and is again once it is confirmed or reverted.
+    """
 
     migration_id: int | None = None
     old_numa_topology: GuestTopology | None = None
@@ -41,6 +46,7 @@ class MigrationContext(Value, frozen=True, kw_only=True):
     new_pci_devices: tuple[str, ...] = ()
     old_resources: Mapping[str, int] | None = None
     new_resources: Mapping[str, int] | None = None
+    old_vm_state: str | None = None
 
 
 class Instance(Value, frozen=True, kw_only=True):
@@ -50,6 +56,7 @@ class Instance(Value, frozen=True, kw_only=True):
     Attributes:
         pci_devices: addresses of the devices that it holds.
         adopted: made of a guest that nobody had promised.
+        claim_expires_at: when its claim is given back unless somebody settles it; None once it is settled.
         deleted: the record is still there, the machine is not.
     """
 
@@ -72,6 +79,7 @@ class Instance(Value, frozen=True, kw_only=True):
     migration_context: MigrationContext | None = None
     pci_devices: tuple[str, ...] = ()
     adopted: bool = False
+    claim_expires_at: datetime | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
     deleted_at: datetime | None = None
@@ -79,7 +87,12 @@ class Instance(Value, frozen=True, kw_only=True):
 
 
 class Migration(Value, frozen=True, kw_only=True):
-    """A move of an instance from a source to a destination, each a (host, node)."""
+    """
+    A move of an instance from a source to a destination, each a (host, node).
+
+    Attributes:
+        claim_expires_at: when its claim is given back unless somebody settles it; None once it is settled.
+    """
 
     id: int
     uuid: str | None = None
@@ -92,6 +105,7 @@ class Migration(Value, frozen=True, kw_only=True):
     dest_node: str | None = None
     old_instance_type_id: int | None = None
     new_instance_type_id: int | None = None
+    claim_expires_at: datetime | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
     deleted: bool = False

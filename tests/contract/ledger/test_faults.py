@@ -83,11 +83,11 @@ def test_given_a_failure_in_the_middle_of_a_save_when_it_ends_then_nothing_of_it
         if sqlite:
             connection.exec_driver_sql(
                 "CREATE TRIGGER fault BEFORE INSERT ON compute_node_entries "
-                "WHEN new.entries LIKE '%fault%' BEGIN SELECT RAISE(ABORT, 'fault'); END"
+                "WHEN new.entry LIKE '%fault%' BEGIN SELECT RAISE(ABORT, 'fault'); END"
             )
         else:
             connection.exec_driver_sql(
-                "ALTER TABLE compute_node_entries ADD CONSTRAINT fault CHECK (entries NOT LIKE '%%fault%%')"
+                "ALTER TABLE compute_node_entries ADD CONSTRAINT fault CHECK (entry NOT LIKE '%%fault%%')"
             )
     saves = [
         replace(first_save(replace(record, vcpus_used=7), entries=(entry("fault"),)), expected_generation=1),

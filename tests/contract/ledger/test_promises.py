@@ -214,10 +214,10 @@ def test_given_nothing_when_put_changed_or_deleted_then_nothing_happens(ledger: 
 
 def test_given_rubbish_in_the_entries_when_read_then_they_are_named(ledger: Ledger) -> None:
     """And how to be rid of them."""
-    record = saved(ledger)
+    record = saved(ledger, entries=(entry("one"),))
     with ledger._database.writing() as connection:
-        connection.exec_driver_sql("UPDATE compute_node_entries SET entries = '[1]'")
-    with pytest.raises(LedgerError, match=rf"compute_node_entries node_uuid {record.uuid}, column entries"):
+        connection.exec_driver_sql("UPDATE compute_node_entries SET entry = '[1]'")
+    with pytest.raises(LedgerError, match=rf"compute_node_entries node_uuid {record.uuid}, column entry"):
         ledger.entries(record.uuid)
 
 

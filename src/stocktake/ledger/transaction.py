@@ -1,0 +1,106 @@
+"""
+Step 7a, several calls as one: all of them or none. Law: who changes a node's books holds its row until the end.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from stocktake.ledger import claiming, read, write
+from stocktake.ledger.write import NodeSave, SaveOutcome
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.pci import PciRecord
+from stocktake.model.workload import Instance, Migration, NodeWork
+
+
+class Transaction:
+    """
+    Several calls as one. What they mean is said at `Ledger`'s.
+
+    Attributes:
+        now: the time that all of it happens at.
+    """
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self.now = now
+
+    def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
+        """Read what is promised on nodes."""
+        return read.work(self._connection, host, nodes, guests)
+
+    def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
+        """Save nodes whose rows are as they were read."""
+        return write.save(self._connection, saves, self.now)
+
+    def put_instances(self, instances: Sequence[Instance]) -> None:
+        """Insert instances."""
+        write.put_instances(self._connection, instances, self.now)
+
+    def change_instances(self, instances: Sequence[Instance]) -> None:
+        """Write instances that are there."""
+        write.change_instances(self._connection, instances, self.now)
+
+    def delete_instances(self, uuids: Collection[str], *, released: bool = False) -> None:
+        """Delete instances softly; `released` if the scheduler holds nothing for them."""
+        write.delete_instances(self._connection, uuids, self.now, released=released)
+
+    def put_migrations(self, migrations: Sequence[Migration]) -> None:
+        """Insert migrations."""
+        write.put_migrations(self._connection, migrations, self.now)
+
+    def change_migrations(self, migrations: Sequence[Migration]) -> None:
+        """Write migrations that are there; `updated_at` becomes now."""
+        claiming.change_migrations(self._connection, migrations, self.now)
+
+    def next_migration_id(self) -> int:
+        """Give the id of the next migration; nobody else gets it before this transaction ends."""
+        return claiming.next_migration_id(self._connection)
+
+    def hold(self, node_uuids: Collection[str]) -> dict[str, ComputeNode]:
+        """
+        Lock nodes' rows and read them.
+
+        Raises:
+            NotFound: no such node.
+        """
+        return claiming.hold(self._connection, node_uuids)
+
+    def instance(self, uuid: str) -> Instance | None:
+        """Read an instance that is not deleted, with its devices, and lock its row; None if there is none."""
+        return claiming.instance(self._connection, uuid)
+
+    def migrations_of(self, instance_uuid: str) -> tuple[Migration, ...]:
+        """Read an instance's migrations in play, by id."""
+        return claiming.migrations_of(self._connection, instance_uuid)
+
+    def entries_of(self, node_uuids: Collection[str], holder: str) -> dict[str, tuple[Entry, ...]]:
+        """Read what one holder has of nodes, by the nodes' uuids."""
+        return claiming.entries_of(self._connection, node_uuids, holder)
+
+    def devices(self, node_uuid: str) -> tuple[PciRecord, ...]:
+        """Read a node's tracked devices, by address."""
+        return claiming.devices(self._connection, node_uuid)
+
+    def write_books(
+        self,
+        before: ComputeNode,
+        after: ComputeNode,
+        *,
+        gone: Sequence[Entry],
+        come: Sequence[Entry],
+        devices: Sequence[PciRecord] | None = None,
+    ) -> ComputeNode:
+        """
+        Write a held node's record and what changed of its entries; its generation grows.
+
+        Args:
+            devices: all its devices as they are now; None leaves them.
+
+        Returns:
+            The record as it is now.
+        """
+        return claiming.write_books(
+            self._connection, before, after, gone=gone, come=come, devices=devices, now=self.now
+        )
