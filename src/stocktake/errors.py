@@ -6,6 +6,7 @@ Every error this program raises on purpose. Law: what failed, where, and what th
     │   ├── SettingsError        the settings file or the environment
     │   └── InvalidData          a JSON, XML, YAML or import document
     ├── NotFound                 no such node, instance, service (exit code 2, HTTP 404)
+    ├── ClaimRefused             there is no room for what was asked; all reasons at once (exit code 1, HTTP 409)
     ├── IdentityError            this host is not who the ledger says it is (exit code 2)
     ├── Unreachable              a part could not be reached (exit code 3, HTTP 503)
     │   ├── DriverUnreachable    the hypervisor does not answer, or not in time
@@ -74,6 +75,19 @@ class NotFound(StocktakeError):
     """No such thing in the ledger."""
 
 
+class ClaimRefused(StocktakeError):
+    """
+    There is no room for what was asked.
+
+    Attributes:
+        reasons: one sentence for each dimension that ran out.
+    """
+
+    def __init__(self, reasons: Sequence[str], *, where: str = "", remedy: str = "") -> None:
+        super().__init__("; ".join(reasons), where=where, remedy=remedy)
+        self.reasons = tuple(reasons)
+
+
 class IdentityError(StocktakeError):
     """This host is not who the ledger says it is."""
 
@@ -126,10 +140,11 @@ EXIT_CODES: tuple[tuple[type[StocktakeError], int], ...] = (
     (InvalidInput, 2),
     (NotFound, 2),
     (IdentityError, 2),
+    (ClaimRefused, 1),
     (StocktakeError, 3),
 )
 
 
 def exit_code(error: StocktakeError) -> int:
-    """Map an error to the program's exit code: 2 wrong input, 3 a part could not be reached or refused."""
+    """Map an error to the program's exit code: 1 no room, 2 wrong input, 3 a part could not be reached or refused."""
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))

@@ -46,6 +46,7 @@ class Pass:
         deleted, kept: nodes that are gone, and those that should be and why they are not.
         moved: nodes taken over, and the host that had them.
         adopted: uuids of guests that became instances.
+        expired: uuids of instances whose claim nobody settled in time, and that was given back.
         seconds: how long each step took.
     """
 
@@ -57,6 +58,7 @@ class Pass:
     kept: dict[str, str] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
     adopted: list[str] = field(default_factory=list)
+    expired: list[str] = field(default_factory=list)
     writes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 

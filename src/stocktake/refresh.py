@@ -15,6 +15,7 @@ from stocktake.audit import audit
 from stocktake.clock import Clock
 from stocktake.errors import NodeNotFound, ReportRefused, StocktakeError
 from stocktake.identity import check_driver, check_host, identified
+from stocktake.lapse import settle_claims
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host, HostView
 from stocktake.model.value import replace
@@ -22,7 +23,7 @@ from stocktake.model.workload import NodeWork, Service
 from stocktake.parts import Parts, Pass, failure_of
 from stocktake.placement.desired import desired
 from stocktake.placement.overrides import overrides_for
-from stocktake.report import Books, Reported, carried, save, sync
+from stocktake.report import Books, Reader, Reported, carried, save, sync
 from stocktake.vanished import delete_vanished
 from stocktake.verify import verify
 
@@ -98,23 +99,25 @@ def _count(
 ) -> None:
     """Read, tally, save and report the nodes whose hosts are verified."""
 
-    def books_of(nodes: Sequence[str]) -> dict[str, Books]:
+    def books_of(reader: Reader, nodes: Sequence[str]) -> dict[str, Books]:
         guests = {node: frozenset(guest.uuid for guest in hosts[node].guests or ()) for node in nodes}
-        works = parts.ledger.work(parts.rules.host, nodes, guests)
+        works = reader.work(parts.rules.host, nodes, guests)
         return {node: _books(parts, hosts[node], works[node], uuids[node], service) for node in nodes}
 
-    books = books_of(tuple(hosts))
+    books = books_of(parts.ledger, tuple(hosts))
     if parts.settings.adopt == "auto":
         result.adopted = adopt(parts, hosts, books)
         if let_go(parts, hosts, books) or result.adopted:
-            books.update(books_of(tuple(hosts)))
+            books.update(books_of(parts.ledger, tuple(hosts)))
+    if settle_claims(parts, hosts, books, result):
+        books.update(books_of(parts.ledger, tuple(hosts)))
     timer.lap("tally")
     if stop():
         return
     done = save(parts.ledger, books, books_of)
     timer.lap("save")
     if not stop():
-        sync(parts.ledger, parts.scheduler, books, done, full=full, stop=stop)
+        sync(parts.ledger, parts.scheduler, done, full=full, stop=stop)
     timer.lap("report")
     _merge(done, result)
 

@@ -4,11 +4,12 @@ Step 7: save the records that changed, then make the scheduler agree. Law: nothi
 What the scheduler refuses becomes a problem on the node; the next refresh tries again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from stocktake.errors import LedgerError, PlacementConflict, PlacementError, PlacementUnreachable, StocktakeError
-from stocktake.ledger import Ledger, NodeSave
+from stocktake.ledger import Ledger, NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.provider import ProviderTree
@@ -32,8 +33,14 @@ class Books:
 
 @dataclass(slots=True)
 class Reported:
-    """What became of the nodes of one pass."""
+    """
+    What became of the nodes of one pass, by name.
 
+    Attributes:
+        books: what each was saved from.
+    """
+
+    books: dict[str, Books] = field(default_factory=dict)
     saved: dict[str, ComputeNode] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     failed: dict[str, StocktakeError] = field(default_factory=dict)
@@ -64,55 +71,83 @@ def changed(node: ComputeNode, before: ComputeNode | None) -> bool:
     return before is None or replace(node, updated_at=before.updated_at, created_at=before.created_at) != before
 
 
-def save(ledger: Ledger, books: Mapping[str, Books], again: Callable[[Sequence[str]], Mapping[str, Books]]) -> Reported:
+class Reader(Protocol):
+    """Who reads what is promised: the ledger, or a transaction that holds the nodes."""
+
+    def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
+        """Read all that is promised on these nodes of a host."""
+        ...
+
+
+def save(
+    ledger: Ledger, books: Mapping[str, Books], again: Callable[[Reader, Sequence[str]], Mapping[str, Books]]
+) -> Reported:
     """
     Save the nodes that changed, in one transaction; those that somebody else changed meanwhile are tallied again.
 
+    On a node where others claim without a pause that would go on for ever: the last round holds the nodes' rows while
+    they are read, tallied and saved.
+
     Args:
         books: by node name.
-        again: reads the ledger again for these nodes and tallies them, without asking the hypervisor.
+        again: reads these nodes again and tallies them, without asking the hypervisor.
     """
-    result = Reported()
-    pending = dict(books)
-    for _ in range(ROUNDS_MAX):
-        saves: dict[str, NodeSave] = {}
-        for name, book in pending.items():
-            before = book.work.record
-            if changed(book.tally.node, before) or book.tally.stale_migrations or _devices_differ(book):
-                expected = before.generation if before else None
-                saves[name] = NodeSave(tally=book.tally, expected_generation=expected)
-            elif before is not None:
-                result.saved[name] = before
+    result = Reported(books=dict(books))
+    pending: Sequence[str] = tuple(books)
+    for _ in range(ROUNDS_MAX - 1):
+        saves = _saves(result, pending)
         if not saves:
             return result
-        outcome = ledger.save(tuple(saves.values()))
-        for name, wanted in saves.items():
-            uuid = wanted.tally.node.uuid
-            if uuid in outcome.saved:
-                result.saved[name] = outcome.saved[uuid]
-                result.changed.add(name)
-        conflicts = [name for name in saves if saves[name].tally.node.uuid in outcome.conflicts]
-        if not conflicts:
+        pending = _saved(result, saves, ledger.save(tuple(saves.values())))
+        if not pending:
             return result
-        pending = dict(again(conflicts))
+        result.books.update(again(ledger, pending))
+    with ledger.transaction() as held:
+        held.lock([result.books[name].tally.node.uuid for name in pending])
+        result.books.update(again(held, pending))
+        saves = _saves(result, pending)
+        pending = _saved(result, saves, held.save(tuple(saves.values()))) if saves else ()
     remedy = "The next refresh tries again."
     for name in pending:
-        what = f"the node's row was changed by others {ROUNDS_MAX} times over"
+        what = "the node was made or deleted by others meanwhile"
         result.failed[name] = LedgerError(what, where=name, remedy=remedy)
     return result
+
+
+def _saves(result: Reported, pending: Sequence[str]) -> dict[str, NodeSave]:
+    """Pick the nodes that differ from what was read; the others are saved already."""
+    saves: dict[str, NodeSave] = {}
+    for name in pending:
+        book = result.books[name]
+        before = book.work.record
+        if changed(book.tally.node, before) or book.tally.stale_migrations or _devices_differ(book):
+            saves[name] = NodeSave(tally=book.tally, expected_generation=before.generation if before else None)
+        elif before is not None:
+            result.saved[name] = before
+    return saves
+
+
+def _saved(result: Reported, saves: Mapping[str, NodeSave], outcome: SaveOutcome) -> tuple[str, ...]:
+    """Note what was saved; give the nodes that somebody else changed."""
+    for name, wanted in saves.items():
+        uuid = wanted.tally.node.uuid
+        if uuid in outcome.saved:
+            result.saved[name] = outcome.saved[uuid]
+            result.changed.add(name)
+    return tuple(name for name, wanted in saves.items() if wanted.tally.node.uuid in outcome.conflicts)
 
 
 def sync(
     ledger: Ledger,
     scheduler: Scheduler,
-    books: Mapping[str, Books],
     result: Reported,
     *,
     full: bool,
     stop: Callable[[], bool],
 ) -> None:
     """Make the scheduler agree with every saved node until told to stop, and save what it said where that changed."""
-    trees = {name: books[name].tree for name in result.saved if name in books}
+    books = result.books
+    trees = {name: books[name].tree for name in result.saved}
     outcome = scheduler.sync(trees, full=full, stop=stop)
     saves: dict[str, NodeSave] = {}
     for name, answer in outcome.items():
@@ -132,7 +167,9 @@ def sync(
             after = _with_problems(after, (_trouble(error, name),))
         if after != node or released:
             tally = replace(books[name].tally, node=after, stale_migrations=())
-            saves[name] = NodeSave(tally=tally, expected_generation=node.generation, released=released)
+            saves[name] = NodeSave(
+                tally=tally, expected_generation=node.generation, released=released, record_only=True
+            )
     if saves:
         kept = ledger.save(tuple(saves.values()))
         for name, wanted in saves.items():

@@ -75,6 +75,15 @@ class Ledger:
         with self._database.reading() as connection:
             return read.node(connection, name_or_uuid)
 
+    def node_uuid(self, name_or_uuid: str) -> str:
+        """
+        Give a node's uuid by its name; a uuid is given back as it is, whether there is such a node or not.
+
+        Raises:
+            NotFound: no node of that name, and the nearest names; or several.
+        """
+        return name_or_uuid if read.UUID.fullmatch(name_or_uuid) else self.node(name_or_uuid).uuid
+
     def deleted_nodes(self, host: str) -> tuple[ComputeNode, ...]:
         """Read deleted nodes of a host whose resource providers may still be there."""
         with self._database.reading() as connection:

@@ -57,6 +57,19 @@ def instance(connection: Connection, uuid: str) -> Instance | None:
     return read.with_devices(connection, found)[0] if found else None
 
 
+def whereabouts(connection: Connection, uuid: str) -> frozenset[str]:
+    """Name the nodes, by uuid, that an instance is on or that its migrations in play touch; none is locked."""
+    columns, nodes = INSTANCES.c, COMPUTE_NODES.c
+    places = {
+        tuple(row) for row in connection.execute(select(columns.host, columns.node).where(ALIVE, columns.uuid == uuid))
+    }
+    for one in migrations_of(connection, uuid):
+        places |= {(one.source_compute, one.source_node), (one.dest_compute, one.dest_node)}
+    hosts = sorted({host for host, _ in places if host is not None})
+    query = select(nodes.host, nodes.hypervisor_hostname, nodes.uuid).where(ALIVE, among(nodes.host, hosts))
+    return frozenset(row[2] for row in connection.execute(query) if (row[0], row[1]) in places)
+
+
 def migrations_of(connection: Connection, instance_uuid: str) -> tuple[Migration, ...]:
     """Read an instance's migrations in play, by id."""
     columns = MIGRATIONS.c
@@ -110,6 +123,16 @@ def write_books(
         assert row_id is not None, "the row is held"
         write.write_devices(connection, {row_id: devices}, now)
     return saved
+
+
+def free_devices(connection: Connection, uuid: str, host: str, node: str, addresses: Collection[str]) -> None:
+    """Free devices of a node that an instance holds; the node's next tally counts them."""
+    nodes, columns = COMPUTE_NODES.c, PCI_DEVICES.c
+    mine = select(nodes.id).where(ALIVE, nodes.host == host, nodes.hypervisor_hostname == node).scalar_subquery()
+    held = update(PCI_DEVICES).where(
+        columns.compute_node_id == mine, columns.instance_uuid == uuid, among(columns.address, addresses)
+    )
+    connection.execute(held.values(status="available", instance_uuid=None, request_id=None))
 
 
 def next_migration_id(connection: Connection) -> int:

@@ -54,6 +54,10 @@ class Transaction:
         """Write migrations that are there; `updated_at` becomes now."""
         claiming.change_migrations(self._connection, migrations, self.now)
 
+    def free_devices(self, uuid: str, host: str, node: str, addresses: Collection[str]) -> None:
+        """Free devices of a node that an instance holds; the node's next tally counts them."""
+        claiming.free_devices(self._connection, uuid, host, node, addresses)
+
     def next_migration_id(self) -> int:
         """Give the id of the next migration; nobody else gets it before this transaction ends."""
         return claiming.next_migration_id(self._connection)
@@ -67,13 +71,25 @@ class Transaction:
         """
         return claiming.hold(self._connection, node_uuids)
 
+    def lock(self, node_uuids: Collection[str]) -> None:
+        """Lock nodes' rows; those that are not there are passed over."""
+        write.lock_nodes(self._connection, node_uuids)
+
     def instance(self, uuid: str) -> Instance | None:
         """Read an instance that is not deleted, with its devices, and lock its row; None if there is none."""
         return claiming.instance(self._connection, uuid)
 
+    def whereabouts(self, instance_uuid: str) -> frozenset[str]:
+        """Name the nodes, by uuid, that an instance is on or that its migrations in play touch; none is locked."""
+        return claiming.whereabouts(self._connection, instance_uuid)
+
     def migrations_of(self, instance_uuid: str) -> tuple[Migration, ...]:
         """Read an instance's migrations in play, by id."""
         return claiming.migrations_of(self._connection, instance_uuid)
+
+    def entries(self, node_uuid: str) -> tuple[Entry, ...]:
+        """Read all that makes a node's figures."""
+        return read.entries(self._connection, [node_uuid])[node_uuid]
 
     def entries_of(self, node_uuids: Collection[str], holder: str) -> dict[str, tuple[Entry, ...]]:
         """Read what one holder has of nodes, by the nodes' uuids."""

@@ -45,13 +45,13 @@ class NodeSave(Value, frozen=True, kw_only=True):
     Attributes:
         expected_generation: the generation that was read; None for a node that was not there.
         released: deleted instances for which the scheduler holds nothing any more.
-        entries_changed: False leaves the entries that are there.
+        record_only: entries and devices are left as they are.
     """
 
     tally: Tally
     expected_generation: int | None
     released: frozenset[str] = frozenset()
-    entries_changed: bool = True
+    record_only: bool = False
 
 
 class SaveOutcome(Value, frozen=True, kw_only=True):
@@ -116,8 +116,9 @@ def save(connection: Connection, saves: Sequence[NodeSave], now: datetime) -> Sa
     _write_nodes(connection, {there[one.tally.node.uuid].id: saved[one.tally.node.uuid] for one in old})
     ids |= {one.tally.node.uuid: there[one.tally.node.uuid].id for one in old}
     done = [by_uuid[uuid] for uuid in saved]
-    _write_entries(connection, [one.tally for one in done if one.entries_changed])
-    write_devices(connection, {ids[one.tally.node.uuid]: one.tally.pci_devices for one in done}, now)
+    whole = [one.tally for one in done if not one.record_only]
+    _write_entries(connection, whole)
+    write_devices(connection, {ids[tally.node.uuid]: tally.pci_devices for tally in whole}, now)
     _fail_migrations(connection, {id_ for one in done for id_ in one.tally.stale_migrations}, now)
     note_released(connection, frozenset().union(*(one.released for one in done)))
     return SaveOutcome(saved=saved, conflicts=frozenset(by_uuid.keys() - saved.keys()))

@@ -243,6 +243,23 @@ class Settings(Section, frozen=True, kw_only=True):
         Literal["manual", "auto"],
         about("`auto` makes instances of guests that nobody promised; for hosts that nobody else keeps books of."),
     ] = "manual"
+    allocations: Annotated[
+        Literal["own", "foreign"],
+        about(
+            "Who allocates in Placement. `own`: stocktake does; what instances and migrations hold there is what the "
+            "ledger says. `foreign`: somebody else does (an OpenStack), and allocations are never touched."
+        ),
+    ] = "foreign"
+    claim_expiry_s: Annotated[
+        float,
+        about(
+            "After how long a claim that nobody settled is given back, by the next refresh; commands that run under a "
+            "claim renew it while they run.",
+            unit="s",
+            gt=0,
+            le=_LARGEST,
+        ),
+    ] = 600.0
     provider_config_location: Annotated[
         Path, about("The directory of provider.yaml files; one that does not exist has none.")
     ] = Path("/etc/stocktake/provider_config")

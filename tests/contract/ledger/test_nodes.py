@@ -116,7 +116,7 @@ def test_given_devices_when_they_change_then_only_rows_that_differ_are_written(l
 def test_given_entries_unchanged_when_saved_then_they_stay(ledger: Ledger) -> None:
     """A save after the scheduler's answer does not write them again."""
     record = saved(ledger, entries=(entry("kept"),))
-    one = NodeSave(tally=Tally(node=record, entries=()), expected_generation=1, entries_changed=False)
+    one = NodeSave(tally=Tally(node=record, entries=()), expected_generation=1, record_only=True)
     assert ledger.save([one]).saved
     assert [entry_.id for entry_ in ledger.entries(record.uuid)] == ["kept"]
 
