@@ -12,12 +12,12 @@ from typing import Literal, TypeVar, get_args
 
 from stocktake.errors import InvalidData
 from stocktake.model.cpuset import CPU_MAX, format_cpu_set, parse_cpu_set
+from stocktake.model.pci import PciAffinity
 from stocktake.model.topology import CpuPolicy, ThreadPolicy
 from stocktake.model.value import Value
 from stocktake.model.workload import Flavor
 
 EmulatorPolicy = Literal["share", "isolate"]
-PciAffinity = Literal["required", "preferred", "legacy", "socket"]
 PageKind = Literal["small", "large", "any"]
 
 NODES = "hw:numa_nodes"

@@ -1,5 +1,5 @@
 """
-PCI: devices as a hypervisor reports them, as the ledger tracks them, and the pools of free ones.
+PCI: devices as a hypervisor reports them, as the ledger tracks them, the pools of free ones, and what a guest asks for.
 
 Law: a device is in one pool (free) or held by one instance, never both.
 """
@@ -11,6 +11,7 @@ from stocktake.model.value import Value
 
 DeviceType = Literal["type-PCI", "type-PF", "type-VF"]
 DeviceStatus = Literal["available", "claimed", "allocated", "removed", "unavailable", "unclaimable"]
+PciAffinity = Literal["required", "preferred", "legacy", "socket"]
 
 
 class PciDevice(Value, frozen=True, kw_only=True):
@@ -120,6 +121,28 @@ class PciAlias(Value, frozen=True, kw_only=True):
     vendor_id: str | None = None
     product_id: str | None = None
     device_type: DeviceType | None = "type-PCI"
-    numa_policy: Literal["legacy", "required", "preferred", "socket"] = "legacy"
+    numa_policy: PciAffinity = "legacy"
     resource_class: str | None = None
     traits: frozenset[str] = frozenset()
+
+
+class PciRequest(Value, frozen=True, kw_only=True):
+    """
+    Devices of one alias that a guest asks for.
+
+    Attributes:
+        specs: the alias's entries; a device is right if one of them says so.
+        numa_policy: how near to the guest's cells they must be: the flavor's word, or else the alias's.
+    """
+
+    alias: str
+    count: int
+    specs: tuple[PciAlias, ...]
+    numa_policy: PciAffinity = "legacy"
+
+
+class Chosen(Value, frozen=True, kw_only=True):
+    """The devices that a guest gets for one alias: their addresses, in order."""
+
+    alias: str
+    addresses: tuple[str, ...]
