@@ -5,100 +5,25 @@ from hypothesis import strategies as st
 
 from stocktake.accounting.numa import Cells, overfull
 from stocktake.accounting.numa_fit import fit_numa
-from stocktake.accounting.numa_request import CellRequest, EmulatorPolicy, NumaRequest, PageKind
+from stocktake.accounting.numa_request import NumaRequest
 from stocktake.model.fitting import Limits
 from stocktake.model.topology import (
     CellTake,
-    CpuPolicy,
     GuestCell,
     GuestTopology,
     HostCell,
     HostPages,
     HostTopology,
     NodeCell,
-    NodePages,
     NodeTopology,
-    ThreadPolicy,
 )
 from stocktake.model.value import replace
 from tests.accounting import brute_force
-
-POLICIES: tuple[CpuPolicy | None, ...] = (None, "shared", "dedicated", "dedicated", "mixed", "mixed")
-THREAD_POLICIES: tuple[ThreadPolicy | None, ...] = (None, "prefer", "isolate", "require")
-EMULATOR_POLICIES: tuple[EmulatorPolicy | None, ...] = (None, "share", "isolate")
-PAGE_SIZES: tuple[int | PageKind | None, ...] = (None, None, None, "small", "large", "any", 4, 2048, 1048576)
-PAGES_OF_CELLS = (*[(4, 2048)] * 4, (4,), (4, 2048, 4096), (2048,), (2048, 4), ())
-
-
-@st.composite
-def node_cells(draw: st.DrawFn, number: int) -> NodeCell:
-    """A small cell: up to seven CPUs in cores of one to three threads, some shared, some pinned; few pages."""
-    first = number * 10
-    cpus = range(first, first + draw(st.integers(2, 7)))
-    threads = draw(st.sampled_from((1, 2, 2, 3)))
-    siblings = tuple(frozenset(cpus[at : at + threads]) for at in range(0, len(cpus), threads))
-    # Shared, dedicated, or both, as where neither set is configured.
-    kinds = draw(st.lists(st.sampled_from(draw(st.sampled_from(("sd", "sddddb", "bbd", "b")))), min_size=7, max_size=7))
-    pcpuset = frozenset(cpu for cpu, kind in zip(cpus, kinds, strict=False) if kind in "db")
-    # Without a busy one in four, hardly any guest of two cells would fit.
-    busy = draw(st.integers(0, 3)) == 0
-    memory_mb = draw(st.sampled_from((16, 16, 8, 5)))
-    return NodeCell(
-        id=number,
-        cpuset=frozenset(cpu for cpu, kind in zip(cpus, kinds, strict=False) if kind in "sb"),
-        pcpuset=pcpuset,
-        memory_mb=memory_mb,
-        siblings=draw(st.sampled_from((siblings, siblings, siblings, siblings[1:], ()))),
-        pages=tuple(
-            NodePages(
-                size_kb=size,
-                total=draw(st.sampled_from((memory_mb, memory_mb, memory_mb // 2))) * 1024 // size,
-                reserved=draw(st.integers(0, 1)) if busy else 0,
-                used=draw(st.integers(0, 4 * 1024 // size)) if busy else 0,
-            )
-            for size in draw(st.sampled_from(PAGES_OF_CELLS))
-        ),
-        socket=None,
-        cpu_usage=draw(st.integers(0, 6)) if busy else 0,
-        memory_usage_mb=draw(st.integers(0, 8)) if busy else 0,
-        pinned_cpus=frozenset(cpu for cpu in sorted(pcpuset) if draw(st.integers(0, 3)) == 0),
-    )
-
-
-TOPOLOGIES = (
-    st.sampled_from((1, 2, 2, 3, 3))
-    .flatmap(lambda count: st.tuples(*(node_cells(number) for number in range(count))))
-    .map(lambda cells: NodeTopology(cells=cells))
-)
-RATIOS = st.sampled_from((None, None, 0.0, 0.5, 1.0, 1.5, 4.0, 16.0))
-LIMITS = st.none() | st.builds(Limits, numa_cpu_ratio=RATIOS, numa_ram_ratio=RATIOS)
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> NumaRequest:
-    """One to three guest cells of a few vCPUs, by any policies that go together."""
-    policy = draw(st.sampled_from(POLICIES))
-    pins = policy in {"dedicated", "mixed"}
-    cells: list[CellRequest] = []
-    first = 0
-    for _ in range(draw(st.sampled_from((1, 1, 2, 2, 3)))):
-        cpus = frozenset(range(first, first + draw(st.integers(1, 3))))
-        first += len(cpus)
-        dedicated = cpus if policy == "dedicated" else frozenset(cpu for cpu in cpus if pins and draw(st.booleans()))
-        cells.append(
-            CellRequest(cpuset=cpus - dedicated, pcpuset=dedicated, memory_mb=draw(st.sampled_from((1, 2, 2, 4, 6))))
-        )
-    return NumaRequest(
-        cells=tuple(cells),
-        cpu_policy=policy,
-        cpu_thread_policy=draw(st.sampled_from(THREAD_POLICIES)) if pins else None,
-        page_size=draw(st.sampled_from(PAGE_SIZES)),
-        emulator_threads=draw(st.sampled_from(EMULATOR_POLICIES)) if pins else None,
-    )
+from tests.accounting.drawing import LIMITS, TOPOLOGIES, numa_requests
 
 
 @settings(max_examples=400, deadline=None)
-@given(request=requests(), topology=TOPOLOGIES, limits=LIMITS)
+@given(request=numa_requests(), topology=TOPOLOGIES, limits=LIMITS)
 def test_given_any_small_host_then_the_answer_is_what_trying_everything_gives(
     request: NumaRequest, topology: NodeTopology, limits: Limits | None
 ) -> None:
@@ -111,7 +36,7 @@ def test_given_any_small_host_then_the_answer_is_what_trying_everything_gives(
 
 
 @settings(max_examples=200, deadline=None)
-@given(request=requests(), topology=TOPOLOGIES, limits=LIMITS)
+@given(request=numa_requests(), topology=TOPOLOGIES, limits=LIMITS)
 def test_given_a_guest_that_fits_when_counted_then_it_is_no_problem(
     request: NumaRequest, topology: NodeTopology, limits: Limits | None
 ) -> None:
@@ -181,7 +106,7 @@ def _taken(cell: NodeCell, take: CellTake) -> NodeCell:
 
 
 @settings(max_examples=200, deadline=None)
-@given(request=requests(), topology=TOPOLOGIES, near=st.frozensets(st.integers(0, 2)), all_of=st.booleans())
+@given(request=numa_requests(), topology=TOPOLOGIES, near=st.frozensets(st.integers(0, 2)), all_of=st.booleans())
 def test_given_an_affinity_then_the_answer_is_what_trying_everything_gives(
     request: NumaRequest, topology: NodeTopology, near: frozenset[int], *, all_of: bool
 ) -> None:
