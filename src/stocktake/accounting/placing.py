@@ -64,15 +64,16 @@ def place(
     if numa is None:
         chosen = chosen_devices(pci, devices.table, cells=None, sockets={})
         return _lacking(devices, None) if chosen is None else Placed(numa=None, devices=chosen)
-    avoided = set() if pci else {pool.numa_node for pool in pools if pool.numa_node is not None}
-    # First all devices beside the guest, whatever else its policies would put up with.
-    for requests in ([replace(request, numa_policy="required") for request in pci], pci):
+    avoided = frozenset() if pci else frozenset(pool.numa_node for pool in pools if pool.numa_node is not None)
+    beside = [replace(request, numa_policy="required") for request in pci]
+    # First as one would like it: all devices beside the guest, or none; then whatever the policies put up with.
+    for requests, shunned in ((beside, avoided), (pci, frozenset[int]())):
         looked_at: list[frozenset[int]] = []
         fitted = fit_numa(
             numa,
             topology,
             limits=limits,
-            accepts=_had(requests, devices, looked_at),
+            accepts=_had(requests, devices, shunned, looked_at),
             preferred_cells=devices.nodes,
             avoided_cells=avoided,
             pack=pack,
@@ -118,9 +119,9 @@ def _own(table: Table, pools: Sequence[PciPool]) -> Table:
 
 
 def _had(
-    requests: Sequence[PciRequest], devices: _Devices, looked_at: list[frozenset[int]]
+    requests: Sequence[PciRequest], devices: _Devices, shunned: frozenset[int], looked_at: list[frozenset[int]]
 ) -> Callable[[frozenset[int]], bool]:
-    """Make the question whether the devices can be had by a guest on some cells; it notes what it was asked."""
+    """Make the question whether some cells will do: none of them shunned, all devices to be had. It notes them."""
     answers: dict[tuple[frozenset[int], frozenset[int | None]], bool] = {}
 
     def had(cells: frozenset[int]) -> bool:
@@ -130,7 +131,7 @@ def _had(
         if key not in answers:
             chosen = chosen_devices(requests, devices.table, cells=cells, sockets=devices.sockets)
             answers[key] = chosen is not None
-        return answers[key]
+        return answers[key] and shunned.isdisjoint(cells)
 
     return had
 
@@ -151,7 +152,7 @@ def _apart(
     if len(looked_at) > 1:
         text = "; no other host cells that the guest fits will do"
         far = tuple(replace(reason, text=reason.text + text) for reason in far)
-    had = _had(devices.requests, devices, [])
+    had = _had(devices.requests, devices, frozenset(), [])
     near = tuple(cell for cell in topology.cells if had(frozenset({cell.id})))
     if len(numa.cells) > 1 or not near:
         return far
