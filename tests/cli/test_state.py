@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from stocktake.cli.state import State, is_alive, state_of, states_of
+from stocktake.cli.state import State, state_of, states_of
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
@@ -56,14 +56,6 @@ def test_given_a_node_and_its_service_when_asked_then_the_state_has_its_reason(
     node: ComputeNode, service: Service | None, state: State
 ) -> None:
     assert state_of(node, service, NOW, DOWN_TIME_S) == state
-
-
-@pytest.mark.parametrize(("age_s", "alive"), [(0, True), (60, True), (60.001, False), (-30, True)])
-def test_given_a_sign_of_life_when_it_is_as_old_as_service_down_time_then_the_service_is_still_up(
-    age_s: float, *, alive: bool
-) -> None:
-    service = replace(ALIVE, last_seen_up=NOW - timedelta(seconds=age_s))
-    assert is_alive(service, NOW, DOWN_TIME_S) is alive
 
 
 def test_given_nodes_of_several_services_when_put_together_then_each_has_its_own() -> None:

@@ -250,7 +250,7 @@ def _libvirt_permissions(host: Host) -> Answers:
 
 
 def _agent(host: Host) -> Answers:
-    from stocktake.cli.state import is_alive, is_by_hand
+    from stocktake.accounting.standing import is_alive, is_by_hand
     from stocktake.cli.words import since
 
     assert host.settings is not None

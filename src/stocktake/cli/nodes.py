@@ -225,9 +225,9 @@ def find_node(ledger: "Ledger", name: str) -> "ComputeNode":
 
 def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
+    from stocktake.accounting.standing import is_alive
     from stocktake.cli.parts import open_placement
     from stocktake.cli.screen import screen_of, write, write_json
-    from stocktake.cli.state import is_alive
 
     ledger = session.ledger
     node = find_node(ledger, name)

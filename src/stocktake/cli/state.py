@@ -9,9 +9,10 @@ silent.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
+from stocktake.accounting.standing import is_alive, is_by_hand
 from stocktake.cli.words import since
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
@@ -38,17 +39,6 @@ class State:
 
     word: Word
     reason: str = ""
-
-
-def is_alive(service: Service, now: datetime, down_time_s: float) -> bool:
-    """Say whether a service gave a sign of life within the last `down_time_s` seconds."""
-    seen = service.last_seen_up
-    return not service.forced_down and seen is not None and now - seen <= timedelta(seconds=down_time_s)
-
-
-def is_by_hand(service: Service) -> bool:
-    """Say whether no agent ever ran for a service: somebody refreshes its nodes by hand."""
-    return service.last_seen_up is None and not service.forced_down
 
 
 def service_word(service: Service, now: datetime, down_time_s: float) -> Word:
