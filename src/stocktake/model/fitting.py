@@ -8,7 +8,8 @@ class NoRoom(Value, frozen=True, kw_only=True):
     One dimension that ran out.
 
     Attributes:
-        what: `VCPU`, `MEMORY_MB`, `DISK_GB`, `numa.memory`, `numa.pages.2048`, `numa.pinned_cpus`, `pci.<alias>`, ...
+        what: `VCPU`, `PCPU`, `MEMORY_MB`, `DISK_GB`, `numa.memory`, `numa.pages.2048`, `numa.pinned_cpus`,
+            `pci.<alias>`, `trait.<NAME>`, `state.down`, ...
         asked, free, total: in the dimension's own unit.
         text: one sentence.
     """
@@ -26,11 +27,13 @@ class Limits(Value, frozen=True, kw_only=True):
 
     Attributes:
         memory_mb, vcpus, disk_gb: the most that may be used of the node in all.
+        pcpus: the same of CPUs to be pinned, where a node sells them apart; `vcpus` is of the others then.
         numa_cpu_ratio, numa_ram_ratio: how often a cell's shared CPUs and small pages may be sold.
     """
 
     memory_mb: float | None = None
     vcpus: float | None = None
     disk_gb: float | None = None
+    pcpus: float | None = None
     numa_cpu_ratio: float | None = None
     numa_ram_ratio: float | None = None
