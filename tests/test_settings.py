@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from stocktake.errors import SettingsError
+from stocktake.model.rules import Weights
 from stocktake.model.value import plain
-from stocktake.settings import ReservedPages, Settings, read_settings, redacted, rules
+from stocktake.settings import ReservedPages, Settings, read_settings, redacted, rules, weights
 from stocktake.settings.reference import EXAMPLE, settings_reference
 from stocktake.settings.secrets import redact_url
 from stocktake.settings.table import rows
@@ -157,6 +158,19 @@ def test_given_settings_then_the_rules_have_theirs() -> None:
     assert (made.host, made.reserved_host_cpus, made.reserved_host_memory_mb) == ("h", 3, 512)
     assert made.device_specs == settings.pci.device_spec
     assert made.report_pci is True
+
+
+def test_given_no_settings_of_weighers_then_they_are_novas_defaults() -> None:
+    assert weights(read()) == Weights()
+
+
+@pytest.mark.parametrize(
+    "given", ["cpu.percent=-1.0, x = 2", ["cpu.percent=-1.0", "x=2"], {"cpu.percent": -1.0, "x": 2}]
+)
+def test_given_metrics_to_weigh_by_then_novas_form_is_read_as_a_table_is(given: object) -> None:
+    flags = {"filter_scheduler": {"metrics_weight_setting": given, "ram_weight_multiplier": -3}}
+    made = weights(read(flags=flags))
+    assert (made.metric_ratios, made.ram) == ({"cpu.percent": -1.0, "x": 2.0}, -3.0)
 
 
 SECRETS = {

@@ -1,5 +1,7 @@
 """The settings that the pure rules need. Law: the core never reads settings; it is handed these."""
 
+from collections.abc import Mapping
+
 from stocktake.model.pci import DeviceSpec
 from stocktake.model.value import Value
 
@@ -26,3 +28,25 @@ class Rules(Value, frozen=True, kw_only=True):
     initial_disk_allocation_ratio: float = 1.0
     device_specs: tuple[DeviceSpec, ...] = ()
     report_pci: bool = True
+
+
+class Weights(Value, frozen=True, kw_only=True):
+    """
+    How much each weigher counts among the nodes that a machine fits; Nova's defaults.
+
+    Attributes:
+        ram, cpu, disk, io_ops, num_instances, build_failure, pci, metrics: multipliers; below 0 less is better.
+        metric_ratios: how much of each metric makes a node's `metrics`.
+        weight_of_unavailable: a node's `metrics` if it lacks one of them.
+    """
+
+    ram: float = 1.0
+    cpu: float = 1.0
+    disk: float = 1.0
+    io_ops: float = -1.0
+    num_instances: float = 0.0
+    build_failure: float = 1_000_000.0
+    pci: float = 1.0
+    metrics: float = 1.0
+    metric_ratios: Mapping[str, float] = {}
+    weight_of_unavailable: float = -10_000.0

@@ -4,12 +4,13 @@ The settings: one TOML file, `STOCKTAKE_*` variables above it, flags above those
 Law: only here is the environment read.
 """
 
-from stocktake.model.rules import Rules
+from stocktake.model.rules import Rules, Weights
 from stocktake.settings.pci import read_device_spec
 from stocktake.settings.read import read_settings
 from stocktake.settings.sections import (
     Database,
     Fake,
+    FilterScheduler,
     Libvirt,
     Log,
     Pci,
@@ -22,6 +23,7 @@ from stocktake.settings.show import Shown, redacted
 __all__ = [
     "Database",
     "Fake",
+    "FilterScheduler",
     "Libvirt",
     "Log",
     "Pci",
@@ -33,6 +35,7 @@ __all__ = [
     "read_settings",
     "redacted",
     "rules",
+    "weights",
 ]
 
 
@@ -51,4 +54,21 @@ def rules(settings: Settings) -> Rules:
         initial_disk_allocation_ratio=settings.initial_disk_allocation_ratio,
         device_specs=settings.pci.device_spec,
         report_pci=settings.pci.report_in_placement,
+    )
+
+
+def weights(settings: Settings) -> Weights:
+    """Pick how much each weigher counts."""
+    chosen = settings.filter_scheduler
+    return Weights(
+        ram=chosen.ram_weight_multiplier,
+        cpu=chosen.cpu_weight_multiplier,
+        disk=chosen.disk_weight_multiplier,
+        io_ops=chosen.io_ops_weight_multiplier,
+        num_instances=chosen.num_instances_weight_multiplier,
+        build_failure=chosen.build_failure_weight_multiplier,
+        pci=chosen.pci_weight_multiplier,
+        metrics=chosen.metrics_weight_multiplier,
+        metric_ratios=chosen.metrics_weight_setting,
+        weight_of_unavailable=chosen.metrics_weight_of_unavailable,
     )

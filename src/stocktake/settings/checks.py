@@ -14,13 +14,14 @@ from stocktake.errors import InvalidData
 from stocktake.model.cpuset import format_cpu_set, parse_cpu_set
 from stocktake.model.value import convert
 from stocktake.settings.pci import read_alias, read_device_spec
-from stocktake.settings.sections import ReservedPages
+from stocktake.settings.sections import FilterScheduler, ReservedPages
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._:-]*[A-Za-z0-9_])?")
 _PLUG_IN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _RATIO_MAX = 1_000_000.0
+_MULTIPLIER_MAX = 1e12
 _PAGE_KB = {"": 1, "k": 1, "kb": 1, "kib": 1, "m": 1024, "mb": 1024, "mib": 1024}
 _PAGE_KB |= {"g": 1024**2, "gb": 1024**2, "gib": 1024**2}
 
@@ -58,6 +59,27 @@ def _page_kb(value: object) -> object:
     return int(found[1]) * scale
 
 
+def read_ratios(given: object) -> object:
+    """
+    Read `filter_scheduler.metrics_weight_setting`: a table, or Nova's `name=ratio` pairs, in a list or with commas.
+
+    Raises:
+        InvalidData: a pair can't be read.
+    """
+    pairs = given.split(",") if isinstance(given, str) else given
+    if not isinstance(pairs, (list, tuple)):
+        return given
+    return dict(_ratio_of(pair) for pair in pairs if pair != "")
+
+
+def _ratio_of(pair: object) -> tuple[str, float]:
+    name, _equals, ratio = str(pair).partition("=")
+    try:
+        return name.strip(), float(ratio)
+    except ValueError as error:
+        raise InvalidData(f"{str(pair)[:40]!r} is nothing such as cpu.percent=-1.0") from error
+
+
 def _entries(read: Callable[[object], object]) -> Callable[[Any], object]:
     """Read each entry of a list; what is wrong with one says which."""
 
@@ -90,6 +112,7 @@ FORMS: Mapping[str, Callable[[Any], object]] = {
     "reserved_huge_pages": _entries(read_pages),
     "pci.device_spec": _entries(read_device_spec),
     "pci.alias": _entries(read_alias),
+    "filter_scheduler.metrics_weight_setting": read_ratios,
     "cpu_allocation_ratio": _unset_if_zero,
     "ram_allocation_ratio": _unset_if_zero,
     "disk_allocation_ratio": _unset_if_zero,
@@ -102,6 +125,14 @@ def _ratio(value: float | None) -> str:
     if value is None or (math.isfinite(value) and 0 < value <= _RATIO_MAX):
         return ""
     return f"{value} is no ratio: a number above 0"
+
+
+def _multiplier(value: float) -> str:
+    return "" if abs(value) <= _MULTIPLIER_MAX else f"{value} is no multiplier"
+
+
+def _multipliers(values: Mapping[str, float]) -> str:
+    return next(filter(None, map(_multiplier, values.values())), "")
 
 
 def _finite(value: float) -> str:
@@ -185,6 +216,8 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "placement.timeout_s": _finite,
     "libvirt.connection_uri": _uri,
     "fake.prefix": _host,
+    **{f"filter_scheduler.{name}": _multiplier for name in FilterScheduler.__struct_fields__},
+    "filter_scheduler.metrics_weight_setting": _multipliers,
 }
 
 

@@ -155,6 +155,39 @@ class Fake(Section, frozen=True, kw_only=True):
     guests: Annotated[bool, about("Give generated nodes the guests that belong to the generated work.")] = True
 
 
+class FilterScheduler(Section, frozen=True, kw_only=True):
+    """Which of the nodes that a machine fits is best; a multiplier of 0 leaves its weigher out."""
+
+    ram_weight_multiplier: Annotated[float, about("Free memory: above 0 spreads machines, below 0 packs them.")] = 1.0
+    cpu_weight_multiplier: Annotated[float, about("Free vCPUs: above 0 spreads machines, below 0 packs them.")] = 1.0
+    disk_weight_multiplier: Annotated[float, about("Free disk: above 0 spreads machines, below 0 packs them.")] = 1.0
+    io_ops_weight_multiplier: Annotated[
+        float, about("Instances that build, move or are copied: below 0 prefers nodes with few.")
+    ] = -1.0
+    num_instances_weight_multiplier: Annotated[
+        float, about("How many instances a node has: below 0 prefers nodes with few.")
+    ] = 0.0
+    build_failure_weight_multiplier: Annotated[
+        float, about("How much failed builds speak against a node: above 0 avoids it.")
+    ] = 1_000_000.0
+    pci_weight_multiplier: Annotated[
+        float, about("How much is done to keep free PCI devices for machines that want some.", ge=0)
+    ] = 1.0
+    metrics_weight_multiplier: Annotated[
+        float, about("The host metrics below, added up (Nova's `[metrics] weight_multiplier`).")
+    ] = 1.0
+    metrics_weight_setting: Annotated[
+        Mapping[str, float],
+        about(
+            "How much of each metric counts: a table, or Nova's text form `name=1.0, name2=-1.0` "
+            "(Nova's `[metrics] weight_setting`)."
+        ),
+    ] = {}
+    metrics_weight_of_unavailable: Annotated[
+        float, about("What counts instead on a node that lacks one of them (Nova's `[metrics] weight_of_unavailable`).")
+    ] = -10_000.0
+
+
 class Log(Section, frozen=True, kw_only=True):
     """What is written to stderr."""
 
@@ -229,6 +262,9 @@ class Settings(Section, frozen=True, kw_only=True):
     cpu_dedicated_set: Annotated[str | None, about("Host CPUs for pinned guests, such as `4-15`; unset has none.")] = (
         None
     )
+    packing_host_numa_cells_allocation_strategy: Annotated[
+        bool, about("Put guests' cells on the fullest of a node's NUMA cells first; otherwise on the emptiest.")
+    ] = False
     reserved_huge_pages: Annotated[
         tuple[ReservedPages, ...],
         about(
@@ -275,6 +311,7 @@ class Settings(Section, frozen=True, kw_only=True):
     pci: Pci = Pci()
     libvirt: Libvirt = Libvirt()
     fake: Fake = Fake()
+    filter_scheduler: FilterScheduler = FilterScheduler()
     log: Log = Log()
     origins: Mapping[str, str] = {}
 
