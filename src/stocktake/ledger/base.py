@@ -17,6 +17,7 @@ from stocktake.ledger.rows import collector_off
 from stocktake.ledger.transaction import Transaction
 from stocktake.ledger.write import NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.pci import PciRecord
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Instance, Migration, NodeWork, Service
 
@@ -93,6 +94,16 @@ class Ledger:
         """Read what makes a node's figures; nothing for a node never tallied."""
         with self._database.reading() as connection:
             return read.entries(connection, [node_uuid])[node_uuid]
+
+    def all_entries(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+        """Read what makes the figures of many nodes, by uuid; a node never tallied is not among them."""
+        with self._database.reading() as connection, collector_off():
+            return read.all_entries(connection, node_uuids)
+
+    def devices(self, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
+        """Read the tracked devices of many nodes, by uuid; a node without devices is not among them."""
+        with self._database.reading() as connection, collector_off():
+            return read.devices(connection, node_uuids)
 
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""
