@@ -29,6 +29,7 @@ COMMANDS = {
     "nodes": "stocktake.cli.nodes:nodes_command",
     "show": "stocktake.cli.show:show_command",
     "explain": "stocktake.cli.explain:explain_command",
+    "fit": "stocktake.cli.fit:fit_command",
     "tally": "stocktake.cli.tally:tally_command",
     "instances": "stocktake.cli.promises:instances_command",
     "migrations": "stocktake.cli.promises:migrations_command",

@@ -20,7 +20,7 @@ The options of `stocktake` itself may stand after the command too: `stocktake no
 | code | meaning |
 |---|---|
 | 0 | fine |
-| 1 | something was found: orphans, a problem that is an error, figures that don't add up |
+| 1 | something was found: orphans, a problem that is an error, figures that don't add up; a machine fits nowhere |
 | 2 | wrong input: arguments, settings, a document, a name that isn't there; or this host is not who the ledger says |
 | 3 | a part could not be reached, or refused |
 | 130 | interrupted |

@@ -1,0 +1,222 @@
+"""
+`fit`: where a machine would go, and why not elsewhere. Law: nothing is promised; every node asked for is answered.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stocktake.cli.completion import complete_node
+from stocktake.cli.flavors import flavor_of, flavor_options, wanted_of
+from stocktake.cli.options import Command
+from stocktake.cli.session import Session
+
+if TYPE_CHECKING:
+    from stocktake.accounting.fit import Wanted
+    from stocktake.accounting.placing import Placed
+    from stocktake.candidates import Candidate, Candidates, Refused
+    from stocktake.cli.screen import Screen
+    from stocktake.cli.tables import Row
+    from stocktake.model.fitting import NoRoom
+
+# Where a terminal is narrower, the numbers of a lack are in its text only.
+_WIDE_COLUMNS = 120
+
+
+@click.command(
+    "fit",
+    short_help="Say where a machine would fit, the best node first, and why not elsewhere.",
+    cls=Command,
+    example="""
+    $ stocktake fit --vcpus 4 --memory 8G --disk 40G
+    $ stocktake fit --vcpus 4 --memory 8G --spec hw:cpu_policy=dedicated --trait HW_CPU_X86_AVX2 --pci gpu:1
+    $ stocktake fit --vcpus 4 --memory 8G --pack --json | jq -r '.data.fitting[0].hypervisor_hostname'
+    """,
+)
+@flavor_options
+@click.option(
+    "--node", "names", multiple=True, metavar="NODE", help="Look at this node only; again for more.",
+    shell_complete=complete_node,
+)  # fmt: skip
+@click.option("--pack/--spread", default=None, help="Fill full nodes first, or empty ones; else as the settings say.")
+@click.pass_obj
+def fit_command(
+    session: Session, /, *, names: tuple[str, ...], pack: bool | None, volume_backed: bool, **options: Any
+) -> int:
+    """Say which nodes have room for a machine, the best first, and all that the others lack.
+
+    Room is what Placement would grant: totals less reserves, times the
+    allocation ratios; NUMA cells, PCI devices and traits as Nova places them. A
+    node that is down, disabled or could not be refreshed has none. The figures
+    are what would be left to promise. SCORE is the sum of Nova's weighers
+    (settings: filter_scheduler); -v shows each one's part. Nothing is promised.
+    Exit code 1 if the machine fits nowhere.
+    """
+    from stocktake.candidates import candidates
+    from stocktake.cli.nodes import find_node
+    from stocktake.cli.screen import screen_of, write_json
+
+    session.command = "fit"
+    wanted = wanted_of(flavor_of(**options), session.settings, volume_backed=volume_backed)
+    nodes = {find_node(session.ledger, name).uuid for name in names} or None
+    found = candidates(session.ledger, session.settings, wanted, now=session.clock.now(), nodes=nodes, pack=pack)
+    code = 0 if found.fitting else 1
+    if session.json:
+        write_json(session, _plain(wanted, found), exit_code=code)
+    else:
+        write_candidates(session, screen_of(session), found)
+    return code
+
+
+def _plain(wanted: "Wanted", found: "Candidates") -> dict[str, object]:
+    from stocktake.model.value import plain
+
+    def named(one: "Candidate | Refused") -> dict[str, object]:
+        return {"uuid": one.node.uuid, "hypervisor_hostname": one.node.hypervisor_hostname, "host": one.node.host}
+
+    return {
+        "wanted": plain(wanted),
+        "fitting": [
+            {
+                **named(one),
+                "rank": rank,
+                "score": one.weighed.score,
+                "weighers": plain(one.weighed.parts),
+                "rooms": [{**plain(room), "free": room.free, "left": room.left} for room in one.rooms],
+                "placed": plain(one.placed),
+            }
+            for rank, one in enumerate(found.fitting, start=1)
+        ],
+        "refused": [{**named(one), "reasons": plain(one.reasons)} for one in found.refused],
+    }
+
+
+def write_candidates(session: Session, screen: "Screen", found: "Candidates") -> None:
+    """Write the nodes that the machine fits, then the others."""
+    from stocktake.cli.screen import hint, write
+    from stocktake.cli.words import count
+
+    every = len(found.fitting) + len(found.refused)
+    if not every:
+        write(screen, f"The ledger {session.ledger.name} has no nodes yet.")
+        hint(session, "`stocktake refresh` takes stock of this machine; `stocktake agent` goes on doing so.")
+        return
+    if found.fitting:
+        title = f"Fits {len(found.fitting):,} of {count(every, 'node')}; what would be left:"
+        write(screen, screen.paint(title, bold=True))
+        write_fitting(screen, found.fitting)
+        if session.louder:
+            write(screen)
+            write_parts(screen, found.fitting)
+    if found.refused:
+        if found.fitting:
+            write(screen)
+        title = f"Does not fit {count(len(found.refused), 'node')}:"
+        write(screen, screen.paint(title, bold=True))
+        write_refused(screen, found.refused)
+
+
+def write_fitting(screen: "Screen", fitting: "Sequence[Candidate]") -> None:
+    """Write nodes with what would be left of them, and where on them the machine would be."""
+    from stocktake.cli.tables import Column, write_table
+
+    apart = any(room.what == "PCPU" and room.total for one in fitting for room in one.rooms)
+    places = [_place(one.placed) for one in fitting]
+    rows: list[Row] = []
+    for rank, (one, place) in enumerate(zip(fitting, places, strict=True), start=1):
+        left = {room.what: f"{math.floor(room.left or 0):,}" for room in one.rooms}
+        rows.append(
+            (
+                str(rank),
+                one.node.hypervisor_hostname,
+                one.node.host,
+                f"{one.weighed.score:.2f}",
+                left["VCPU"],
+                *((left["PCPU"],) if apart else ()),
+                left["MEMORY_MB"],
+                left["DISK_GB"],
+                place,
+            )
+        )
+    columns = (
+        Column("#", right=True),
+        Column("NODE", shrinks=True),
+        Column("HOST", shrinks=True, weight=1),
+        Column("SCORE", right=True, weight=2),
+        Column("VCPUS", right=True),
+        *((Column("PCPUS", right=True),) if apart else ()),
+        Column("MEMORY MiB", right=True),
+        Column("DISK GB", right=True, weight=3),
+        Column("ON", wraps=True),
+    )
+    if not any(places):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    write_table(screen, columns, rows)
+
+
+def write_parts(screen: "Screen", fitting: "Sequence[Candidate]") -> None:
+    """Write what each weigher adds to each node's score; one that says nothing of any is left out."""
+    from stocktake.cli.tables import Column, write_table
+
+    scores = [{part.weigher: part.score for part in one.weighed.parts} for one in fitting]
+    telling = [name for name in scores[0] if any(parts[name] for parts in scores)]
+    columns = (
+        Column("SCORE OF", shrinks=True),
+        *(Column(name, right=True) for name in telling),
+        Column("SUM", right=True),
+    )
+    rows: list[Row] = [
+        (
+            one.node.hypervisor_hostname,
+            *(f"{parts[name]:+,.2f}" for name in telling),
+            f"{one.weighed.score:,.2f}",
+        )
+        for one, parts in zip(fitting, scores, strict=True)
+    ]
+    write_table(screen, columns, rows)
+
+
+def _place(placed: "Placed") -> str:
+    """Say on which cells, CPUs and devices a machine would be."""
+    from stocktake.model.cpuset import format_cpu_set
+
+    texts: list[str] = []
+    for cell in placed.numa.cells if placed.numa else ():
+        cpus = frozenset((cell.cpu_pinning or {}).values()) | (cell.cpuset_reserved or frozenset())
+        texts.append(f"cell {cell.id}" + (f" CPUs {format_cpu_set(cpus)}" if cpus else ""))
+    texts += [f"{chosen.alias} {address}" for chosen in placed.devices for address in chosen.addresses]
+    return ", ".join(texts)
+
+
+def write_refused(screen: "Screen", refused: "Sequence[Refused]") -> None:
+    """Write nodes that the machine does not fit: a line for every reason, whose text has the numbers too."""
+    from stocktake.cli.tables import Cell, Column, write_table
+
+    wide = screen.width is None or screen.width >= _WIDE_COLUMNS
+    rows: list[Row] = [
+        (
+            one.node.hypervisor_hostname if number == 0 else "",
+            Cell(reason.what, "yellow"),
+            *(_numbers(reason) if wide else ()),
+            reason.text,
+        )
+        for one in refused
+        for number, reason in enumerate(one.reasons)
+    ]
+    columns = (
+        Column("NODE", shrinks=True),
+        Column("LACKS", shrinks=True),
+        *(Column(title, right=True) for title in ("ASKED", "FREE", "TOTAL") if wide),
+        Column("WHY", wraps=True),
+    )
+    write_table(screen, columns, rows)
+
+
+def _numbers(reason: "NoRoom") -> "Row":
+    """Write a reason's numbers; a trait and a state have none."""
+    if reason.what.startswith(("trait.", "state.")):
+        return "", "", ""
+    numbers = (reason.asked, reason.free, reason.total)
+    return [f"{number:,.3f}".rstrip("0").rstrip(".") for number in numbers]

@@ -1,0 +1,122 @@
+"""
+A machine as a person asks for it: the options of every command that wants one, read into a flavor.
+
+Law: each option says what an extra spec of Nova's says; one that says otherwise than `--spec` is refused.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from stocktake.cli.options import nearest
+from stocktake.cli.sizes import size_option
+from stocktake.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from stocktake.accounting.fit import Wanted
+    from stocktake.model.workload import Flavor
+    from stocktake.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+_VCPUS_MAX = 65535
+
+_OPTIONS = (
+    click.option("--vcpus", type=click.IntRange(1, _VCPUS_MAX), required=True, metavar="N", help="vCPUs."),
+    size_option("--memory", "memory_mb", unit="MiB", required=True, help="Memory: 8G, 512M, 8192 (MiB)."),
+    size_option("--disk", "root_gb", unit="GiB", help="Root disk: 40G, 1T, 40 (GiB)."),
+    size_option("--ephemeral", "ephemeral_gb", unit="GiB", help="A second disk, thrown away with the machine."),
+    size_option("--swap", "swap_mb", unit="MiB", help="Swap: 1G, 512 (MiB)."),
+    click.option("--volume-backed", is_flag=True, help="Its root disk is a volume, and takes none of the node's."),
+    click.option("--numa", "numa_nodes", type=click.IntRange(1), metavar="N", help="So many NUMA cells."),
+    click.option(
+        "--spec",
+        "specs",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An extra spec of Nova's: --spec hw:cpu_policy=dedicated.",
+    ),
+    click.option("--trait", "required", multiple=True, metavar="TRAIT", help="The node must have this trait."),
+    click.option("--forbid", "forbidden", multiple=True, metavar="TRAIT", help="The node must not have it."),
+    click.option(
+        "--pci", "devices", multiple=True, metavar="ALIAS:N", help="N PCI devices of an alias of the settings."
+    ),
+)
+
+
+def flavor_options(command: F) -> F:
+    """Give a command the options of a machine; `flavor_of` takes all of them but `volume_backed`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def flavor_of(
+    *,
+    vcpus: int,
+    memory_mb: int,
+    root_gb: int = 0,
+    ephemeral_gb: int = 0,
+    swap_mb: int = 0,
+    numa_nodes: int | None = None,
+    specs: Sequence[str] = (),
+    required: Sequence[str] = (),
+    forbidden: Sequence[str] = (),
+    devices: Sequence[str] = (),
+) -> "Flavor":
+    """
+    Make a flavor of the options.
+
+    Raises:
+        click.UsageError: a spec is not KEY=VALUE, or two options contradict each other.
+    """
+    from stocktake.model.workload import Flavor
+
+    extra: dict[str, str] = {}
+    for pair in specs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise click.UsageError(f"--spec {pair!r} is not KEY=VALUE, such as hw:cpu_policy=dedicated.")
+        _add(extra, key.strip(), value, f"--spec {pair}")
+    if numa_nodes is not None:
+        _add(extra, "hw:numa_nodes", str(numa_nodes), f"--numa {numa_nodes}")
+    for name in required:
+        _add(extra, f"trait:{name}", "required", f"--trait {name}")
+    for name in forbidden:
+        _add(extra, f"trait:{name}", "forbidden", f"--forbid {name}")
+    if devices:
+        asked = ",".join(pair if ":" in pair else f"{pair}:1" for pair in devices)
+        _add(extra, "pci_passthrough:alias", asked, "--pci")
+    return Flavor(
+        vcpus=vcpus,
+        memory_mb=memory_mb,
+        root_gb=root_gb,
+        ephemeral_gb=ephemeral_gb,
+        swap_mb=swap_mb,
+        extra_specs=extra,
+    )
+
+
+def _add(extra: dict[str, str], key: str, value: str, option: str) -> None:
+    if extra.setdefault(key, value) != value:
+        raise click.UsageError(f"{option} contradicts {key}={extra[key]}.")
+
+
+def wanted_of(flavor: "Flavor", settings: "Settings", *, volume_backed: bool) -> "Wanted":
+    """
+    Read all that a flavor asks for, by the settings' aliases.
+
+    Raises:
+        InvalidInput: a mistake in an extra spec, or an alias or a trait that there is not; names the nearest.
+    """
+    from stocktake.accounting.fit import wanted
+    from stocktake.placement.names import is_trait, standard_traits
+
+    asked = wanted(flavor, settings.pci.alias, volume_backed=volume_backed)
+    for name in sorted(asked.required | asked.forbidden):
+        if not is_trait(name):
+            remedy = (
+                nearest(name.upper(), sorted(standard_traits())).strip() or "Traits of your own start with CUSTOM_."
+            )
+            raise InvalidInput(f"there is no trait {name[:60]!r}", where=f"trait:{name[:60]}", remedy=remedy)
+    return asked
