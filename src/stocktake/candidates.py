@@ -76,9 +76,9 @@ def candidates(
     placed: dict[str, tuple[Placed, tuple[Room, ...]]] = {}
     refused: list[Refused] = []
     for node in asked:
-        own = entries.get(node.uuid, ())
+        own = entries[node.uuid]
         limits = capacity(node, own)
-        table = {device.address: device for device in devices.get(node.uuid, ())}
+        table = {device.address: device for device in devices[node.uuid]}
         reasons = obstacles(node, services.get(node.host), now, settings.service_down_time)
         found = fit(node, own, wanted, table=table, limits=limits, pack=pack_cells)
         if isinstance(found, Placed) and not reasons:

@@ -96,12 +96,12 @@ class Ledger:
             return read.entries(connection, [node_uuid])[node_uuid]
 
     def all_entries(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-        """Read what makes the figures of many nodes, by uuid; a node never tallied is not among them."""
+        """Read what makes the figures of many nodes, by uuid; nothing for a node never tallied."""
         with self._database.reading() as connection, collector_off():
             return read.all_entries(connection, node_uuids)
 
     def devices(self, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
-        """Read the tracked devices of many nodes, by uuid; a node without devices is not among them."""
+        """Read the tracked devices of many nodes, by uuid; nothing for a node without any."""
         with self._database.reading() as connection, collector_off():
             return read.devices(connection, node_uuids)
 

@@ -92,18 +92,19 @@ def entries(connection: Connection, node_uuids: Collection[str]) -> dict[str, tu
 
 
 def all_entries(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-    """Read what makes the figures of many nodes, by uuid; a node never tallied is not among them."""
+    """Read what makes the figures of many nodes, by uuid; nothing for a node never tallied."""
     column = COMPUTE_NODE_ENTRIES.c
     query = select(column.node_uuid, column.entries).where(among(column.node_uuid, node_uuids))
-    return {uuid: decode_entries(uuid, text) for uuid, text in connection.execute(query).all()}
+    found = {uuid: decode_entries(uuid, text) for uuid, text in connection.execute(query).all()}
+    return {uuid: found.get(uuid, ()) for uuid in node_uuids}
 
 
 def devices(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
-    """Read the tracked devices of many nodes, by uuid; a node without devices is not among them."""
+    """Read the tracked devices of many nodes, by uuid; nothing for a node without any."""
     nodes_ = COMPUTE_NODES.c
     rows = connection.execute(select(nodes_.id, nodes_.uuid).where(ALIVE, among(nodes_.uuid, node_uuids)))
     found = _devices_by_node(connection, {row.id: row.uuid for row in rows})
-    return {uuid: tuple(records) for uuid, records in found.items()}
+    return {uuid: tuple(found.get(uuid, ())) for uuid in node_uuids}
 
 
 def services(connection: Connection, host: str | None = None) -> tuple[Service, ...]:

@@ -11,9 +11,14 @@ def test_given_nodes_when_read_at_once_then_each_has_its_own_entries_and_devices
     first = saved(ledger, node("a"), entries=(entry("x"), entry("y")), pci_devices=(device("0000:02:00.0"), device()))
     second = saved(ledger, node("b", host="kvm-2"), entries=(entry("z"),))
     third = saved(ledger, node("c"), entries=(entry("w"),), pci_devices=(device(),))
-    asked = (first.uuid, second.uuid, IDS.uuid())
-    assert ledger.all_entries(asked) == {first.uuid: (entry("x"), entry("y")), second.uuid: (entry("z"),)}
-    assert ledger.devices(asked) == {first.uuid: (device(), device("0000:02:00.0"))}
+    unknown = IDS.uuid()
+    asked = (first.uuid, second.uuid, unknown)
+    assert ledger.all_entries(asked) == {
+        first.uuid: (entry("x"), entry("y")),
+        second.uuid: (entry("z"),),
+        unknown: (),
+    }
+    assert ledger.devices(asked) == {first.uuid: (device(), device("0000:02:00.0")), second.uuid: (), unknown: ()}
     assert ledger.all_entries((third.uuid,)) == {third.uuid: ledger.entries(third.uuid)}
     assert (ledger.all_entries(()), ledger.devices(())) == ({}, {})
 
@@ -21,7 +26,7 @@ def test_given_nodes_when_read_at_once_then_each_has_its_own_entries_and_devices
 def test_given_a_deleted_node_when_read_then_nothing_of_it_is_there(ledger: Ledger) -> None:
     gone = saved(ledger, entries=(entry(),), pci_devices=(device(),))
     ledger.delete_node(gone.uuid)
-    assert (ledger.all_entries((gone.uuid,)), ledger.devices((gone.uuid,))) == ({}, {})
+    assert (ledger.all_entries((gone.uuid,)), ledger.devices((gone.uuid,))) == ({gone.uuid: ()}, {gone.uuid: ()})
 
 
 @pytest.mark.parametrize("count", [1, 40])
