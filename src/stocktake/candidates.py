@@ -82,7 +82,7 @@ def candidates(
         reasons = obstacles(node, services.get(node.host), now, settings.service_down_time)
         found = fit(node, own, wanted, table=table, limits=limits, pack=pack_cells)
         if isinstance(found, Placed) and not reasons:
-            placed[node.uuid] = found, rooms(node, own, wanted, limits)
+            placed[node.uuid] = found, rooms(node, own, wanted, limits, placed=found.numa)
         else:
             lacks = () if isinstance(found, Placed) else found
             refused.append(Refused(node=node, reasons=(*reasons, *lacks)))

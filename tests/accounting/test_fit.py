@@ -195,6 +195,15 @@ def test_given_a_node_that_sells_cpus_apart_when_counted_then_pinned_and_shared_
     assert (used["VCPU"], used["PCPU"]) == (6, 0)
 
 
+def test_given_a_machine_that_isolates_when_compared_then_the_rest_of_its_cores_is_taken_too() -> None:
+    node = replace(count(a_host(numa_topology=two_cells())).node, owned_classes=SOLD_APART)
+    want = wanted(a_flavor(DEDICATED | {"hw:cpu_thread_policy": "isolate"}), ())
+    answer = fit(node, (), want, table={}, limits=capacity(node, ()))
+    assert isinstance(answer, Placed)
+    found = {room.what: room.asked for room in rooms(node, (), want, capacity(node, ()), placed=answer.numa)}
+    assert (found["VCPU"], found["PCPU"]) == (0, 4)
+
+
 def test_given_a_node_that_sells_pinned_cpus_without_cells_when_asked_for_some_then_there_are_none() -> None:
     node = replace(NODE, owned_classes=SOLD_APART)
     told = refused(a_flavor(DEDICATED), node)
@@ -324,7 +333,13 @@ def test_given_any_node_then_what_fits_is_what_placement_would_grant(case: Case,
     case=cases(),
     asked=st.builds(Flavor, vcpus=st.integers(1, 4), memory_mb=st.integers(1, 4).map(lambda n: n * 512)),
     specs=st.sampled_from(
-        ({}, {"hw:numa_nodes": "1"}, DEDICATED, DEDICATED | {"hw:emulator_threads_policy": "isolate"})
+        (
+            {},
+            {"hw:numa_nodes": "1"},
+            DEDICATED,
+            DEDICATED | {"hw:emulator_threads_policy": "isolate"},
+            DEDICATED | {"hw:cpu_thread_policy": "isolate"},
+        )
     ),
     apart=st.booleans(),
 )
@@ -343,7 +358,7 @@ def test_given_a_machine_that_fits_when_it_is_counted_then_what_was_to_be_left_i
     again = count(case.host, replace(case.work, instances=(*case.work.instances, newcomer)), case.rules)
     after = replace(again.node, owned_classes=node.owned_classes)
     nothing = wanted(Flavor(vcpus=0, memory_mb=0), ())
-    promised = {room.what: room.left for room in rooms(node, books.entries, want, limits)}
+    promised = {room.what: room.left for room in rooms(node, books.entries, want, limits, placed=answer.numa)}
     left = {room.what: room.left for room in rooms(after, again.entries, nothing, capacity(after, again.entries))}
     assert left == promised
     assert all(amount is not None and (amount >= 0 or not amounts_of(want)[what]) for what, amount in left.items())

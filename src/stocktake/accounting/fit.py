@@ -17,6 +17,7 @@ from stocktake.errors import InvalidData
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.fitting import Limits, NoRoom
 from stocktake.model.pci import PciAlias, PciRequest
+from stocktake.model.topology import GuestTopology
 from stocktake.model.value import Value
 from stocktake.model.workload import Flavor
 
@@ -123,17 +124,29 @@ def capacity(node: ComputeNode, entries: Sequence[Entry]) -> Limits:
     )
 
 
-def rooms(node: ComputeNode, entries: Sequence[Entry], wanted: Wanted, limits: Limits | None) -> tuple[Room, ...]:
+def rooms(
+    node: ComputeNode,
+    entries: Sequence[Entry],
+    wanted: Wanted,
+    limits: Limits | None,
+    *,
+    placed: GuestTopology | None = None,
+) -> tuple[Room, ...]:
     """
     Compare what is asked of each class of a node with what is used and what may be.
 
     A node that sells CPUs to be pinned apart has them as `PCPU`, and a guest's shared vCPUs alone as `VCPU`; on any
     other all are `VCPU` (docs/decisions/0009).
+
+    Args:
+        placed: the machine's cells there, if they are known: one that isolates takes the rest of its cores too.
     """
     limits = limits or Limits()
     apart = _sells_pinned(node)
     flavor = wanted.flavor
     pinned, shared = _cpus(wanted) if apart else (0, flavor.vcpus)
+    if apart and placed is not None:
+        pinned = _taken_cpus(placed, node)
     if apart:
         takes = [take for entry in entries for take in entry.cells]
         pcpus_used = sum(len(take.pinned_cpus) for take in takes)
@@ -225,6 +238,20 @@ def _cpus(wanted: Wanted) -> tuple[int, int]:
         return 0, wanted.flavor.vcpus
     dedicated = sum(len(cell.pcpuset) for cell in wanted.numa.cells)
     return dedicated + int(wanted.numa.emulator_threads == "isolate"), wanted.flavor.vcpus - dedicated
+
+
+def _taken_cpus(placed: GuestTopology, node: ComputeNode) -> int:
+    """Count the host CPUs that nobody else can be pinned to any more, as accounting.numa does."""
+    assert node.numa_topology is not None, "a machine that has cells there is on some of the node's"
+    cells = {cell.id: cell for cell in node.numa_topology.cells}
+    taken: frozenset[int] = frozenset()
+    for guest in placed.cells:
+        cell = cells[guest.id]
+        own = frozenset((guest.cpu_pinning or {}).values()) | (guest.cpuset_reserved or frozenset())
+        if guest.cpu_thread_policy == "isolate":
+            own = own.union(*(core for core in cell.siblings if core & own))
+        taken |= own & cell.pcpuset
+    return len(taken)
 
 
 def _whole_gb(size_mb: int) -> int:
