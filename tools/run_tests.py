@@ -9,6 +9,7 @@ CORE = (
     "src/stocktake/accounting/*",
     "src/stocktake/verify.py",
     "src/stocktake/placement/desired.py",
+    "src/stocktake/placement/wanted.py",
 )
 
 

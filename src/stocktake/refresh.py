@@ -117,7 +117,8 @@ def _count(
     done = save(parts.ledger, books, books_of)
     timer.lap("save")
     if not stop():
-        sync(parts.ledger, parts.scheduler, done, full=full, stop=stop)
+        own = parts.settings.allocations == "own"
+        sync(parts.ledger, parts.scheduler, done, full=full, stop=stop, own=own)
     timer.lap("report")
     _merge(done, result)
 

@@ -8,18 +8,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stocktake.errors import LedgerError, PlacementConflict, PlacementError, PlacementUnreachable, StocktakeError
+from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, StocktakeError
 from stocktake.ledger import Ledger, NodeSave, SaveOutcome
+from stocktake.model.allocation import Holdings
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.provider import ProviderTree
 from stocktake.model.value import replace
 from stocktake.model.workload import NodeWork
-from stocktake.placement import Scheduler, Synced
+from stocktake.placement import Healed, Scheduler, Synced
+from stocktake.placement.wanted import allocations
 
 ROUNDS_MAX = 4
 _PREFIX = "placement-"
-_SCHEDULER_ERRORS = (PlacementUnreachable, PlacementError, PlacementConflict)
+_ALLOCATION = "placement-allocation-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,29 +146,37 @@ def sync(
     *,
     full: bool,
     stop: Callable[[], bool],
+    own: bool = False,
 ) -> None:
-    """Make the scheduler agree with every saved node until told to stop, and save what it said where that changed."""
+    """
+    Make the scheduler agree with every saved node until told to stop, and save what it said where that changed.
+
+    Args:
+        own: the allocations on the nodes are ours to write; else they are never touched.
+    """
     books = result.books
     trees = {name: books[name].tree for name in result.saved}
     outcome = scheduler.sync(trees, full=full, stop=stop)
+    synced = {name: books[name] for name, answer in outcome.items() if isinstance(answer, Synced)}
+    healed = _healed(ledger, scheduler, synced, result, stop) if own else dict.fromkeys(synced, Healed())
     saves: dict[str, NodeSave] = {}
     for name, answer in outcome.items():
-        node = result.saved[name]
-        released: frozenset[str] = frozenset()
+        node, book, held = result.saved[name], books[name], healed.get(name)
+        after = node
         if isinstance(answer, Synced):
+            traits, classes = _names(book.tree)
+            said = (*answer.problems, *_said(node, held))
+            after = _with_problems(node, said, owned_traits=traits, owned_classes=classes | answer.kept_classes)
             result.writes += answer.writes
-            traits, classes = _names(trees[name])
-            owned = classes | answer.kept_classes
-            after = _with_problems(node, answer.problems, owned_traits=traits, owned_classes=owned)
-            released, error = _release(scheduler, books[name])
-        else:
-            error = answer
-            after = node
+        # Foreign allocations of deleted instances are not ours to wait for.
+        released = book.work.deleted_uuids if isinstance(held, Healed) else frozenset()
+        result.writes += held.writes if isinstance(held, Healed) else 0
+        error = next((said for said in (answer, held) if isinstance(said, StocktakeError)), None)
         if error is not None:
             result.unsynced[name] = error
             after = _with_problems(after, (_trouble(error, name),))
         if after != node or released:
-            tally = replace(books[name].tally, node=after, stale_migrations=())
+            tally = replace(book.tally, node=after, stale_migrations=())
             saves[name] = NodeSave(
                 tally=tally, expected_generation=node.generation, released=released, record_only=True
             )
@@ -178,15 +188,39 @@ def sync(
             result.changed.add(name)
 
 
-def _release(scheduler: Scheduler, book: Books) -> tuple[frozenset[str], StocktakeError | None]:
-    """Remove what deleted instances still hold on the node's providers."""
-    if not book.work.deleted_uuids:
-        return frozenset(), None
-    try:
-        uuids = [provider.uuid for provider in book.tree.providers]
-        return scheduler.release(book.work.deleted_uuids, uuids), None
-    except _SCHEDULER_ERRORS as error:
-        return frozenset(), error
+def _healed(
+    ledger: Ledger, scheduler: Scheduler, books: Mapping[str, Books], result: Reported, stop: Callable[[], bool]
+) -> dict[str, Healed | StocktakeError]:
+    """Make the allocations on these nodes what their entries say."""
+
+    def ask(name: str, strangers: frozenset[str]) -> frozenset[str] | None:
+        node = result.saved[name]
+        try:
+            now = ledger.node(node.uuid)
+        except NotFound:
+            return None
+        return ledger.known_consumers(strangers) if now.generation == node.generation else None
+
+    return scheduler.agree({name: _holdings(result.saved[name], book) for name, book in books.items()}, ask, stop=stop)
+
+
+def _holdings(node: ComputeNode, book: Books) -> Holdings:
+    """Say who should hold what of a node, in classes that are wanted: one that is only kept while in use gets free."""
+    held = allocations(
+        replace(node, owned_classes=_names(book.tree)[1]),
+        book.tally.entries,
+        book.tally.pci_devices,
+        {**book.work.moving, **{instance.uuid: instance for instance in book.work.instances}},
+        report_pci=len(book.tree.providers) > 1,
+    )
+    return Holdings(tree=book.tree, allocations=held)
+
+
+def _said(node: ComputeNode, held: Healed | StocktakeError | None) -> Sequence[Problem]:
+    """Give what is wrong with a node's allocations; what was, where nobody looked."""
+    if isinstance(held, Healed):
+        return held.problems
+    return [problem for problem in node.problems if problem.code.startswith(_ALLOCATION)]
 
 
 def _with_problems(node: ComputeNode, said: Sequence[Problem], **names: frozenset[str]) -> ComputeNode:

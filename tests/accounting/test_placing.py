@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from stocktake.accounting.numa_request import CellRequest, NumaRequest
-from stocktake.accounting.pci import Table, pools
+from stocktake.accounting.pci import Table, pools, provider_address
 from stocktake.accounting.placing import Placed, place
 from stocktake.model.fitting import NoRoom
-from stocktake.model.pci import Chosen, DeviceSpec, PciAffinity, PciAlias, PciPool, PciRecord, PciRequest
+from stocktake.model.pci import Chosen, PciAffinity, PciAlias, PciPool, PciRecord, PciRequest
 from stocktake.model.topology import NodeCell, NodePages, NodeTopology
 from stocktake.model.value import replace
 
@@ -51,6 +51,15 @@ def guest(*vcpus: int) -> NumaRequest:
         first = sum(len(cell.pcpuset) for cell in cells)
         cells.append(CellRequest(pcpuset=frozenset(range(first, first + count)), memory_mb=64))
     return NumaRequest(cells=tuple(cells), cpu_policy="dedicated")
+
+
+def free_of(table: Table) -> tuple[PciPool, ...]:
+    """Pool the free devices of a table, tagged as tracked ones are."""
+    tagged = {
+        address: replace(record, tags={"dev_type": record.dev_type, "address": provider_address(record)})
+        for address, record in table.items()
+    }
+    return pools(tagged)
 
 
 def a_table(*nodes: int | None, nics: tuple[int | None, ...] = ()) -> Table:
@@ -128,13 +137,13 @@ def test_given_cells_and_devices_then_they_are_near_each_other(
 def test_given_a_guest_without_devices_then_cells_with_some_are_the_last(
     host: NodeTopology, nodes: tuple[int | None, ...], options: dict[str, Any], expected: list[int]
 ) -> None:
-    free = pools(a_table(*nodes), (DeviceSpec(),), provider_root=None)
+    free = free_of(a_table(*nodes))
     assert where(place(guest(1), [], host, {}, pools=free, **options)) == (expected, [])
 
 
 def test_given_a_guest_of_two_cells_without_devices_then_it_gives_its_best_cell_up_to_keep_off_them() -> None:
     # The first cell is better off on host cell 0, but then the second has only host cell 2, which has a device.
-    free = pools(a_table(2), (DeviceSpec(),), provider_root=None)
+    free = free_of(a_table(2))
     assert where(place(guest(2, 4), [], a_host(0, 1, 0), {}, pools=free)) == ([1, 0], [])
 
 
@@ -222,7 +231,7 @@ def test_given_a_device_that_somebody_else_manages_then_no_alias_means_it() -> N
     table = a_table(0, nics=(0, 0))
     free = [
         replace(pool, tags={**pool.tags, "remote_managed": "True"}) if pool.tags["address"] == "0000:20:00.0" else pool
-        for pool in pools(table, (DeviceSpec(),), provider_root=None)
+        for pool in free_of(table)
     ]
     assert where(place(guest(1), [asks("nic")], a_host(0), table, pools=free)) == ([0], [["21"]])
     assert texts(place(guest(1), [asks("nic", 2)], a_host(0), table, pools=free)) == {

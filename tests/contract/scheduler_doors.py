@@ -1,13 +1,16 @@
 """The doors through which the scheduler's contract is tested, and a second hand that writes past it."""
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stocktake.clock import SystemClock
 from stocktake.placement import Scheduler, open_scheduler
 from stocktake.placement.embedded import Embedded
 from stocktake.placement.scheduler import Synced
+from stocktake.placement.service import Placement
 from stocktake.placement.session import Answer, Session, open_embedded, open_remote
 from tests.placement.making import Section
 from tests.servers.placement import TOKEN, PlacementServer
@@ -80,3 +83,38 @@ def agreed(answer: object) -> Synced:
     """Insist that a node was synced."""
     assert isinstance(answer, Synced), answer
     return answer
+
+
+@dataclass(slots=True)
+class Seen:
+    """What Placement says of a consumer; no kind below microversion 1.38, and no generation if it holds nothing."""
+
+    resources: dict[str, dict[str, int]]
+    kind: str | None
+    owner: tuple[str | None, str | None]
+    generation: int | None
+
+
+def seen(door: Door, consumer: str) -> Seen:
+    """Read a consumer past the scheduler that is tested."""
+    body = door.other.get(f"/allocations/{consumer}").read(dict[str, Any])
+    return Seen(
+        resources={uuid: there["resources"] for uuid, there in body["allocations"].items()},
+        kind=body.get("consumer_type"),
+        owner=(body.get("project_id"), body.get("user_id")),
+        generation=body.get("consumer_generation"),
+    )
+
+
+def before_writes(scheduler: Scheduler, *acts: Callable[[], object]) -> None:
+    """Let somebody else act between a reading and each of the next writes."""
+    assert isinstance(scheduler, Placement)
+    session, left = scheduler._session, list(acts)
+    write = session.write
+
+    def interrupted(*args: Any, **options: Any) -> Answer:
+        if left:
+            left.pop(0)()
+        return write(*args, **options)
+
+    session.write = interrupted  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from stocktake.errors import PlacementError
+from stocktake.model.allocation import Allocation
 from stocktake.model.provider import Found
 from stocktake.placement import Scheduler
 from tests.contract.scheduler_doors import Door, agreed, embedded_door, http_door, some_name
@@ -140,7 +141,7 @@ def test_given_a_class_in_use_when_it_goes_then_it_stays_reserved_and_goes_once_
     # To shrink below what is used is allowed.
     small = with_root(node, inventories={"VCPU": stock(2)})
     assert agreed(scheduler.sync({name: small})[name]).writes == 1
-    assert scheduler.release([consumer], [node.root.uuid]) == {consumer}
+    assert scheduler.allocate([Allocation(consumer=consumer)]) == ()
     assert agreed(scheduler.sync({name: small}, full=True)[name]).problems == ()
     assert found(scheduler, node.root.uuid)[name].inventories.keys() == {"VCPU"}
 
@@ -158,7 +159,7 @@ def test_given_a_device_in_use_when_it_vanishes_then_its_provider_stays_reserved
     there = found(scheduler, node.root.uuid)
     assert there.keys() == {name, device.name}
     assert there[device.name].inventories == {"CUSTOM_PCI_10DE_1DB6": stock(1, reserved=1)}
-    scheduler.release([consumer], [device.uuid])
+    scheduler.allocate([Allocation(consumer=consumer)])
     assert agreed(scheduler.sync({name: node}, full=True)[name]).problems == ()
     assert found(scheduler, node.root.uuid).keys() == {name}
 
@@ -263,30 +264,6 @@ def test_given_a_node_below_a_rack_when_deleted_then_the_rack_stays(door: Door, 
     assert found(scheduler, rack)[name].parent_uuid == rack
     scheduler.delete_tree(node.root.uuid)
     assert found(scheduler, rack).keys() == {f"rack-{name}"}
-
-
-@pytest.mark.parametrize("kind", ["INSTANCE", None])
-def test_given_consumers_when_released_then_only_what_they_hold_of_these_providers_goes(
-    door: Door, scheduler: Scheduler, kind: str | None
-) -> None:
-    one, two = tree(some_name()), tree(some_name())
-    scheduler.sync({"1": one, "2": two})
-    moving, gone, stranger = (str(uuid.uuid4()) for _ in range(3))
-    if kind is None:
-        # A consumer made before consumers had types.
-        body = {
-            "allocations": {there.root.uuid: {"resources": {"VCPU": 1}} for there in (one, two)},
-            "project_id": "p",
-            "user_id": "u",
-            "consumer_generation": None,
-        }
-        assert door.other.write("PUT", f"/allocations/{moving}", body, version=(1, 30)).fine
-    else:
-        door.allocate(moving, {one.root.uuid: {"VCPU": 1}, two.root.uuid: {"VCPU": 1}}, kind)
-    door.allocate(stranger, {one.root.uuid: {"VCPU": 1}})
-    assert scheduler.release({moving, gone}, [one.root.uuid]) == {moving, gone}
-    assert scheduler.allocations(one.root.uuid).keys() == {stranger}
-    assert scheduler.allocations(two.root.uuid) == {moving: {two.root.uuid: {"VCPU": 1}}}
 
 
 def test_given_a_placement_when_pinged_then_it_says_its_version(scheduler: Scheduler) -> None:

@@ -12,6 +12,7 @@ from time import monotonic
 import pytest
 
 from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable, SettingsError
+from stocktake.model.allocation import Allocation
 from stocktake.placement import Scheduler
 from tests.contract.scheduler_doors import Door, agreed, http_door, some_name
 from tests.placement.making import Section, child, tree, with_children, with_root
@@ -148,20 +149,19 @@ def test_given_it_goes_away_when_it_is_back_then_the_next_pass_puts_it_right(tmp
         door.other.close()
 
 
-def test_given_allocations_keep_changing_when_released_then_that_consumer_is_not_called_clean(
+def test_given_allocations_keep_changing_when_a_tree_is_deleted_then_it_ends_with_a_conflict(
     server: PlacementServer, door: Door, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     scheduler.sync({"n": node})
-    stuck, fine = str(uuid.uuid4()), str(uuid.uuid4())
-    for consumer in (stuck, fine):
-        door.allocate(consumer, {node.root.uuid: {"VCPU": 1}})
+    stuck = str(uuid.uuid4())
+    door.allocate(stuck, {node.root.uuid: {"VCPU": 1}})
     server.misbehave("PUT", f"/allocations/{stuck}", status=409, code=CONCURRENT)
-    assert scheduler.release([stuck, fine], [node.root.uuid]) == {fine}
     with pytest.raises(PlacementConflict):
         scheduler.delete_tree(node.root.uuid)
     server.behave()
-    assert scheduler.release([stuck, fine], [node.root.uuid]) == {stuck, fine}
+    scheduler.delete_tree(node.root.uuid)
+    assert scheduler.providers(root_uuid=node.root.uuid) == ()
 
 
 def test_given_somebody_allocates_while_a_tree_is_deleted_then_it_is_tried_again(
@@ -178,7 +178,7 @@ def test_given_somebody_allocates_while_a_tree_is_deleted_then_it_is_tried_again
 @pytest.mark.parametrize(
     ("status", "ask"),
     [
-        (400, lambda scheduler: scheduler.release(["c"], ["p"])),
+        (400, lambda scheduler: scheduler.allocate([Allocation(consumer="c")])),
         (400, lambda scheduler: scheduler.allocations("p")),
         (403, lambda scheduler: scheduler.providers(root_uuid=str(uuid.uuid4()))),
         (400, lambda scheduler: scheduler.providers()),

@@ -19,6 +19,7 @@ from stocktake.placement.plan import (
     SetInventories,
     SetTraits,
     Step,
+    adopted,
     droppable,
     ours,
     plan,
@@ -197,6 +198,14 @@ def test_given_a_child_under_another_uuid_when_settled_then_its_uuid_is_taken() 
     found = by_uuid(there(NODE.root), there(DEVICE, uuid="theirs"), there(other))
     assert [provider.uuid for provider in settled(wanted, found).providers] == [ROOT, "theirs", other.uuid]
     assert plan(wanted, found, NOBODY).steps == ()
+
+
+def test_given_children_of_ours_and_of_others_when_compared_then_those_of_others_stand_for_ours() -> None:
+    mine, other = there(DEVICE), child(NODE, "0000:02:00.0")
+    theirs, root = there(other, uuid="theirs"), there(NODE.root)
+    assert adopted((root, mine)) == {}
+    assert adopted((root, mine, theirs)) == {other.uuid: "theirs"}
+    assert adopted((root, mine, theirs, there(other))) == {}
 
 
 def test_given_a_child_without_its_parent_when_planned_then_it_is_put_below_it() -> None:

@@ -71,7 +71,6 @@ def test_given_no_scheduler_when_used_then_it_agrees_with_everything_and_says_so
     assert not isinstance(answer, StocktakeError)
     assert (answer.problems, answer.writes) == ((), 0)
     assert scheduler.ping() == "none"
-    assert scheduler.release(["c"], ["p"]) == {"c"}
     assert (scheduler.providers(), scheduler.allocations("p")) == ((), {})
     scheduler.delete_tree("p")
     scheduler.close()

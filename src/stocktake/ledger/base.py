@@ -98,7 +98,7 @@ class Ledger:
     def all_entries(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
         """Read what makes the figures of many nodes, by uuid; nothing for a node never tallied."""
         with self._database.reading() as connection, collector_off():
-            return read.all_entries(connection, node_uuids)
+            return read.entries(connection, node_uuids)
 
     def devices(self, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
         """Read the tracked devices of many nodes, by uuid; nothing for a node without any."""
@@ -267,6 +267,13 @@ class Ledger:
         """
         with self._database.writing() as connection:
             write.put_migrations(connection, migrations, self._clock.now())
+
+    def known_consumers(self, uuids: Collection[str]) -> frozenset[str]:
+        """Say which of these uuids, of consumers in the scheduler, are instances or migrations, deleted ones too."""
+        if not uuids:
+            return frozenset()
+        with self._database.reading() as connection:
+            return read.known_consumers(connection, uuids)
 
     @contextmanager
     def transaction(self, node_uuids: Collection[str] = ()) -> Iterator[Transaction]:

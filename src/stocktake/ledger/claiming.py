@@ -77,6 +77,20 @@ def migrations_of(connection: Connection, instance_uuid: str) -> tuple[Migration
     return MIGRATION.read_all(connection.execute(query).all())
 
 
+def leaving_here(connection: Connection, host: str, node: str) -> tuple[Instance, ...]:
+    """Read the instances that are being resized, or moved, from this node to itself."""
+    moves = read.migrations(connection, host=host, node=node)
+    uuids = {
+        one.instance_uuid
+        for one in moves
+        if (one.source_compute, one.source_node) == (host, node) and (one.dest_compute, one.dest_node) == (host, node)
+    }
+    if not uuids:
+        return ()
+    query = select(*INSTANCE.select).where(ALIVE, among(INSTANCES.c.uuid, uuids))
+    return INSTANCE.read_all(connection.execute(query).all())
+
+
 def entries_of(connection: Connection, node_uuids: Collection[str], holder: str) -> dict[str, tuple[Entry, ...]]:
     """Read what one holder has of nodes, by the nodes' uuids."""
     columns = COMPUTE_NODE_ENTRIES.c

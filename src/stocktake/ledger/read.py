@@ -91,14 +91,6 @@ def entries(connection: Connection, node_uuids: Collection[str]) -> dict[str, tu
     return {uuid: in_order(several) for uuid, several in found.items()}
 
 
-def all_entries(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-    """Read what makes the figures of many nodes, by uuid; nothing for a node never tallied."""
-    column = COMPUTE_NODE_ENTRIES.c
-    query = select(column.node_uuid, column.entries).where(among(column.node_uuid, node_uuids))
-    found = {uuid: decode_entries(uuid, text) for uuid, text in connection.execute(query).all()}
-    return {uuid: found.get(uuid, ()) for uuid in node_uuids}
-
-
 def devices(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
     """Read the tracked devices of many nodes, by uuid; nothing for a node without any."""
     nodes_ = COMPUTE_NODES.c
@@ -192,6 +184,12 @@ def work(
         )
         for name in wanted
     }
+
+
+def known_consumers(connection: Connection, uuids: Collection[str]) -> frozenset[str]:
+    """Give those of these uuids that are an instance's or a migration's, deleted ones included."""
+    asked = (select(column).where(among(column, uuids)) for column in (INSTANCES.c.uuid, MIGRATIONS.c.uuid))
+    return frozenset(connection.scalars(union(*asked)))
 
 
 def _records(

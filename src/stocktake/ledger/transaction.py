@@ -87,6 +87,10 @@ class Transaction:
         """Read an instance's migrations in play, by id."""
         return claiming.migrations_of(self._connection, instance_uuid)
 
+    def leaving_here(self, host: str, node: str) -> tuple[Instance, ...]:
+        """Read the instances that are being resized, or moved, from this node to itself."""
+        return claiming.leaving_here(self._connection, host, node)
+
     def entries(self, node_uuid: str) -> tuple[Entry, ...]:
         """Read all that makes a node's figures."""
         return read.entries(self._connection, [node_uuid])[node_uuid]

@@ -5,7 +5,7 @@ Names, classes and traits are Nova's (`[pci]report_in_placement`): a provider is
 (a PF beside its functions, functions that differ) is reported as well as the scheduler can say it, with a problem.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID, uuid5
 
 from stocktake.model.pci import PciRecord
@@ -30,17 +30,10 @@ def device_providers(
 
     Devices that are gone, and those of a physical network (they are the network service's), have none.
     """
-    groups: dict[str, list[PciRecord]] = {}
     problems: list[Problem] = []
-    for device in devices:
-        if device.status == "removed" or device.physical_network is not None:
-            continue
-        groups.setdefault(_place(device, problems), []).append(device)
     providers = []
-    for address, group in sorted(groups.items()):
-        chosen, found = _chosen(address, sorted(group, key=lambda device: device.address))
-        problems += found
-        name = f"{root.name}_{address.upper()}"
+    for address, chosen in _groups(devices, problems).items():
+        name = _name(root.name, address)
         inventories = _inventories(chosen)
         traits, more = _traits(address, chosen)
         problems += more
@@ -56,6 +49,33 @@ def device_providers(
             )
         )
     return tuple(providers), tuple(problems)
+
+
+def device_places(root_uuid: str, root_name: str, devices: Iterable[PciRecord]) -> Mapping[str, tuple[str, str]]:
+    """Say, by a device's address, of which child provider (its uuid) and as what class it is sold, if it is."""
+    return {
+        device.address: (child_uuid(root_uuid, _name(root_name, address)), _class(device))
+        for address, chosen in _groups(devices, []).items()
+        for device in chosen
+    }
+
+
+def _groups(devices: Iterable[PciRecord], problems: list[Problem]) -> dict[str, Sequence[PciRecord]]:
+    """Group the devices that are sold by the address that their provider is named after, in the order of those."""
+    groups: dict[str, list[PciRecord]] = {}
+    for device in devices:
+        if device.status == "removed" or device.physical_network is not None:
+            continue
+        groups.setdefault(_place(device, problems), []).append(device)
+    result: dict[str, Sequence[PciRecord]] = {}
+    for address, group in sorted(groups.items()):
+        result[address], found = _chosen(address, sorted(group, key=lambda device: device.address))
+        problems += found
+    return result
+
+
+def _name(root_name: str, address: str) -> str:
+    return f"{root_name}_{address.upper()}"
 
 
 def _place(device: PciRecord, problems: list[Problem]) -> str:

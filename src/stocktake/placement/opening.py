@@ -10,7 +10,9 @@ from typing import Protocol
 
 from stocktake.clock import Clock
 from stocktake.errors import SettingsError
-from stocktake.placement.scheduler import NoScheduler, Placement, Scheduler
+from stocktake.placement.patience import Patience
+from stocktake.placement.scheduler import NoScheduler, Scheduler
+from stocktake.placement.service import Placement
 
 FILE = "placement.db"
 
@@ -77,13 +79,14 @@ def open_scheduler(
         clock.wait(never, seconds)
 
     dice = jitter or secrets.SystemRandom().random
+    patience = Patience(section.retries_max, sleep=wait, jitter=dice)
     if section.mode == "embedded":
         from stocktake.placement.embedded import Embedded
         from stocktake.placement.session import open_embedded
 
         folder = Path(state_path)
         door = Embedded(section.connection or f"sqlite:///{(folder / FILE).absolute()}", state_path=folder)
-        return Placement(open_embedded(door), retries_max=section.retries_max, sleep=wait, jitter=dice)
+        return Placement(open_embedded(door), patience)
     if section.mode == "remote":
         from stocktake.placement.session import open_remote
 
@@ -97,6 +100,6 @@ def open_scheduler(
             region_name=section.region_name,
             interface=section.interface,
         )
-        return Placement(session, retries_max=section.retries_max, sleep=wait, jitter=dice)
+        return Placement(session, patience)
     remedy = "Use embedded, remote or none."
     raise SettingsError(f"mode {section.mode!r} is not known", where="placement.mode", remedy=remedy)

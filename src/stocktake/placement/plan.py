@@ -6,7 +6,7 @@ Pure. Rules of Placement used here: a class that is in use can't be dropped, so 
 provider that is in use, or has children, can't be deleted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from stocktake.model.problem import Problem
@@ -139,6 +139,13 @@ def settled(wanted: ProviderTree, found: Mapping[str, Found]) -> ProviderTree:
         for child in wanted.providers[1:]
     )
     return ProviderTree(providers=(root, *children))
+
+
+def adopted(found: Collection[Found]) -> dict[str, str]:
+    """Give the uuids of children that others made under our names, by the uuids that we would have given them."""
+    there = {one.uuid for one in found}
+    named = {child_uuid(one.parent_uuid, one.name): one.uuid for one in found if one.parent_uuid is not None}
+    return {ours: theirs for ours, theirs in named.items() if ours not in there}
 
 
 def ours(wanted: ProviderTree, found: Mapping[str, Found]) -> frozenset[str]:

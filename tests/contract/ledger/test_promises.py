@@ -7,7 +7,7 @@ from stocktake.ledger import Ledger, NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor
-from tests.contract.ledger.making import HOST, NODE, START, again, full_instance, instance, migration, saved
+from tests.contract.ledger.making import HOST, NODE, START, again, entry, full_instance, instance, migration, saved
 
 
 def test_given_instances_when_listed_then_by_host_node_and_deletion(ledger: Ledger) -> None:
@@ -48,6 +48,22 @@ def test_given_instances_without_times_when_put_then_they_were_made_now(ledger: 
     assert now.created_at > START
     assert given.created_at == START
     assert gone.deleted_at == now.created_at
+
+
+def test_given_consumers_when_asked_for_then_instances_and_migrations_are_known_deleted_ones_too(
+    ledger: Ledger,
+) -> None:
+    """The scheduler's consumers are either's uuids."""
+    here, gone = instance(), instance(deleted=True)
+    move, over = migration(1, here.uuid), migration(2, gone.uuid, deleted=True)
+    ledger.put_instances([here, gone])
+    ledger.put_migrations([move, over, migration(3, here.uuid, uuid=None)])
+    assert move.uuid is not None
+    assert over.uuid is not None
+    ours = {here.uuid, gone.uuid, move.uuid, over.uuid}
+    assert ledger.known_consumers({*ours, "somebody", "else"}) == ours
+    assert ledger.known_consumers(frozenset({"somebody"})) == frozenset()
+    assert ledger.known_consumers([]) == frozenset()
 
 
 def test_given_an_instance_when_changed_then_all_but_its_making_changes(ledger: Ledger) -> None:
