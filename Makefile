@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 RUN = run
 
-.PHONY: help run demo test lint bench docs clean pyright
+.PHONY: help run demo test soak lint bench docs clean pyright
 
 help: ## list the jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -21,6 +21,10 @@ demo: ## a generated fleet to look around in: NUMA, PCI, instances in all states
 test: ## install what the tests need (private servers, nothing of the machine's is touched) and run them all
 	@tools/bootstrap test
 	@$(BIN)/python -m tools.run_tests
+
+soak: ## the races of claims for a minute each, and the simulation of a fleet for longer
+	@tools/bootstrap test
+	@STOCKTAKE_TEST_RACE_S=60 $(BIN)/pytest tests/claims/test_races.py --timeout 600
 
 lint: ## formatter, linter, types, layers
 	@tools/bootstrap test

@@ -1,0 +1,12 @@
+"""
+Claims: promises made before a machine is built, and given back. Law: one transaction on the node's row, or nothing.
+
+A claim is pending until somebody settles it (`keep`, `finish`, or the guest that appears) and is given back by itself
+if nobody does. See docs/howto/claims.md and docs/accounting.md, "Claims".
+"""
+
+from stocktake.claims.claims import Claims
+from stocktake.claims.nouns import Claimed, ClaimRules, Refused, Request
+from stocktake.claims.pending import building, moving
+
+__all__ = ["ClaimRules", "Claimed", "Claims", "Refused", "Request", "building", "moving"]

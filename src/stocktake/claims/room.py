@@ -1,0 +1,111 @@
+"""
+Whether a node has room for a flavor, asked with its row held. Law: every reason at once; limits are given, or
+there are none.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from stocktake.accounting import pci
+from stocktake.accounting.fit import fit, wanted
+from stocktake.accounting.numa import shifted as shifted_cells
+from stocktake.accounting.numa_request import NumaRequest
+from stocktake.accounting.placing import Placed
+from stocktake.accounting.recount import placed
+from stocktake.accounting.shares import Holding
+from stocktake.claims.nouns import ClaimRules, Refused
+from stocktake.ledger import Transaction
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.fitting import Limits
+from stocktake.model.topology import GuestTopology
+from stocktake.model.value import Value, replace
+from stocktake.model.workload import Flavor, Instance
+
+
+class Room(Value, frozen=True, kw_only=True):
+    """Where a machine goes on a node: its cells, and its devices, address to alias."""
+
+    numa: GuestTopology | None
+    takes: Mapping[str, str]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The devices' addresses, in order."""
+        return tuple(sorted(self.takes))
+
+
+def find_room(
+    books: Transaction,
+    node: ComputeNode,
+    flavor: Flavor,
+    rules: ClaimRules,
+    limits: Limits | None,
+    *,
+    volume_backed: bool,
+    same_pages: GuestTopology | None = None,
+) -> Room | Refused:
+    """
+    Find a place for a flavor on a held node, or say all that is missing.
+
+    Args:
+        same_pages: a guest whose page size has to stay.
+
+    Raises:
+        InvalidData: an extra spec can't be read.
+    """
+    want = wanted(flavor, rules.aliases, volume_backed=volume_backed)
+    want = replace(want, numa=_with_pages(want.numa, same_pages))
+    table: pci.Table = {record.address: record for record in books.devices(node.uuid)} if want.pci else {}
+    if want.numa is not None:
+        node = _with_old_sides(node, books.leaving_here(node.host, node.hypervisor_hostname))
+    used = _used(books, node) if limits is not None else ()
+    found = fit(node, used, want, table=table, limits=limits, pack=rules.pack)
+    if not isinstance(found, Placed):
+        return Refused(node=node.hypervisor_hostname, reasons=found)
+    takes = {address: chosen.alias for chosen in found.devices for address in chosen.addresses}
+    return Room(numa=found.numa, takes=takes)
+
+
+def _used(books: Transaction, node: ComputeNode) -> tuple[Entry, ...]:
+    """
+    Give entries that add up to what is used of a node.
+
+    Where pinned CPUs are sold apart only the entries tell them from the others; elsewhere the record is their sum.
+    """
+    if "PCPU" in node.owned_classes:
+        return books.entries(node.uuid)
+    everybody = Entry(
+        kind="reserved",
+        id="everybody",
+        why="the node's record",
+        vcpus=node.vcpus_used,
+        memory_mb=node.memory_mb_used,
+        disk_mb=node.disk_mb_used,
+    )
+    return (everybody,)
+
+
+def _with_old_sides(node: ComputeNode, leaving: Sequence[Instance]) -> ComputeNode:
+    """
+    Count what instances that are resized on their own node still run on.
+
+    Until such a resize is finished only its new side's cells are in the books, as in Nova; the machine is on the old.
+    """
+    holdings = [
+        Holding(
+            entry=Entry(kind="migration", id=one.uuid, why="the old side of a resize on this node"),
+            numa=one.migration_context.old_numa_topology,
+        )
+        for one in leaving
+        if one.migration_context is not None
+    ]
+    entries, _ = placed(node, holdings)
+    return replace(node, numa_topology=shifted_cells(node.numa_topology, (), entries))
+
+
+def _with_pages(request: NumaRequest | None, topology: GuestTopology | None) -> NumaRequest | None:
+    """Ask for the page size that the guest has: a live migration can't change it."""
+    sizes = {cell.pagesize_kb for cell in topology.cells} if topology else set()
+    if request is None or len(sizes) != 1 or None in sizes:
+        return request
+    (size_kb,) = sizes
+    return replace(request, page_size=size_kb)

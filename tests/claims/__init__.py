@@ -1,0 +1,1 @@
+"""Claims: made, moved, settled, given back; on real databases."""
