@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
 
 if TYPE_CHECKING:
+    from stocktake.claims import Claims
     from stocktake.ledger import Ledger
     from stocktake.parts import Parts
     from stocktake.settings import Settings
@@ -49,6 +50,7 @@ class Session:
         self._settings: Settings | None = None
         self._ledger: Ledger | None = None
         self._parts: Parts | None = None
+        self._claims: Claims | None = None
 
     def read_settings(self) -> "Settings":
         """
@@ -102,7 +104,19 @@ class Session:
             self._parts = parts
         return self._parts
 
+    @property
+    def claims(self) -> "Claims":
+        """What promises on the ledger's nodes, opened once; closed with the session."""
+        if self._claims is None:
+            from stocktake.claims.opening import claims_with
+            from stocktake.cli.parts import open_placement
+
+            scheduler = open_placement(self.settings, self.clock)
+            self._opened.callback(scheduler.close)
+            self._claims = claims_with(self.settings, self.ledger, scheduler, self.clock, self.ids)
+        return self._claims
+
     def close(self) -> None:
         """Close what was opened, the last first."""
         self._opened.close()
-        self._settings = self._ledger = self._parts = None
+        self._settings = self._ledger = self._parts = self._claims = None

@@ -1,0 +1,161 @@
+"""
+`move`: claim room at a move's destination, and settle what it holds on two sides. Law: no guest is touched.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stocktake.cli.claim import find_instance, granted, seconds_of, tell
+from stocktake.cli.completion import complete_node
+from stocktake.cli.flavors import flavor_of, flavor_options, wanted_of
+from stocktake.cli.options import Commands
+from stocktake.cli.session import Session
+
+if TYPE_CHECKING:
+    from stocktake.accounting.lifecycle import MoveKind
+    from stocktake.claims import Claimed, Refused
+    from stocktake.model.fitting import Limits
+    from stocktake.model.workload import Flavor
+
+_NODE = click.option(
+    "--node", "node_name", required=True, metavar="NODE|auto", help="Where to.", shell_complete=complete_node
+)
+_EXPIRES = click.option(
+    "--expires", metavar="SECONDS|never", help="When the room is given back unless the move is finished."
+)
+
+
+@click.group(
+    "move",
+    short_help="Move a machine: room on both sides until it is settled.",
+    cls=Commands,
+    example="""
+    $ stocktake move resize UUID --node kvm-02 --vcpus 8 --memory 16G
+    $ stocktake move finish UUID
+    $ stocktake move confirm UUID
+    """,
+)
+def move_command() -> None:
+    """Claim room where a machine is to go, and settle the move.
+
+    Begin with resize, migrate, live-migrate, evacuate or unshelve; move the
+    machine; then `finish`. A resize or a cold migration holds room on both sides
+    until `confirm` or `revert`. `abort` gives up a move that is not finished; one
+    that nobody finishes in time is given up by itself.
+    """
+
+
+@move_command.command("resize", example="$ stocktake move resize UUID --node auto --vcpus 8 --memory 16G --disk 80G")
+@click.argument("uuid")
+@flavor_options
+@_NODE
+@_EXPIRES
+@click.pass_obj
+def resize_command(
+    session: Session, /, *, uuid: str, node_name: str, expires: str | None, volume_backed: bool, **options: Any
+) -> int:
+    """Claim room for the machine UUID with another flavor, on another node or its own."""
+    del volume_backed  # The machine's own; a resize does not change it.
+    session.command = "move resize"
+    return _begin(session, uuid, "resize", node_name, expires, flavor=flavor_of(**options))
+
+
+@move_command.command("migrate", example="$ stocktake move migrate UUID --node kvm-02")
+@click.argument("uuid")
+@_NODE
+@_EXPIRES
+@click.pass_obj
+def migrate_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
+    """Claim room for a cold migration of the machine UUID."""
+    session.command = "move migrate"
+    return _begin(session, uuid, "migration", node_name, expires)
+
+
+@move_command.command("live-migrate", example="$ stocktake move live-migrate UUID --node auto")
+@click.argument("uuid")
+@_NODE
+@_EXPIRES
+@click.pass_obj
+def live_migrate_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
+    """Claim room for a live migration of the machine UUID."""
+    session.command = "move live-migrate"
+    return _begin(session, uuid, "live-migration", node_name, expires)
+
+
+@move_command.command("evacuate", example="$ stocktake move evacuate UUID --node auto")
+@click.argument("uuid")
+@_NODE
+@_EXPIRES
+@click.option("--force", is_flag=True, help="Though the agent of the machine's host is alive.")
+@click.pass_obj
+def evacuate_command(session: Session, uuid: str, node_name: str, expires: str | None, *, force: bool) -> int:
+    """Claim room to build the machine UUID again, because its host is down."""
+    session.command = "move evacuate"
+    return _begin(session, uuid, "evacuation", node_name, expires, force=force)
+
+
+@move_command.command("unshelve", example="$ stocktake move unshelve UUID --node auto")
+@click.argument("uuid")
+@_NODE
+@_EXPIRES
+@click.pass_obj
+def unshelve_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
+    """Claim room for the machine UUID, which was shelved and offloaded; `stocktake keep` settles it."""
+    session.command = "move unshelve"
+    instance, expires_s = find_instance(session, uuid), seconds_of(expires)
+
+    def claim(node: str, limits: "Limits | None") -> "Claimed | Refused":
+        return session.claims.unshelve(instance.uuid, node, limits=limits, expires_s=expires_s)
+
+    wanted = wanted_of(instance.flavor, session.settings, volume_backed=instance.volume_backed)
+    done = granted(session, node_name, wanted, None, claim)
+    tell(session, done, said=f"unshelve of {instance.name or instance.uuid} to {done.instance.node}")
+    return 0
+
+
+def _begin(
+    session: Session,
+    uuid: str,
+    kind: "MoveKind",
+    node_name: str,
+    expires: str | None,
+    *,
+    flavor: "Flavor | None" = None,
+    force: bool = False,
+) -> int:
+    instance, expires_s = find_instance(session, uuid), seconds_of(expires)
+    wanted = wanted_of(flavor or instance.flavor, session.settings, volume_backed=instance.volume_backed)
+
+    def claim(node: str, limits: "Limits | None") -> "Claimed | Refused":
+        return session.claims.move(
+            instance.uuid, kind, node, flavor=flavor, limits=limits, expires_s=expires_s, force=force
+        )
+
+    done = granted(session, node_name, wanted, None, claim)
+    to = done.migration.dest_node if done.migration else node_name
+    tell(session, done, said=f"{kind} of {instance.name or instance.uuid} to {to}")
+    return 0
+
+
+def _step(name: str, text: str, said: str) -> None:
+    """Add a command that takes a move one step on."""
+
+    @move_command.command(name, help=text, example=f"$ stocktake move {name} UUID")
+    @click.argument("uuid")
+    @click.pass_obj
+    def step_command(session: Session, uuid: str) -> int:
+        session.command = f"move {name}"
+        instance = find_instance(session, uuid)
+        step: Callable[[str], Claimed] = getattr(session.claims, name)
+        done = step(instance.uuid)
+        where = done.instance.node or "no node"
+        tell(session, done, said=f"{instance.name or instance.uuid} {said}; it is on {where}")
+        return 0
+
+
+_step("finish", "The machine UUID is at its destination now.", "has moved")
+_step("confirm", "Let go what a finished move of UUID holds at its source.", "stays where it went")
+_step("revert", "Take UUID back to its source, and let go its destination.", "is back")
+_step("abort", "Give up a move of UUID that is not finished.", "does not move")
