@@ -1,6 +1,8 @@
-"""Fleets to measure, and the floor of each: what must be read whoever reads it."""
+"""A refresh of fleets, the first and a steady one, and the floor of each: what must be read whoever reads it."""
 
 import sqlite3
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,10 @@ from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fleet import node_name
 from stocktake.model.workload import Flavor, Instance
 from stocktake.parts import Parts
+from stocktake.refresh import refresh
 from stocktake.settings import read_settings
+
+RUNS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,48 @@ class Case:
     nodes: int
     instances: int
     placement: str
+
+
+CASES = (
+    Case("1 node, 1,000 instances, steady", nodes=1, instances=1000, placement="none"),
+    Case("100 nodes x 1 instance, embedded Placement, steady", nodes=100, instances=1, placement="embedded"),
+    Case("1,000 nodes x 1 instance, steady", nodes=1000, instances=1, placement="none"),
+)
+
+
+def measured(directory: Path) -> list[dict[str, str | float]]:
+    """Measure every case."""
+    rows = []
+    for number, case in enumerate(CASES):
+        folder = directory / str(number)
+        folder.mkdir()
+        with prepared(case, folder) as parts:
+            rows.append(_measured(case, parts))
+    return rows
+
+
+def _measured(case: Case, parts: Parts) -> dict[str, str | float]:
+    first_ms = _ms(lambda: refresh(parts))
+    refresh(parts)
+    steady: list[float] = []
+    floor: list[float] = []
+    for _ in range(RUNS):
+        steady.append(_ms(lambda: refresh(parts)))
+        floor.append(_ms(floor_of(parts)))
+    median, least = statistics.median(steady), statistics.median(floor)
+    return {
+        "case": case.name,
+        "first_ms": round(first_ms, 1),
+        "steady_ms": round(median, 1),
+        "floor_ms": round(least, 1),
+        "ratio": round(median / least, 1),
+    }
+
+
+def _ms(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return (time.perf_counter() - begun) * 1000
 
 
 @contextmanager
