@@ -11,6 +11,7 @@ from pathlib import Path
 from stocktake.cli.parts import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fleet import node_name
+from stocktake.memory import Memory
 from stocktake.model.workload import Flavor, Instance
 from stocktake.parts import Parts
 from stocktake.refresh import refresh
@@ -48,12 +49,13 @@ def measured(directory: Path) -> list[dict[str, str | float]]:
 
 
 def _measured(case: Case, parts: Parts) -> dict[str, str | float]:
-    first_ms = _ms(lambda: refresh(parts))
-    refresh(parts)
+    memory = Memory()
+    first_ms = _ms(lambda: refresh(parts, memory=memory))
+    refresh(parts, memory=memory)
     steady: list[float] = []
     floor: list[float] = []
     for _ in range(RUNS):
-        steady.append(_ms(lambda: refresh(parts)))
+        steady.append(_ms(lambda: refresh(parts, memory=memory)))
         floor.append(_ms(floor_of(parts)))
     median, least = statistics.median(steady), statistics.median(floor)
     return {

@@ -14,6 +14,7 @@ from types import FrameType
 from stocktake import __version__
 from stocktake.clock import Clock
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
+from stocktake.memory import Memory
 from stocktake.parts import Parts, Pass
 from stocktake.refresh import refresh
 
@@ -73,6 +74,7 @@ class Agent:
         self._passes = 0
         self._beat_due_s = 0.0
         self._journal = Journal()
+        self._memory = Memory()
 
     def stop(self) -> None:
         """End after the step at hand."""
@@ -108,6 +110,7 @@ class Agent:
             if self._reloading:
                 self._reloading = False
                 parts = self._reopened(parts)
+                self._memory = Memory()
             # Set before the work: a pass that fails must not take the next one with it.
             started_s = self._clock.monotonic_s()
             interval_s = parts.settings.refresh_interval_s
@@ -122,7 +125,7 @@ class Agent:
         full = self._passes % FULL_EVERY == 0
         self._passes += 1
         try:
-            result = refresh(parts, full=full, stop=lambda: self._stopping)
+            result = refresh(parts, full=full, stop=lambda: self._stopping, memory=self._memory)
         except IdentityError:
             close(parts)
             raise

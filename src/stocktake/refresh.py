@@ -16,6 +16,7 @@ from stocktake.clock import Clock
 from stocktake.errors import NodeNotFound, ReportRefused, StocktakeError
 from stocktake.identity import check_driver, check_host, identified
 from stocktake.lapse import settle_claims
+from stocktake.memory import Memory
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host, HostView
 from stocktake.model.value import replace
@@ -43,7 +44,12 @@ class _Timer:
 
 
 def refresh(
-    parts: Parts, *, only: str | None = None, full: bool = False, stop: Callable[[], bool] = lambda: False
+    parts: Parts,
+    *,
+    only: str | None = None,
+    full: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    memory: Memory | None = None,
 ) -> Pass:
     """
     Take stock of all nodes, or of one.
@@ -52,6 +58,7 @@ def refresh(
         only: a node's name; then no other is touched and none is deleted.
         full: read everything back from the scheduler, whatever its generations say.
         stop: asked between steps; once it says yes, what is not saved yet is left for the next pass.
+        memory: of the passes before this one, with the same parts.
 
     Raises:
         IdentityError: this host is not who the ledger says it is; nothing was written.
@@ -73,12 +80,15 @@ def refresh(
     wanted = names if only is None else (only,)
     views = audit(parts.driver, parts.monitors, wanted, my_ip=parts.settings.my_ip, limit=parts.limit)
     timer.lap("audit")
-    hosts, refused = _verified(views)
+    memory = memory or Memory()
+    hosts, refused = _verified(views, memory)
     result.failed |= refused
     timer.lap("verify")
     uuids = identified(parts, names, hosts, ours, result)
     service = parts.ledger.service(host) or parts.ledger.register(host, version=__version__)
-    _count(parts, hosts, uuids, service, result=result, timer=timer, full=full, stop=stop)
+    _count(parts, hosts, uuids, service, result=result, timer=timer, full=full, stop=stop, memory=memory)
+    if only is None:
+        memory.keep(names)
     _note(parts, ours, result)
     if only is None and not stop():
         delete_vanished(parts, names, ours, result)
@@ -96,13 +106,24 @@ def _count(
     timer: _Timer,
     full: bool,
     stop: Callable[[], bool],
+    memory: Memory,
 ) -> None:
     """Read, tally, save and report the nodes whose hosts are verified."""
 
     def books_of(reader: Reader, nodes: Sequence[str]) -> dict[str, Books]:
         guests = {node: frozenset(guest.uuid for guest in hosts[node].guests or ()) for node in nodes}
         works = reader.work(parts.rules.host, nodes, guests)
-        return {node: _books(parts, hosts[node], works[node], uuids[node], service) for node in nodes}
+        return {node: books_of_one(node, works[node]) for node in nodes}
+
+    def books_of_one(node: str, work: NodeWork) -> Books:
+        host, uuid = hosts[node], uuids[node]
+        return memory.books(
+            host,
+            work,
+            uuid,
+            disabled=service.disabled,
+            count=lambda: _books(parts, host, work, uuid, service),
+        )
 
     books = books_of(parts.ledger, tuple(hosts))
     if parts.settings.adopt == "auto":
@@ -153,7 +174,7 @@ def _listed(parts: Parts, ours: Sequence[ComputeNode]) -> tuple[str, ...]:
 
 
 def _verified(
-    views: Mapping[str, HostView | StocktakeError],
+    views: Mapping[str, HostView | StocktakeError], memory: Memory
 ) -> tuple[dict[str, Host], dict[str, StocktakeError]]:
     hosts: dict[str, Host] = {}
     failed: dict[str, StocktakeError] = {}
@@ -161,7 +182,7 @@ def _verified(
         if isinstance(view, StocktakeError):
             failed[node] = view
             continue
-        verdict = verify(view)
+        verdict = memory.verdict(view, verify)
         if isinstance(verdict, Host):
             hosts[node] = verdict
         else:

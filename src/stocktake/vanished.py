@@ -23,7 +23,8 @@ def delete_vanished(parts: Parts, names: Sequence[str], ours: Sequence[ComputeNo
     Kept are nodes that the driver still has (they moved), that still have instances, and, if more than a set share
     vanishes at once, all of them until a second pass agrees.
     """
-    gone = [row for row in ours if row.hypervisor_hostname not in names]
+    there = set(names)
+    gone = [row for row in ours if row.hypervisor_hostname not in there]
     if gone:
         # What the replica said may be old: another service may own the node by now.
         still = {row.uuid for row in parts.ledger.nodes(host=parts.rules.host)}

@@ -143,5 +143,5 @@ def check_placement(world: World, providers: dict[str, Any], books: Books) -> No
             "what is left is in use, and closed"
         )
         assert world.there.traits(provider.name) - {THEIRS} == provider.traits
-        # An instance that was deleted has given back all; nobody else was touched.
+        # Allocations are foreign here: nobody's was touched.
         assert world.there.consumers(provider.name) == world.held.get(provider.name, set())
