@@ -325,3 +325,42 @@ def test_given_a_migration_from_nowhere_when_counted_then_the_entry_says_so() ->
     leaves = one(count(promised=work([a_resize()], [outgoing(a_migration())]))).why
     assert f"from this node to {ELSEWHERE[0]}" in leaves
     assert leaves.endswith("room for a revert")
+
+
+@pytest.mark.parametrize(
+    ("case", "instance", "migration", "consumers"),
+    [
+        ("no move", an_instance(), None, {"instance": "instance"}),
+        (
+            "leaves, still here",
+            an_instance(task_state="resize_migrating"),
+            outgoing(a_migration()),
+            {"instance": "migration"},
+        ),
+        ("leaves, gone already", a_resize(), outgoing(a_migration()), {"migration": "migration"}),
+        ("comes, not here yet", a_resize(), a_migration(), {"migration": "instance"}),
+        ("comes, here already", a_resize(away=False), a_migration(), {"instance": "instance"}),
+        (
+            "resized here, old flavor",
+            a_resize(away=False, instance_type_id=1),
+            same_host(a_migration()),
+            {"instance": "migration", "migration": "instance"},
+        ),
+        (
+            "resized here, new flavor",
+            a_resize(away=False, instance_type_id=2),
+            same_host(a_migration()),
+            {"instance": "instance", "migration": "migration"},
+        ),
+        ("not moving any more", an_instance(), outgoing(a_migration()), {"instance": "instance"}),
+        ("a migration without a uuid", a_resize(), outgoing(a_migration(uuid=None)), {"migration": None}),
+    ],
+    ids=lambda case: case if isinstance(case, str) else "",
+)
+def test_given_a_move_when_counted_then_what_it_leaves_is_its_own_and_the_rest_the_instances(
+    case: str, instance: Instance, migration: Migration | None, consumers: dict[str, str | None]
+) -> None:
+    books = count(promised=work([instance], [migration] if migration else []))
+    names = {instance.uuid: "instance", migration.uuid if migration else None: "migration"} | {None: None}
+    assert {one.kind: names[one.consumer] for one in books.entries if one.kind != "reserved"} == consumers
+    assert [one.consumer for one in books.entries if one.kind == "reserved"] == [None]

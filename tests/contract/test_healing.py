@@ -329,6 +329,22 @@ def test_given_devices_when_healed_then_only_the_provider_that_changed_is_read_a
     assert seen(door, one).resources == {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}
 
 
+def test_given_a_device_that_is_gone_and_still_held_when_healed_then_it_is_let_go_and_its_provider_goes(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node, consumer = tree(some_name()), some_consumer()
+    device = child(node, "0000:01:00.0")
+    held = {consumer: {node.root.uuid: {"VCPU": 1}, device.uuid: {DEVICE: 1}}}
+    for _ in range(2):
+        healed(scheduler, with_children(node, device), held)
+    assert agreed(scheduler.sync({"n": node})["n"]).problems
+    without = {consumer: {node.root.uuid: {"VCPU": 1}}}
+    healed(scheduler, node, without)
+    assert seen(door, consumer).resources == without[consumer]
+    assert agreed(scheduler.sync({"n": node})["n"]).problems == ()
+    assert [there.uuid for there in scheduler.providers(root_uuid=node.root.uuid)] == [node.root.uuid]
+
+
 def test_given_a_node_that_was_not_synced_when_healed_then_it_is_left_for_the_next_pass(
     door: Door, scheduler: Scheduler
 ) -> None:

@@ -101,7 +101,7 @@ def is_allocated(world: World, uuid: str) -> bool:
 
 
 def an_instance_goes(world: World) -> str:
-    """Its row stays, deleted; what it held of the scheduler stays too: allocations are foreign here."""
+    """Its row stays, deleted."""
     instance = world.any_instance()
     if instance is None:
         return "no instance to delete"
@@ -265,19 +265,24 @@ def somebody_allocates(world: World) -> str:
     free = {
         kind: 1
         for kind, inventory in world.there.inventories(name).items()
-        if inventory["reserved"] < inventory["total"] and (kind == "VCPU" or name != at.node)
+        if has_room(world, name, kind, inventory) and (kind == "VCPU" or name != at.node)
     }
     if not free or (name != at.node and world.there.consumers(name)):
         return f"{name} is taken"
     instances = [
         one.uuid
         for one in at.service.parts.ledger.instances(host=at.service.host, node=at.node)
-        if not is_allocated(world, one.uuid)
+        if not world.own and not is_allocated(world, one.uuid)
     ]
     consumer = world.dice.pick([*instances, world.dice.uuid()]) if name == at.node else world.dice.uuid()
     world.there.allocate(consumer, {name: free})
     world.held.setdefault(name, set()).add(consumer)
     return f"{consumer} is given {free} of {name}"
+
+
+def has_room(world: World, name: str, kind: str, inventory: Mapping[str, float]) -> bool:
+    capacity = (inventory["total"] - inventory["reserved"]) * inventory["allocation_ratio"]
+    return world.there.usages(name)[kind] < capacity
 
 
 def an_operator_adds_a_trait(world: World) -> str:

@@ -8,8 +8,10 @@ from stocktake.drivers.fleet import DEVICE_SPEC
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.hypervisor import Host, HostView, Survey
 from stocktake.model.pci import PciRecord
+from stocktake.model.value import replace
 from stocktake.model.workload import Instance
 from stocktake.parts import Parts, Pass
+from stocktake.placement.wanted import wanted
 from stocktake.refresh import _books
 from stocktake.report import Books, changed
 from stocktake.verify import verify
@@ -38,6 +40,10 @@ def check(world: World, service: Service, result: Pass) -> None:
         devices = parts.ledger.work(service.host, (name,), {})[name].pci_devices
         check_devices(service, name, record, devices)
         check_placement(world, providers, books)
+        if world.own:
+            check_own(world, parts, record, books)
+        else:
+            check_foreign(world, books)
 
 
 def fresh_books(parts: Parts, name: str) -> Books:
@@ -131,17 +137,37 @@ def check_placement(world: World, providers: dict[str, Any], books: Books) -> No
     for provider in tree.providers:
         assert provider.name in below
         found = world.there.inventories(provider.name)
-        for kind, wanted in provider.inventories.items():
+        for kind, stock in provider.inventories.items():
             shown = found.pop(kind)
             assert (shown["total"], shown["reserved"], shown["max_unit"]) == (
-                wanted.total,
-                wanted.reserved,
-                wanted.max_unit,
+                stock.total,
+                stock.reserved,
+                stock.max_unit,
             )
-            assert shown["allocation_ratio"] == wanted.allocation_ratio
+            assert shown["allocation_ratio"] == stock.allocation_ratio
         assert all(shown["reserved"] == shown["total"] for shown in found.values()), (
             "what is left is in use, and closed"
         )
         assert world.there.traits(provider.name) - {THEIRS} == provider.traits
-        # Allocations are foreign here: nobody's was touched.
+
+
+def check_foreign(world: World, books: Books) -> None:
+    """Nobody was touched, a deleted instance neither."""
+    for provider in books.tree.providers:
         assert world.there.consumers(provider.name) == world.held.get(provider.name, set())
+
+
+def check_own(world: World, parts: Parts, record: ComputeNode, books: Books) -> None:
+    """Whoever is counted holds what he should, unless it is refused; of the others only strangers hold anything."""
+    refused = {problem.about for problem in record.problems if problem.code == "placement-allocation-refused"}
+    classes = frozenset(name for provider in books.tree.providers for name in provider.inventories)
+    record = replace(record, owned_classes=classes)
+    shares = wanted(record, books.tally.entries, books.tally.pci_devices, report_pci=True)
+    for provider in books.tree.providers:
+        found = world.there.held(provider.name)
+        strangers = world.held.get(provider.name, set())
+        assert {who: amounts for who, amounts in found.items() if who not in refused and who not in strangers} == {
+            who: held[provider.uuid] for who, held in shares.items() if who not in refused and provider.uuid in held
+        }
+        assert strangers <= found.keys()
+        assert parts.ledger.known_consumers(found.keys() - strangers) == found.keys() - strangers

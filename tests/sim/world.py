@@ -106,6 +106,7 @@ class World:
     Attributes:
         faulty: something is made to fail now.
         trace: what has happened so far.
+        own: allocations are the services' to write; else they are somebody else's.
         held: allocations that nobody may take away while their provider lives, by provider's name.
     """
 
@@ -117,6 +118,7 @@ class World:
         self.there.clear()
         self.trace: list[str] = []
         self.faulty = False
+        self.own = seed % 2 == 0
         self.held: dict[str, set[str]] = {}
         self._ids = SimIds(self.dice)
         self._number = 0
@@ -135,6 +137,7 @@ class World:
             host=service.host,
             placement=remote(self.server, retries_max=1),
             pci={"device_spec": DEVICE_SPEC},
+            allocations="own" if self.own else "foreign",
         ) as parts:
             yield parts
 

@@ -45,12 +45,13 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, fleet: Fleet, server: PlacementServer) -> Iterator[Parts]:
-    """Three nodes, taken stock of once; a driver gets 0.3 s, a request half a second."""
+def parts(tmp_path: Path, fleet: Fleet, server: PlacementServer, request: pytest.FixtureRequest) -> Iterator[Parts]:
+    """Three nodes, taken stock of once; a driver gets 0.3 s, a request half a second. A test may say who allocates."""
     for name in NAMES:
         fleet.has(name)
     placement = remote(server, timeout_s=0.5, retries_max=1)
-    with parts_of(tmp_path, placement=placement, driver_timeout_s=0.3) as opened:
+    who = getattr(request, "param", "foreign")
+    with parts_of(tmp_path, placement=placement, driver_timeout_s=0.3, allocations=who) as opened:
         assert refresh(opened).fine
         yield opened
 

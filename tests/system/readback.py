@@ -51,6 +51,16 @@ class Readback:
         """Say who holds something of a provider."""
         return frozenset(self.get(f"/resource_providers/{self.providers()[name]['uuid']}/allocations")["allocations"])
 
+    def usages(self, name: str) -> Mapping[str, int]:
+        """Read how much of a provider's classes is held."""
+        usages: Mapping[str, int] = self.get(f"/resource_providers/{self.providers()[name]['uuid']}/usages")["usages"]
+        return usages
+
+    def held(self, name: str) -> dict[str, dict[str, int]]:
+        """Say who holds how much of a provider, by class."""
+        path = f"/resource_providers/{self.providers()[name]['uuid']}/allocations"
+        return {consumer: there["resources"] for consumer, there in self.get(path)["allocations"].items()}
+
     def allocate(self, consumer: str, held: Mapping[str, Mapping[str, int]]) -> None:
         """Give a new consumer resources of providers, by name, as a cloud's scheduler does."""
         uuids = {name: one["uuid"] for name, one in self.providers().items()}

@@ -233,6 +233,7 @@ def test_given_a_placement_that_is_gone_when_refreshed_then_the_books_go_on_and_
     assert all(row.problems == () for row in parts.ledger.nodes())
 
 
+@pytest.mark.parametrize("parts", ["own"], indirect=True)
 def test_given_instances_that_are_deleted_when_refreshed_then_their_allocations_go_and_all_others_stay(
     parts: Parts, server: PlacementServer, there: Readback
 ) -> None:
@@ -241,7 +242,13 @@ def test_given_instances_that_are_deleted_when_refreshed_then_their_allocations_
         there.allocate(consumer, {"one": {"VCPU": 2}})
     there.allocate(GONE, {"one": {"VCPU": 2, "MEMORY_MB": 64}, "two": {"VCPU": 1}})
     refresh(parts)
-    assert there.consumers("one") == {GUEST, GONE, STRANGER}
+    # What it holds elsewhere is another node's to say; that node has no such promise.
+    assert there.held("one") == {
+        GUEST: {"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20},
+        GONE: {"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20},
+        STRANGER: {"VCPU": 2},
+    }
+    assert there.consumers("two") == set()
     parts.ledger.delete_instances([GONE])
     server.misbehave("PUT", f"/allocations/{GONE}", status=500)
     assert refresh(parts).unsynced.keys() == {"one"}
@@ -249,8 +256,22 @@ def test_given_instances_that_are_deleted_when_refreshed_then_their_allocations_
     server.behave()
     assert refresh(parts).fine
     assert there.consumers("one") == {GUEST, STRANGER}
-    # What it holds elsewhere is another node's to say.
-    assert there.consumers("two") == {GONE}
+    assert [problem.code for problem in parts.ledger.node("one").problems] == ["placement-allocation-unknown"]
     told = writes(server)
     assert refresh(parts).writes == 0
     assert writes(server) == told
+
+
+def test_given_allocations_of_others_when_refreshed_then_no_request_is_about_them(
+    parts: Parts, server: PlacementServer, there: Readback
+) -> None:
+    parts.ledger.put_instances([an_instance(uuid, host="alpha", node="one") for uuid in (GUEST, GONE)])
+    for consumer in (GONE, STRANGER):
+        there.allocate(consumer, {"one": {"VCPU": 2}})
+    before = there.held("one")
+    server.misbehave("*", "allocations", status=500)
+    assert refresh(parts).fine
+    parts.ledger.delete_instances([GONE])
+    assert refresh(parts).fine
+    server.behave()
+    assert there.held("one") == before

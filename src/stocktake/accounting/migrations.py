@@ -74,6 +74,13 @@ def leaves_here(migration: Migration, host: str, node: str) -> bool:
     return migration.source_compute == host and migration.source_node == node
 
 
+def takes_away(migration: Migration, instance: Instance, host: str, node: str) -> bool:
+    """Say whether what the instance has on this (host, node) is the side that the migration leaves."""
+    if not leaves_here(migration, host, node):
+        return False
+    return not comes_here(migration, host, node) or instance.instance_type_id == migration.old_instance_type_id
+
+
 def with_contexts(
     instances: Sequence[Instance], migrations: Sequence[Migration], host: str, node: str
 ) -> tuple[Instance, ...]:
@@ -130,7 +137,7 @@ def move_of(
     """
     comes, leaves = comes_here(migration, host, node), leaves_here(migration, host, node)
     if comes and leaves:
-        if instance.instance_type_id == migration.old_instance_type_id:
+        if takes_away(migration, instance, host, node):
             why = "resize on this node, room for the new flavor"
             return _new_side(migration, instance, why=why, stand_in=None)
         return _old_side(migration, instance, why="resize on this node, room for a revert"), ""

@@ -64,7 +64,7 @@ def share_of(instance: Instance, migrations: Sequence[Migration], host: str, nod
     already = {instance.uuid} if counted is not None else frozenset[str]()
     move, missing = migrations_.move_of(migration, instance, host, node, counted=already)
     problems = (Problem(code="flavor-missing", about=instance.uuid, text=missing),) if missing else ()
-    leaving = migration if migrations_.leaves_here(migration, host, node) and _is_old_side(move) else None
+    leaving = migration if migrations_.takes_away(migration, instance, host, node) else None
     return Share(counted=counted, move=move, leaving=leaving, stale=stale, problems=problems)
 
 
@@ -89,8 +89,3 @@ def holdings_of(share: Share, held: Collection[str]) -> tuple[Holding, ...]:
         mine = held if counted is None else moved & set(held)
         made.append(Holding(entry=replace(entry, consumer=consumer), numa=move.numa_topology, pci=tuple(sorted(mine))))
     return tuple(made)
-
-
-def _is_old_side(move: Move | None) -> bool:
-    """Say whether what counts as the instance is what the move leaves: nothing else counts, or the new side does."""
-    return move is None or move.allocates

@@ -32,15 +32,11 @@ _ENCODER = msgspec.json.Encoder(order="deterministic")
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """One node: its providers with their generations, the root first, and what should be held of them, by consumer."""
+    """One node: its root, its providers with their generations, and what should be held of them, by consumer."""
 
+    root: str
     generations: Mapping[str, int]
     allocations: Mapping[str, Allocation]
-
-    @property
-    def root(self) -> str:
-        """The root provider's uuid."""
-        return next(iter(self.generations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,7 @@ class Healing:
     def _heal(self, name: str, shares: Shares, changed: Mapping[str, _Mark], ask: Ask) -> Healed | None:
         """Put one node's changed providers right; None if its books changed since they were read."""
         writes = self._session.writes
-        held, generations = read_held(self._session, changed)
+        held, generations = read_held(self._session, sorted(changed))
         parts = {consumer: _within(allocation, changed) for consumer, allocation in shares.allocations.items()}
         wrong = {consumer: part for consumer, part in parts.items() if part.resources != held.get(consumer, {})}
         strangers = frozenset(held.keys() - parts.keys())

@@ -247,13 +247,22 @@ class Placement:
         return answer
 
     def _shares(self, holdings: Holdings) -> "Shares":
-        """Say what should be held of a node that was just synced, by its providers' real uuids."""
-        from stocktake.placement.healing import Shares
+        """
+        Say what should be held of a node that was just synced, by its providers' real uuids.
 
-        there = {uuid: generation for uuid, _, _, generation in self._settled[holdings.tree.root.uuid].stamp}
-        uuids = [self._aliases.get(provider.uuid, provider.uuid) for provider in holdings.tree.providers]
+        Of a device that is gone nothing should be held: its provider is there only until nobody does.
+        """
+        from stocktake.placement.healing import Shares
+        from stocktake.placement.plan import ours
+
+        root = holdings.tree.root.uuid
+        found = {
+            uuid: Found(uuid=uuid, name=name, parent_uuid=parent, generation=generation)
+            for uuid, name, parent, generation in self._settled[root].stamp
+        }
         return Shares(
-            generations={uuid: there[uuid] for uuid in uuids},
+            root=root,
+            generations={uuid: found[uuid].generation for uuid in ours(holdings.tree, found)},
             allocations={consumer: self._real(one) for consumer, one in holdings.allocations.items()},
         )
 
