@@ -12,15 +12,25 @@ from typing import Any
 
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from stocktake.accounting.lifecycle import MoveKind
-from stocktake.claims import Refused, Request
+from stocktake.claims import ClaimRules, Refused, Request
 from stocktake.errors import InvalidInput
 from stocktake.model.fitting import Limits
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance, Migration
-from tests.claims.desk import HOSTS, Desk, flavor, open_desk
+from stocktake.placement.wanted import wanted as wanted_of
+from tests.claims.desk import ALIASES, HOSTS, Desk, flavor, open_desk
+from tests.servers.placement import PlacementServer
+from tests.system.readback import Readback, remote
 
 LIMITS = Limits(memory_mb=24_000, vcpus=12, disk_gb=200)
 FLAVORS: tuple[Flavor, ...] = (
@@ -53,7 +63,8 @@ class Promises(RuleBasedStateMachine):
         """Open the two hosts, with a few machines."""
         folder = Path(self.opened.enter_context(tempfile.TemporaryDirectory(prefix="stocktake-machine-")))
         url = f"sqlite:///{folder}/ledger.db"
-        self.desk: Desk = self.opened.enter_context(open_desk(folder, url, **self.settings_of_desk))
+        rules = ClaimRules(own=bool(self.settings_of_desk), aliases=ALIASES)
+        self.desk: Desk = self.opened.enter_context(open_desk(folder, url, rules=rules, **self.settings_of_desk))
         for one in of:
             self.build("alpha", one, limited=False, kept=True)
 
@@ -173,10 +184,46 @@ def pins_of(instance: Instance, moves: Sequence[Migration], host: str) -> set[in
     return {pin for side in sides if side for cell in side.cells for pin in (cell.cpu_pinning or {}).values()}
 
 
-Promises.TestCase.settings = settings(
-    max_examples=25,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-TestPromises = Promises.TestCase
+class OwnPromises(Promises):
+    """The same, and a real Placement holds what the books say."""
+
+    server: PlacementServer
+
+    def __init__(self) -> None:
+        super().__init__()
+        Readback(self.server.url).clear()
+        self.settings_of_desk = {"placement": remote(self.server), "allocations": "own"}
+
+    def check_scheduler(self) -> None:
+        """Compare what each consumer holds of the hosts' providers with the books."""
+        there = Readback(self.server.url)
+        uuids = {one["uuid"]: name for name, one in there.providers().items()}
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for uuid in uuids:
+            for consumer, held in there.get(f"/resource_providers/{uuid}/allocations")["allocations"].items():
+                found.setdefault(consumer, {})[uuid] = held["resources"]
+        wanted: dict[str, dict[str, dict[str, int]]] = {}
+        for host in HOSTS:
+            node = self.desk.node(host)
+            ledger = self.desk.parts["alpha"].ledger
+            entries, devices = ledger.entries(node.uuid), ledger.devices([node.uuid])[node.uuid]
+            for consumer, resources in wanted_of(node, entries, devices, report_pci=True).items():
+                wanted.setdefault(consumer, {}).update(resources)
+        assert found == {consumer: resources for consumer, resources in wanted.items() if resources}
+
+
+def few(examples: int, steps: int) -> settings:
+    """Say how much is tried."""
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    return settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=slow)
+
+
+def test_given_any_history_of_promises_then_the_books_are_true_and_nothing_is_promised_twice() -> None:
+    run_state_machine_as_test(Promises, settings=few(20, 30))
+
+
+def test_given_any_history_with_own_allocations_then_placement_holds_what_the_books_say(
+    placement_server: PlacementServer,
+) -> None:
+    OwnPromises.server = placement_server
+    run_state_machine_as_test(OwnPromises, settings=few(5, 15))
