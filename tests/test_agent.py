@@ -58,12 +58,16 @@ class WatchedDriver:
         self._driver = driver
         self._clock = clock
         self.asked_s: list[float] = []
+        self.during: list[Callable[[], object]] = []
+        self._wake: Callable[[], None] = lambda: None
 
     def node_names(self) -> tuple[str, ...]:
         self.asked_s.append(self._clock.now_s - 1000.0)
         return self._driver.node_names()
 
     def survey(self, nodes: Collection[str]) -> dict[str, Survey | StocktakeError]:
+        if self.during:
+            self.during.pop(0)()
         return self._driver.survey(nodes)
 
     def node_exists(self, node: str) -> bool:
@@ -71,6 +75,13 @@ class WatchedDriver:
 
     def uptime_s(self) -> float | None:
         return self._driver.uptime_s()
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def happens(self) -> None:
+        """Tell of something."""
+        self._wake()
 
     def close(self) -> None:
         return
@@ -206,3 +217,91 @@ def test_given_a_guest_that_starts_between_passes_when_the_next_pass_ran_then_th
     stage.clock.at.append((1010.0, lambda: stage.fleet.has("one", guests=[a_guest(GUEST)])))
     stage.run(35)
     assert stage.parts.ledger.node("one").vcpus_used == 2
+
+
+# What happens between passes.
+
+
+def happens(stage: Stage, *at_s: float) -> None:
+    """Let the driver tell of something at these times after the start."""
+    stage.clock.at.extend((1000.0 + late_s, stage.driver.happens) for late_s in at_s)
+
+
+def test_given_an_event_when_it_has_settled_then_a_pass_answers_it_and_the_periodic_passes_stay_where_they_are(
+    stage: Stage,
+) -> None:
+    happens(stage, 10, 89.99)
+    assert stage.run(200) == pytest.approx([0, 10.02, 30, 90, 150])
+    counts = stage.agent.counts
+    assert (counts.passes, counts.event_passes, counts.events, counts.coalesced) == (5, 1, 2, 1)
+
+
+def test_given_events_in_a_row_then_one_pass_answers_them(stage: Stage) -> None:
+    happens(stage, *(10 + number / 1000 for number in range(50)))
+    assert stage.run(20) == pytest.approx([0, 10.049 + 0.02])
+    assert (stage.agent.counts.events, stage.agent.counts.coalesced) == (50, 49)
+
+
+def test_given_a_steady_stream_of_events_then_passes_are_few_and_the_periodic_one_is_not_starved(
+    stage: Stage,
+) -> None:
+    happens(stage, *(29 + number / 100 for number in range(200)))
+    asked_s = stage.run(40)
+    assert 30 in asked_s
+    during = [when_s for when_s in asked_s if 29 < when_s < 31.2]
+    assert 18 <= len(during) <= 22
+    assert stage.agent.counts.events == 200
+    assert stage.agent.counts.coalesced == 200 - stage.agent.counts.event_passes
+
+
+def test_given_an_event_during_a_pass_then_one_more_pass_follows(stage: Stage) -> None:
+    def storm() -> None:
+        for _ in range(1000):
+            stage.driver.happens()
+
+    stage.driver.during = [storm]
+    assert stage.run(20) == pytest.approx([0, 0.02])
+    assert stage.agent.counts.coalesced == 999
+
+
+def test_given_no_periodic_pass_when_something_happens_then_there_is_one_for_that(stage: Stage) -> None:
+    stage.parts = again(stage, update_resources_interval=-1)
+    happens(stage, 100)
+    assert stage.run(3600) == pytest.approx([0, 100.02])
+
+
+def test_given_a_longer_time_to_settle_then_it_holds(stage: Stage) -> None:
+    stage.parts = again(stage, event_settle_s=2.0)
+    happens(stage, 10, 11)
+    assert stage.run(20) == pytest.approx([0, 13])
+
+
+def test_given_an_event_whose_pass_fails_then_it_is_tried_again_and_the_interval_goes_on(stage: Stage) -> None:
+    def fails() -> None:
+        stage.fleet.listing = {"raise": "DriverUnreachable", "text": "gone"}
+        stage.fleet.write()
+        stage.driver.happens()
+
+    def is_back() -> None:
+        stage.fleet.listing = None
+        stage.fleet.write()
+
+    stage.clock.at += [(1010.0, fails), (1010.5, is_back)]
+    assert stage.run(100) == pytest.approx([0, 10.02, 10.77, 70.77])
+
+
+def test_given_events_all_the_time_then_it_says_that_it_lives(stage: Stage) -> None:
+    happens(stage, *(number / 10 for number in range(1, 300)))
+    stage.run(30)
+    (service,) = stage.parts.ledger.services()
+    assert service.last_seen_up is not None
+    assert service.last_seen_up >= START + timedelta(seconds=1020)
+
+
+def test_given_new_settings_when_reloaded_then_the_new_driver_is_watched(stage: Stage) -> None:
+    before = stage.parts
+    other = WatchedDriver(before.driver, stage.clock)
+    stage.opened = [lambda: before, lambda: replace(before, driver=other)]
+    stage.clock.at += [(1005.0, stage.agent.reload), (1010.0, other.happens)]
+    stage.run(20)
+    assert other.asked_s == pytest.approx([5, 10.02])

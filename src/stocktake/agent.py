@@ -1,8 +1,9 @@
 """
 Step 1: when. Law: a pass that fails never takes the next one with it, and events only say "look again, now".
 
-Every `update_resources_interval` seconds, and whenever it is woken, the agent runs a refresh; between passes it says
-that it lives. SIGTERM ends it between two steps, SIGHUP reads the settings again.
+Every `update_resources_interval` seconds, and soon after the driver or the ledger says that something happened, the
+agent runs a refresh, one at a time; between passes it says that it lives. What happens in between never moves the
+periodic pass. SIGTERM ends it between two steps, SIGHUP reads the settings again.
 """
 
 import logging
@@ -13,14 +14,16 @@ from types import FrameType
 
 from stocktake import __version__
 from stocktake.clock import Clock
+from stocktake.drivers.base import Watching
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
 from stocktake.memory import Memory
 from stocktake.parts import Parts, Pass
 from stocktake.refresh import refresh
+from stocktake.wakes import Counts, Wakes
 
 LOG = logging.getLogger(__name__)
 
-# Once in so many passes everything is read back from the scheduler, whose generations don't show every change.
+# Once in so many periodic passes everything is read back from the scheduler, whose generations don't show every change.
 FULL_EVERY = 30
 BACK_OFF_FIRST_S = 1.0
 BACK_OFF_LONGEST_S = 60.0
@@ -68,13 +71,25 @@ class Agent:
         self._clock = clock
         self._jitter = jitter
         self._wake = threading.Event()
+        self._wakes = Wakes(clock, self._wake.set)
         self._stopping = False
         self._reloading = False
+        self._now = False
         self._failures = 0
-        self._passes = 0
+        self._periodic = 0
+        self._due_s: float | None = None
         self._beat_due_s = 0.0
         self._journal = Journal()
         self._memory = Memory()
+
+    @property
+    def counts(self) -> Counts:
+        """What happened since the start."""
+        return self._wakes.counts
+
+    def wake(self) -> None:
+        """Look again soon: somebody saw something change. For any thread, any number of times; it never waits."""
+        self._wakes.wake()
 
     def stop(self) -> None:
         """End after the step at hand."""
@@ -84,6 +99,7 @@ class Agent:
     def reload(self) -> None:
         """Read the settings again before the next pass, which is now."""
         self._reloading = True
+        self._now = True
         self._wake.set()
 
     def catch_signals(self) -> None:
@@ -105,25 +121,28 @@ class Agent:
         """
         parts = self._opened_at_last()
         first = True
-        due_s: float | None = self._clock.monotonic_s()
-        while parts is not None and self._sleep_until(parts, due_s):
+        self._due_s = self._clock.monotonic_s()
+        while parts is not None and self._sleep(parts):
             if self._reloading:
                 self._reloading = False
                 parts = self._reopened(parts)
                 self._memory = Memory()
-            # Set before the work: a pass that fails must not take the next one with it.
-            started_s = self._clock.monotonic_s()
+                self._due_s = self._clock.monotonic_s()
+            began_s = self._clock.monotonic_s()
+            periodic = self._due_s is not None and self._due_s <= began_s
             interval_s = parts.settings.refresh_interval_s
-            fine = self._one_pass(parts)
-            due_s = self._next_due(started_s, interval_s, fine=fine, first=first)
+            self._wakes.take(periodic=periodic)
+            fine = self._one_pass(parts, periodic=periodic)
+            self._wakes.rest(began_s)
+            self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
             first = False
         if parts is not None:
             close(parts)
 
-    def _one_pass(self, parts: Parts) -> bool:
+    def _one_pass(self, parts: Parts, *, periodic: bool) -> bool:
         """Run one refresh; say whether all went well."""
-        full = self._passes % FULL_EVERY == 0
-        self._passes += 1
+        full = periodic and self._periodic % FULL_EVERY == 0
+        self._periodic += periodic
         try:
             result = refresh(parts, full=full, stop=lambda: self._stopping, memory=self._memory)
         except IdentityError:
@@ -139,33 +158,47 @@ class Agent:
         self._journal.note_pass(result)
         return result.fine
 
-    def _next_due(self, started_s: float, interval_s: float | None, *, fine: bool, first: bool) -> float | None:
-        """When to run next: None if the periodic pass is off and nothing has to be tried again."""
+    def _next_due(
+        self, began_s: float, interval_s: float | None, *, fine: bool, periodic: bool, first: bool
+    ) -> float | None:
+        """When to run next if nothing happens: None if the periodic pass is off and nothing has to be tried again."""
         self._failures = 0 if fine else self._failures + 1
+        due_s = self._due_s
         if self._failures:
             back_off_s = min(interval_s or BACK_OFF_LONGEST_S, BACK_OFF_FIRST_S * 2.0 ** min(self._failures - 1, 10))
-            return self._clock.monotonic_s() + back_off_s * (0.5 + self._jitter() / 2)
+            again_s = self._clock.monotonic_s() + back_off_s * (0.5 + self._jitter() / 2)
+            return again_s if periodic or due_s is None else min(due_s, again_s)
+        if not periodic:
+            return due_s
         if interval_s is None:
             return None
-        return started_s + (interval_s * self._jitter() if first else interval_s)
+        # From when it was due, not from when it began, so that a pass in its way does not move all those to come.
+        from_s = began_s if due_s is None or due_s + interval_s <= began_s else due_s
+        return from_s + (interval_s * self._jitter() if first else interval_s)
 
-    def _sleep_until(self, parts: Parts, due_s: float | None) -> bool:
-        """Wait until it is time, or somebody wakes us, saying meanwhile that we live; False once stopped."""
+    def _sleep(self, parts: Parts) -> bool:
+        """Wait until a pass is due, or asked for, saying meanwhile that we live; False once stopped."""
         while not self._stopping:
             self._beat(parts)
+            # In this order: whoever wakes us has said before what for.
+            self._wake.clear()
+            if self._stopping:
+                return False
+            if self._now:
+                self._now = False
+                return True
             now_s = self._clock.monotonic_s()
-            beat_s = parts.settings.report_interval
+            answer_s = self._wakes.due_s(parts.settings.event_settle_s)
+            due_s = min((due_s for due_s in (self._due_s, answer_s) if due_s is not None), default=None)
             if due_s is not None and due_s <= now_s:
                 return True
-            wait_s = beat_s if due_s is None else min(beat_s, due_s - now_s)
-            if self._clock.wait(self._wake, wait_s):
-                self._wake.clear()
-                return not self._stopping
+            beat_s = parts.settings.report_interval
+            self._clock.wait(self._wake, beat_s if due_s is None else min(beat_s, due_s - now_s))
         return False
 
     def _beat(self, parts: Parts) -> None:
         """Say that we live, once per `report_interval`; not before a pass has seen that we are who we say."""
-        if self._passes == 0 or self._clock.monotonic_s() < self._beat_due_s:
+        if self.counts.passes == 0 or self._clock.monotonic_s() < self._beat_due_s:
             return
         self._beat_due_s = self._clock.monotonic_s() + parts.settings.report_interval
         try:
@@ -180,7 +213,7 @@ class Agent:
         tries = 0
         while not self._stopping:
             try:
-                return self._open()
+                return self._watched(self._open())
             except Unreachable as error:
                 self._journal.note("start", error)
                 tries += 1
@@ -188,10 +221,16 @@ class Agent:
                 self._wake.clear()
         return None
 
+    def _watched(self, parts: Parts) -> Parts:
+        """Have the parts that can say when something happens say it."""
+        if isinstance(parts.driver, Watching):
+            parts.driver.watch(self.wake)
+        return parts
+
     def _reopened(self, parts: Parts) -> Parts:
         """Take the new settings, or keep the old ones if they can't be used."""
         try:
-            opened = self._open()
+            opened = self._watched(self._open())
         except StocktakeError as error:
             LOG.error("the settings stay as they were: %s", error)  # noqa: TRY400 - the message says it all
             return parts

@@ -125,7 +125,12 @@ def _view(node: str, survey: Survey, monitors: Sequence[Monitor], my_ip: str | N
     LOG.info("hypervisor resource view", extra={"node": node, **_seen(report)})
     metrics, problems = _metrics(node, monitors)
     return HostView(
-        node=node, report=report, guests=survey.guests, host_ip=my_ip, metrics=metrics, problems=tuple(problems)
+        node=node,
+        report=report,
+        guests=survey.guests,
+        host_ip=my_ip,
+        metrics=metrics,
+        problems=(*survey.problems, *problems),
     )
 
 

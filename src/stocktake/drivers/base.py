@@ -7,7 +7,7 @@ Third parties add drivers through the entry point group `stocktake.drivers`: a n
 
 import importlib.util
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib.metadata import EntryPoint
 from typing import Protocol, runtime_checkable
 
@@ -57,6 +57,20 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Let go of the connection; a closed driver is not used again."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """What some drivers can do besides: tell when something happens. Without it there is the agent's interval only."""
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """
+        Call `wake` soon after a node may have changed, from whatever thread, until the driver is closed.
+
+        It never waits and never raises. To call it once too often costs a pass, to forget it costs nothing but time:
+        the periodic pass is the guarantee. Called at most once, before the first survey or after it.
+        """
         ...
 
 

@@ -50,10 +50,12 @@ class Survey(Value, frozen=True, kw_only=True):
     Attributes:
         report: the keys of the accounting rules ("What the driver must report"), plain data as of JSON.
         guests: None if this driver can't list guests.
+        problems: what the driver itself found wrong.
     """
 
     report: Mapping[str, object]
     guests: tuple[Guest, ...] | None = None
+    problems: tuple[Problem, ...] = ()
 
 
 class HostView(Value, frozen=True, kw_only=True):

@@ -139,6 +139,16 @@ class Libvirt(Section, frozen=True, kw_only=True):
     instances_path: Annotated[Path, about("Where guests' images are; its file system is the node's disk.")] = Path(
         "/var/lib/libvirt/images"
     )
+    full_read_every: Annotated[
+        int,
+        about(
+            "While libvirt tells the agent what changes, only that is read again; once in so many passes everything "
+            "is, and compared. 1 keeps nothing.",
+            unit="passes",
+            ge=1,
+            le=_LARGEST,
+        ),
+    ] = 10
 
 
 class Fake(Section, frozen=True, kw_only=True):
@@ -233,6 +243,16 @@ class Settings(Section, frozen=True, kw_only=True):
             le=_LARGEST,
         ),
     ] = 0
+    event_settle_s: Annotated[
+        float,
+        about(
+            "How long it has to be quiet after something happened before the agent looks again; five times as long at "
+            "the most.",
+            unit="s",
+            ge=0,
+            le=60,
+        ),
+    ] = 0.02
     report_interval: Annotated[int, about("How often the agent says that it lives.", unit="s", gt=0, le=_LARGEST)] = 10
     service_down_time: Annotated[
         int, about("After how long a silent agent counts as down.", unit="s", gt=0, le=_LARGEST)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.drivers.libvirt.guests import DefinitionCache, Disk, read_definition
+from stocktake.drivers.libvirt.guests import OFF, Definition, DefinitionCache, Disk, read_definition
 from stocktake.drivers.libvirt.placing import Layout
 from tests.drivers.libvirt.documents import domain_document
 
@@ -133,15 +133,49 @@ def test_any_definition_is_read_or_its_trouble_told(parts: list[str], active: bo
     assert definition.memory_mb or definition.troubles or "0" in memory
 
 
+def read(cache: DefinitionCache, text: str, *, run: int = 3, layout: Layout = LAYOUT) -> Definition:
+    return cache.read("u", text, name="name", run=run, layout=layout).definition
+
+
 def test_a_definition_is_parsed_again_only_if_it_or_the_host_has_changed() -> None:
     cache = DefinitionCache()
     text = domain_document("")
-    first = cache.definition("u", text, active=True, layout=LAYOUT)
-    assert cache.definition("u", text, active=True, layout=LAYOUT) is first
-    assert cache.definition("u", domain_document("", vcpu="<vcpu>1</vcpu>"), active=True, layout=LAYOUT).vcpus == 1
-    assert cache.definition("u", text, active=False, layout=LAYOUT) is not first
+    first = read(cache, text)
+    assert read(cache, text) is first
+    assert read(cache, domain_document("", vcpu="<vcpu>1</vcpu>")).vcpus == 1
+    assert read(cache, text, run=OFF) is not first
     other = Layout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)
-    kept = cache.definition("u", text, active=True, layout=other)
-    assert cache.definition("u", text, active=True, layout=other) is kept
+    kept = read(cache, text, layout=other)
+    assert read(cache, text, layout=other) is kept
     cache.keep_only(frozenset())
-    assert cache.definition("u", text, active=True, layout=other) is not kept
+    assert read(cache, text, layout=other) is not kept
+
+
+def test_what_is_kept_stands_for_a_guest_until_it_is_dropped_starts_ends_or_the_host_changes() -> None:
+    cache = DefinitionCache()
+    assert cache.kept("u", run=3, layout=LAYOUT) is None
+    read(cache, domain_document(""))
+    assert cache.kept("u", run=3, layout=LAYOUT) is not None
+    assert cache.kept("u", run=4, layout=LAYOUT) is None
+    assert cache.kept("u", run=OFF, layout=LAYOUT) is None
+    assert cache.kept("u", run=3, layout=Layout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)) is None
+    cache.drop(["other", "u"])
+    assert cache.kept("u", run=3, layout=LAYOUT) is None
+
+
+def test_only_a_guest_that_is_not_what_stood_for_it_differs() -> None:
+    cache = DefinitionCache()
+    few, many = (domain_document("", vcpu=f"<vcpu>{count}</vcpu>") for count in (1, 2))
+    read(cache, few)
+    read(cache, few)
+    # Another document that says the same of what counts.
+    read(cache, few.replace("</domain>", "<on_crash>destroy</on_crash></domain>"))
+    # Another run: its start was seen by its id.
+    read(cache, many, run=4)
+    cache.drop(["u"])
+    read(cache, few, run=4)
+    assert cache.differing == {}
+    read(cache, many, run=4)
+    assert cache.differing == {"u": "name"}
+    cache.clear()
+    assert cache.differing == {}

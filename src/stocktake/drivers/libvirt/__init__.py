@@ -3,7 +3,9 @@ Step 4, libvirt: one connection, one node, its guests. Law: everything is read-o
 
     driver       the node's name, surveys, errors
     connection   open, keep alive, one sweep with a deadline
+    events       what libvirt tells by itself
     sweep        one reading of everything, put together as a report
+    facts        what stays as it is while libvirtd runs
     capacity     memory, disk, CPU model, what the host can run
     traits       CPU flags as the scheduler's traits
     topology     which CPUs are sold as what, NUMA cells
@@ -34,7 +36,7 @@ def open_driver(settings: Settings, clock: Clock) -> "LibvirtDriver":
     try:
         # Here, so that whoever has no libvirt can still list the drivers.
         from stocktake.drivers.libvirt.driver import LibvirtDriver
-        from stocktake.drivers.libvirt.sweep import Options
+        from stocktake.drivers.libvirt.facts import Options
     except ModuleNotFoundError as error:
         raise DriverError(
             f"libvirt's Python bindings are not installed: {error}",
@@ -49,5 +51,6 @@ def open_driver(settings: Settings, clock: Clock) -> "LibvirtDriver":
         cpu_shared_set=settings.cpu_shared_set,
         cpu_dedicated_set=settings.cpu_dedicated_set,
         reserved_pages=reserved,
+        full_read_every=settings.libvirt.full_read_every,
     )
     return LibvirtDriver(settings.libvirt.connection_uri, options, clock=clock, deadline_s=settings.driver_timeout_s)

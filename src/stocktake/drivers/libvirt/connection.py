@@ -21,6 +21,11 @@ from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 
 T = TypeVar("T")
 
+# Every kind of event has arguments of its own.
+Callback = Callable[..., None]
+Register = Callable[[None, int, Callback, None], int]
+Deregister = Callable[[int], object]
+
 # A connection that says nothing for 15 s is closed by libvirt itself; a late sweep then ends with an error.
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 3
@@ -75,6 +80,14 @@ class Hypervisor(Protocol):
     def listAllStoragePools(self, flags: int = 0) -> list[StoragePool]: ...
     def isAlive(self) -> int: ...
     def setKeepAlive(self, interval: int, count: int) -> int: ...
+    def domainEventRegisterAny(self, domain: None, kind: int, callback: Callback, opaque: None) -> int: ...
+    def domainEventDeregisterAny(self, number: int) -> object: ...
+    def nodeDeviceEventRegisterAny(self, device: None, kind: int, callback: Callback, opaque: None) -> int: ...
+    def nodeDeviceEventDeregisterAny(self, number: int) -> object: ...
+    def storagePoolEventRegisterAny(self, pool: None, kind: int, callback: Callback, opaque: None) -> int: ...
+    def storagePoolEventDeregisterAny(self, number: int) -> object: ...
+    def registerCloseCallback(self, callback: Callback, opaque: None) -> int: ...
+    def unregisterCloseCallback(self) -> object: ...
     def close(self) -> int: ...
 
 
@@ -97,12 +110,16 @@ class Connection:
         uri: any libvirt URI.
         clock: what a deadline is measured by.
         deadline_s: how long a call may take, opening included.
+        leaving: called in the worker thread before a connection is closed, lost or not.
     """
 
-    def __init__(self, uri: str, *, clock: Clock, deadline_s: float) -> None:
+    def __init__(
+        self, uri: str, *, clock: Clock, deadline_s: float, leaving: Callable[[], object] = lambda: None
+    ) -> None:
         self.uri = uri
         self._clock = clock
         self._deadline_s = deadline_s
+        self._leaving = leaving
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._late: _Job[Any] | None = None
         self._worker: threading.Thread | None = None
@@ -193,6 +210,7 @@ class Connection:
     def _drop(self) -> None:
         hypervisor, self._hypervisor = self._hypervisor, None
         if hypervisor is not None:
+            self._leaving()
             try:
                 hypervisor.close()
             except libvirt.libvirtError:
@@ -266,5 +284,10 @@ def start_event_loop() -> None:
 
 
 def _run_events() -> None:
+    pause = threading.Event()
     while True:
-        libvirt.virEventRunDefaultImpl()
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError:
+            # Without this thread every connection would be taken for dead; and it must not spin.
+            pause.wait(1.0)

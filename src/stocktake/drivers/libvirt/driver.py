@@ -2,11 +2,13 @@
 Step 4, the driver over one libvirt connection. Law: a wrong answer is the asked nodes' own, no answer is raised.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from stocktake.clock import Clock
 from stocktake.drivers.libvirt.connection import Connection, is_local
-from stocktake.drivers.libvirt.sweep import Options, Sweeper, read_uptime_s
+from stocktake.drivers.libvirt.events import Events
+from stocktake.drivers.libvirt.facts import Options
+from stocktake.drivers.libvirt.sweep import Sweeper, read_uptime_s
 from stocktake.errors import DriverUnreachable, NodeNotFound, StocktakeError
 from stocktake.model.hypervisor import Survey
 
@@ -23,8 +25,18 @@ class LibvirtDriver:
     name = "libvirt"
 
     def __init__(self, uri: str, options: Options, *, clock: Clock, deadline_s: float) -> None:
-        self._connection = Connection(uri, clock=clock, deadline_s=deadline_s)
-        self._sweeper = Sweeper(options)
+        self._events = Events()
+        self._connection = Connection(uri, clock=clock, deadline_s=deadline_s, leaving=self._events.leave)
+        self._sweeper = Sweeper(options, self._events)
+
+    @property
+    def stale_definitions(self) -> int:
+        """How many guests were found to have changed without libvirt telling, ever."""
+        return self._sweeper.stale
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever libvirt tells that something changed, or that the connection is lost."""
+        self._events.watch(wake)
 
     def node_names(self) -> tuple[str, ...]:
         """

@@ -1,10 +1,13 @@
 """
 Step 4, the host's guests: domain definitions into `Guest`. Law: a guest that can't be read is its own trouble only.
 
-One bulk call gives all guests with their states, one document each the rest: no guest's QEMU is asked anything.
+One bulk call gives all guests with their states, one document each the rest: no guest's QEMU is asked anything. The
+documents are kept until libvirt tells that they changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 from xml.etree.ElementTree import Element, tostring
 
@@ -21,6 +24,8 @@ from stocktake.model.topology import GuestTopology
 from stocktake.model.value import Value
 
 MIB = 1024**2
+# What libvirt gives for the id of a domain that doesn't run.
+OFF = -1
 _TROUBLE_MAX = 500
 
 T = TypeVar("T")
@@ -57,35 +62,73 @@ class Definition(Value, frozen=True, kw_only=True):
     troubles: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class Kept:
+    """
+    One guest as it was read.
+
+    Attributes:
+        run: the domain's id, another one each time it starts; -1 while it is off.
+        asked: sizes of images that libvirtd was asked for, by path.
+    """
+
+    run: int
+    text: str
+    layout: Layout
+    definition: Definition
+    asked: dict[str, Image] = field(default_factory=dict)
+
+
 class DefinitionCache:
     """
-    Parsed definitions by guest, each used only while the guest's document is still the same text.
+    What was read of guests: it stands for a guest until it is dropped, the guest starts or ends, or the host changes.
 
-    It saves the parsing, not the reading: nothing has to tell it that a guest has changed.
+    Attributes:
+        differing: names, by uuid, of guests that were read again and are not what stood for them.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, bool], tuple[str, Layout, Definition]] = {}
+        self._kept: dict[str, Kept] = {}
+        self.differing: dict[str, str] = {}
 
-    def definition(self, uuid: str, text: str, *, active: bool, layout: Layout) -> Definition:
-        """Parse a document, unless it and the host are as they were."""
-        kept = self._kept.get((uuid, active))
-        if kept is not None and kept[0] == text and kept[1] == layout:
-            return kept[2]
-        definition = read_definition(text, active=active, layout=layout)
-        self._kept[uuid, active] = (text, layout, definition)
-        return definition
+    def kept(self, uuid: str, *, run: int, layout: Layout) -> Kept | None:
+        """Give what stands for a guest; None if it has to be read."""
+        kept = self._kept.get(uuid)
+        return kept if kept is not None and kept.run == run and kept.layout is layout else None
 
-    def keep_only(self, uuids: frozenset[str]) -> None:
+    def read(self, uuid: str, text: str, *, name: str, run: int, layout: Layout) -> Kept:
+        """Take a guest's document, and parse it unless it and the host are as they were."""
+        before = self.kept(uuid, run=run, layout=layout)
+        if before is not None and before.text == text:
+            definition = before.definition
+        else:
+            definition = read_definition(text, active=run != OFF, layout=layout)
+            if before is not None and before.definition != definition:
+                self.differing[uuid] = name
+        kept = self._kept[uuid] = Kept(run, text, layout, definition)
+        return kept
+
+    def drop(self, uuids: Iterable[str]) -> None:
+        """Let nothing stand for these guests."""
+        for uuid in uuids:
+            self._kept.pop(uuid, None)
+
+    def clear(self) -> None:
+        """Let nothing stand for any guest."""
+        self._kept.clear()
+        self.differing.clear()
+
+    def keep_only(self, uuids: Collection[str]) -> None:
         """Forget guests that are gone."""
-        self._kept = {key: kept for key, kept in self._kept.items() if key[0] in uuids}
+        if len(self._kept) > len(uuids):
+            self._kept = {uuid: kept for uuid, kept in self._kept.items() if uuid in uuids}
+
+
+Measure = Callable[[Domain, Disk, Kept], Image]
 
 
 def read_guests(
-    hypervisor: Hypervisor,
-    cache: DefinitionCache,
-    layout: Layout,
-    measure: Callable[[Domain, Disk], Image],
+    hypervisor: Hypervisor, cache: DefinitionCache, layout: Layout, measure: Measure, *, anew: bool
 ) -> tuple[tuple[Guest, ...], tuple[Image, ...]]:
     """
     Read every guest, running or not, in the order of their uuids; and all their images.
@@ -94,23 +137,27 @@ def read_guests(
 
     Args:
         measure: reads one image; raises InvalidData where it can't be read.
+        anew: read every document, whatever is kept.
     """
     guests: list[Guest] = []
     images: list[Image] = []
-    for domain, state in sorted(_list(hypervisor), key=lambda listed: listed[0].UUIDString()):
-        active = domain.ID() != -1
-        definition = _define(hypervisor, domain, cache, active=active, layout=layout)
-        if definition is None:
+    listed = sorted(((domain.UUIDString(), domain, state) for domain, state in _list(hypervisor)), key=itemgetter(0))
+    for uuid, domain, state in listed:
+        run = domain.ID()
+        kept = None if anew else cache.kept(uuid, run=run, layout=layout)
+        kept = kept or _read(hypervisor, uuid, domain, cache, run=run, layout=layout)
+        if kept is None:
             continue
-        own, unread = _measure(domain, definition.disks, measure)
+        definition = kept.definition
+        own, unread = _measure(domain, kept, measure)
         images.extend(own)
         troubles = "; ".join((*definition.troubles, *unread))
         guests.append(
             Guest(
-                uuid=domain.UUIDString(),
+                uuid=uuid,
                 name=domain.name(),
                 state=_STATES.get(state, f"state {state}"),
-                active=active,
+                active=run != OFF,
                 vcpus=definition.vcpus,
                 memory_mb=definition.memory_mb,
                 disk_mb=-(-sum({image.identity: image.virtual for image in own}.values()) // MIB),
@@ -121,7 +168,7 @@ def read_guests(
                 trouble=troubles[:_TROUBLE_MAX] or None,
             )
         )
-    cache.keep_only(frozenset(guest.uuid for guest in guests))
+    cache.keep_only({guest.uuid for guest in guests})
     return tuple(guests), tuple(images)
 
 
@@ -135,9 +182,9 @@ def _list(hypervisor: Hypervisor) -> list[tuple[Domain, int]]:
     return [(domain, stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)) for domain, stats in listed]
 
 
-def _define(
-    hypervisor: Hypervisor, domain: Domain, cache: DefinitionCache, *, active: bool, layout: Layout
-) -> Definition | None:
+def _read(
+    hypervisor: Hypervisor, uuid: str, domain: Domain, cache: DefinitionCache, *, run: int, layout: Layout
+) -> Kept | None:
     try:
         text = domain.XMLDesc()
     except libvirt.libvirtError as error:
@@ -145,18 +192,17 @@ def _define(
             return None
         if is_lost(error, hypervisor):
             raise
-        return _unreadable(f"libvirt does not tell its definition: {message_of(error)}")
-    return cache.definition(domain.UUIDString(), text, active=active, layout=layout)
+        trouble = f"libvirt does not tell its definition: {message_of(error)}"
+        return Kept(run, "", layout, _unreadable(trouble))
+    return cache.read(uuid, text, name=domain.name(), run=run, layout=layout)
 
 
-def _measure(
-    domain: Domain, disks: Sequence[Disk], measure: Callable[[Domain, Disk], Image]
-) -> tuple[list[Image], list[str]]:
+def _measure(domain: Domain, kept: Kept, measure: Measure) -> tuple[list[Image], list[str]]:
     images: list[Image] = []
     unread: list[str] = []
-    for disk in disks:
+    for disk in kept.definition.disks:
         try:
-            images.append(measure(domain, disk))
+            images.append(measure(domain, disk, kept))
         except InvalidData as error:
             unread.append(error.what)
     return images, unread

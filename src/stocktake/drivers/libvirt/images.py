@@ -37,6 +37,49 @@ class Image(Value, frozen=True, kw_only=True):
     allocated: int
 
 
+class ImageCache:
+    """Images by path and format; a file is opened again only if its status is another."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], tuple[_Status, Image]] = {}
+        self._seen: dict[tuple[str, str], tuple[_Status, Image]] = {}
+
+    def read(self, path: str, image_format: str) -> Image:
+        """
+        Read one local image, as `read_image` does.
+
+        Raises:
+            InvalidData: as `read_image`.
+        """
+        key = path, image_format
+        try:
+            status = _status(os.stat(path))  # noqa: PTH116 (a pathlib.Path costs more than the call)
+        except (OSError, ValueError):
+            # It is told in one place what is wrong with a file.
+            return read_image(path, image_format)
+        kept = self._kept.get(key)
+        if kept is None or kept[0] != status:
+            kept = status, read_image(path, image_format)
+        self._seen[key] = kept
+        return kept[1]
+
+    def turn(self) -> None:
+        """Forget what was not read since the last turn."""
+        self._kept, self._seen = self._seen, {}
+
+    def clear(self) -> None:
+        """Open every file again."""
+        self._kept.clear()
+
+
+# Whatever is written to a file, and by whomever, changes one of these; unlike the others ctime can't be set back.
+_Status = tuple[int, int, int, int, int]
+
+
+def _status(status: os.stat_result) -> _Status:
+    return status.st_dev, status.st_ino, status.st_size, status.st_blocks, status.st_ctime_ns
+
+
 def read_image(path: str, image_format: str) -> Image:
     """
     Read one local image.
@@ -64,6 +107,16 @@ def read_image(path: str, image_format: str) -> Image:
         raise InvalidData(f"disk {path}: not a regular file")
     virtual = qcow2_virtual_size(header, where=path) if image_format == "qcow2" else status.st_size
     return Image(identity=(status.st_dev, status.st_ino), virtual=virtual, allocated=status.st_blocks * _BLOCK_BYTES)
+
+
+def with_status_of(path: str, image: Image) -> Image:
+    """Take an image's identity and what it allocates from its file's status, which may be readable where it is not."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return image
+    identity = status.st_dev, status.st_ino
+    return Image(identity=identity, virtual=image.virtual, allocated=status.st_blocks * _BLOCK_BYTES)
 
 
 def qcow2_virtual_size(header: bytes, *, where: str) -> int:
