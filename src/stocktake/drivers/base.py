@@ -62,7 +62,7 @@ class Driver(Protocol):
 
 @runtime_checkable
 class Watching(Protocol):
-    """What some drivers can do besides: tell when something happens. Without it there is the agent's interval only."""
+    """What some drivers can do besides: tell when something happens. Of others the agent asks at its interval."""
 
     def watch(self, wake: Callable[[], None]) -> None:
         """

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.drivers.libvirt.images import Image, growth_bytes, qcow2_virtual_size, read_image
+from stocktake.drivers.libvirt.images import (
+    Image,
+    ImageCache,
+    growth_bytes,
+    qcow2_virtual_size,
+    read_image,
+    with_status_of,
+)
 from stocktake.errors import InvalidData
 from tests.servers.libvirtd import qcow2_image
 
@@ -109,3 +116,79 @@ def test_any_sound_header_gives_its_size_whatever_follows(version: int, size: in
 def test_any_bytes_are_a_size_or_refused(data: bytes) -> None:
     with suppress(InvalidData):
         assert 0 <= qcow2_virtual_size(data, where="/a") < 2**63
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were opened."""
+    paths: list[str] = []
+    really = os.open
+
+    def noted(path: str, flags: int, *more: int) -> int:
+        paths.append(path)
+        return really(path, flags, *more)
+
+    monkeypatch.setattr("stocktake.drivers.libvirt.images.os.open", noted)
+    return paths
+
+
+def test_an_image_is_opened_again_only_once_it_was_written_to_or_is_another_file(
+    tmp_path: Path, opened: list[str]
+) -> None:
+    path = tmp_path / "a.qcow2"
+    qcow2_image(path, GIB)
+    cache = ImageCache()
+
+    def sizes() -> tuple[int, int]:
+        """Read it, and count how often it was opened for that."""
+        opened.clear()
+        image = cache.read(str(path), "qcow2")
+        cache.turn()
+        return image.virtual // GIB, opened.count(str(path))
+
+    assert sizes() == (1, 1)
+    assert sizes() == (1, 0)
+    # Grown, with its time set back, as only its content and its ctime tell.
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(24)
+        file.write((2 * GIB).to_bytes(8))
+    # A file system's clock ticks a few hundred times a second.
+    while path.stat().st_ctime_ns == before.st_ctime_ns:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert sizes() == (2, 1)
+    other = tmp_path / "other.qcow2"
+    qcow2_image(other, 3 * GIB)
+    other.replace(path)
+    assert sizes() == (3, 1)
+    assert sizes() == (3, 0)
+    cache.clear()
+    assert sizes() == (3, 1)
+    # What was not read in a turn is forgotten.
+    cache.turn()
+    cache.turn()
+    assert sizes() == (3, 1)
+    path.unlink()
+    with pytest.raises(InvalidData, match="No such file"):
+        sizes()
+
+
+def test_a_path_is_kept_by_the_format_that_it_was_read_as(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    qcow2_image(path, 5 * GIB)
+    cache = ImageCache()
+    assert cache.read(str(path), "qcow2").virtual == 5 * GIB
+    assert cache.read(str(path), "raw").virtual == path.stat().st_size
+    with pytest.raises(InvalidData):
+        cache.read("a\0b", "raw")
+
+
+def test_a_size_that_libvirtd_told_takes_allocation_and_identity_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.qcow2"
+    qcow2_image(path, GIB)
+    told = Image(identity=str(path), virtual=GIB, allocated=0)
+    status = path.stat()
+    assert with_status_of(str(path), told) == Image(
+        identity=(status.st_dev, status.st_ino), virtual=GIB, allocated=status.st_blocks * 512
+    )
+    assert with_status_of(str(tmp_path / "nowhere"), told) == told
