@@ -225,6 +225,7 @@ class Agent:
         """Have the parts that can say when something happens say it."""
         if isinstance(parts.driver, Watching):
             parts.driver.watch(self.wake)
+        parts.ledger.watch(parts.rules.host, self.wake)
         return parts
 
     def _reopened(self, parts: Parts) -> Parts:

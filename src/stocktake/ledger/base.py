@@ -11,10 +11,11 @@ from contextlib import ExitStack, contextmanager
 from sqlalchemy import text
 
 from stocktake.clock import Clock, Ids
-from stocktake.ledger import read, schema, transfer, write
+from stocktake.ledger import notice, read, schema, transfer, write
 from stocktake.ledger.engine import WAIT_S, Database
 from stocktake.ledger.rows import collector_off
 from stocktake.ledger.transaction import Transaction
+from stocktake.ledger.watch import Watch
 from stocktake.ledger.write import NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord
@@ -30,6 +31,7 @@ class Ledger:
         self._replica = replica
         self._clock = clock
         self._ids = ids
+        self._watch: Watch | None = None
 
     @property
     def name(self) -> str:
@@ -56,9 +58,19 @@ class Ledger:
 
     def close(self) -> None:
         """Close all connections."""
+        if self._watch is not None:
+            self._watch.close()
         self._database.close()
         if self._replica is not None:
             self._replica.close()
+
+    def watch(self, host: str, wake: Callable[[], None]) -> None:
+        """
+        Call `wake` soon after somebody changed promises on a host, or its service, until this is closed; once.
+
+        It is called from a thread of its own and must not wait. With SQLite it is called for every host's promises.
+        """
+        self._watch = Watch(self._database, host, wake)
 
     def nodes(self, *, host: str | None = None, replica: bool = False) -> tuple[ComputeNode, ...]:
         """Read the nodes that are not deleted, by name; from the replica (it may lag) if asked and if there is one."""
@@ -138,6 +150,7 @@ class Ledger:
             NotFound: no agent of that host ever reported.
         """
         with self._database.writing() as connection:
+            notice.tell(connection, [host])
             values = {"disabled": disabled, "disabled_reason": reason}
             return write.set_service(connection, host, self._clock.now(), values)
 
@@ -308,6 +321,7 @@ class Ledger:
         """
         rows = transfer.parse(lines)
         with self._database.writing() as connection:
+            notice.tell(connection, [notice.EVERYONE])
             return transfer.insert_rows(connection, rows)
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, func, select, text, update
 
 from stocktake.errors import NotFound
-from stocktake.ledger import read, write
+from stocktake.ledger import notice, read, write
 from stocktake.ledger.among import among
 from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, decode_entry, entry_values
 from stocktake.ledger.tables import (
@@ -163,4 +163,5 @@ def change_migrations(connection: Connection, migrations: Sequence[Migration], n
     for row in rows:
         del row["id"], row["created_at"]
     if rows:
+        notice.tell(connection, (host for one in migrations for host in (one.source_compute, one.dest_compute)))
         connection.execute(update(MIGRATIONS).where(MIGRATIONS.c.id == bindparam("row_id")), rows)

@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from stocktake.errors import LedgerError, LedgerUnreachable, SettingsError, StocktakeError
+from stocktake.ledger import notice
 
 WAIT_S: Final = 5.0
 STATEMENT_S: Final = 60
@@ -91,8 +92,10 @@ class Database:
         """
         with self._errors(), self.engine.connect() as connection:
             connection.execution_options(stocktake_writes=True)
+            notice.begin(connection)
             with connection.begin():
                 yield connection
+                notice.send(connection)
 
     def close(self) -> None:
         """Close the pool's connections."""

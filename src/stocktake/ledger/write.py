@@ -1,6 +1,5 @@
 """
-Step 7a: save what changed. Law: one transaction, the nodes' rows locked in one order, and a node that somebody else
-changed since it was read is left as it is.
+Step 7a: save what changed. Law: rows are locked in one order; what somebody changed since it was read is left alone.
 
 Every function takes the connection of a writing transaction and the time.
 """
@@ -14,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from stocktake.errors import LedgerError, NotFound
 from stocktake.ledger.among import among
+from stocktake.ledger.notice import tell
 from stocktake.ledger.read import BINARY
 from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, entry_values
 from stocktake.ledger.tables import (
@@ -265,7 +265,7 @@ def bump(connection: Connection, uuids: Collection[str]) -> None:
         raise NotFound(f"no node {_shown(missing)}", where="ledger")
     columns = COMPUTE_NODES.c
     rows = update(COMPUTE_NODES).where(ALIVE, among(columns.uuid, sorted(uuids)))
-    connection.execute(rows.values(generation=columns.generation + 1))
+    tell(connection, connection.scalars(rows.values(generation=columns.generation + 1).returning(columns.host)))
 
 
 def _locked(connection: Connection, uuid: str) -> Locked:
@@ -324,6 +324,7 @@ def put_instances(connection: Connection, instances: Sequence[Instance], now: da
     ]
     if not rows:
         return
+    tell(connection, (one.host for one in instances))
     statement = _insert(connection, INSTANCES).on_conflict_do_nothing().returning(INSTANCES.c.uuid)
     _refuse_missing("instance", [row["uuid"] for row in rows], connection.scalars(statement, rows).all())
     if any(one.deleted for one in instances):
@@ -334,7 +335,7 @@ def put_instances(connection: Connection, instances: Sequence[Instance], now: da
 def change_instances(connection: Connection, instances: Sequence[Instance], now: datetime) -> None:
     """Write all of these instances but when they were made; an instance is deleted by `delete_instances` only."""
     columns = INSTANCES.c
-    ids = _ids(connection, INSTANCES, [one.uuid for one in instances])
+    ids = _ids(connection, [one.uuid for one in instances], {one.host for one in instances})
     rows = [
         instance_values(one) | {"row_id": ids[one.uuid], "updated_at": now, "deleted_at": None} for one in instances
     ]
@@ -346,7 +347,7 @@ def change_instances(connection: Connection, instances: Sequence[Instance], now:
 
 def delete_instances(connection: Connection, uuids: Collection[str], now: datetime, *, released: bool = False) -> None:
     """Delete instances softly; unless `released`, what the scheduler holds goes with their node's next refresh."""
-    ids = _ids(connection, INSTANCES, uuids)
+    ids = _ids(connection, uuids)
     columns = INSTANCES.c
     gone = update(INSTANCES).where(among(columns.id, ids.values()))
     connection.execute(gone.values(deleted=columns.id, deleted_at=now, allocations_released=released))
@@ -359,13 +360,16 @@ def put_migrations(connection: Connection, migrations: Sequence[Migration], now:
         for one in migrations
     ]
     if rows:
+        tell(connection, (host for one in migrations for host in (one.source_compute, one.dest_compute)))
         statement = _insert(connection, MIGRATIONS).on_conflict_do_nothing().returning(MIGRATIONS.c.id)
         _refuse_missing("migration", [one.id for one in migrations], connection.scalars(statement, rows).all())
 
 
-def _ids(connection: Connection, table: Table, uuids: Collection[str]) -> dict[str, int]:
-    query = select(table.c.uuid, table.c.id).where(ALIVE, among(table.c.uuid, sorted(uuids)))
-    found = {row[0]: row[1] for row in connection.execute(query.order_by(table.c.uuid).with_for_update())}
+def _ids(connection: Connection, uuids: Collection[str], hosts: Collection[str | None] = ()) -> dict[str, int]:
+    query = select(INSTANCES.c.uuid, INSTANCES.c.id, INSTANCES.c.host).where(ALIVE, among(INSTANCES.c.uuid, uuids))
+    rows = connection.execute(query.order_by(INSTANCES.c.uuid).with_for_update()).all()
+    tell(connection, (*hosts, *(row[2] for row in rows)))
+    found = {row[0]: row[1] for row in rows}
     missing = sorted(set(uuids) - found.keys())
     if missing:
         raise NotFound(f"no instance {_shown(missing)}", where="ledger")
