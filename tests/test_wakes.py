@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.wakes import REST_LONGEST_S, RESTS_MAX, SETTLES_MAX, Wakes
+from stocktake.wakes import REST_CALM_S, REST_LONGEST_S, RESTS_MAX, SETTLES_MAX, Wakes
 
 SETTLE_S = 0.02
 
@@ -81,10 +81,13 @@ def test_given_wakes_that_never_pause_then_they_are_answered_all_the_same(stage:
     assert stage.due_s() == pytest.approx(200 + SETTLE_S * SETTLES_MAX)
 
 
-def test_given_a_pass_then_the_next_rests_for_as_long_as_it_took(stage: Stage) -> None:
-    stage.a_pass(200, 0.5, periodic=True)
-    stage.at(200.6).wakes.wake()
-    assert stage.due_s() == pytest.approx(201.0)
+@pytest.mark.parametrize(("took_s", "rest_s"), [(0.05, 0.05), (0.1, REST_CALM_S), (1.5, REST_CALM_S)])
+def test_given_a_pass_then_the_next_rests_for_as_long_as_it_took_but_not_long(
+    stage: Stage, took_s: float, rest_s: float
+) -> None:
+    stage.a_pass(200, took_s, periodic=True)
+    stage.at(200 + took_s + 0.02).wakes.wake()
+    assert stage.due_s() == pytest.approx(200 + took_s + max(rest_s, 0.02 + SETTLE_S))
 
 
 def test_given_a_wake_during_a_pass_then_it_is_for_the_next_one(stage: Stage) -> None:
@@ -98,7 +101,7 @@ def test_given_a_wake_during_a_pass_then_it_is_for_the_next_one(stage: Stage) ->
 
 def test_given_a_storm_then_rests_grow_to_a_limit_and_are_short_again_after_it(stage: Stage) -> None:
     began_s, rests_s = 200.0, []
-    for _ in range(6):
+    for _ in range(7):
         stage.at(began_s).wakes.wake()
         stage.a_pass(began_s, 0.1)
         stage.wakes.wake()
@@ -106,7 +109,7 @@ def test_given_a_storm_then_rests_grow_to_a_limit_and_are_short_again_after_it(s
         assert due_s is not None
         rests_s.append(round(due_s - began_s - 0.1, 6))
         began_s = due_s
-    assert rests_s == [0.1, 0.2, 0.4, 0.8, 0.8, 0.8]
+    assert rests_s == [0.1, 0.1, 0.2, 0.4, 0.8, 0.8, 0.8]
     assert rests_s[-1] == 0.1 * RESTS_MAX
     stage.a_pass(began_s, 0.1)
     stage.at(began_s + 10).wakes.wake()
@@ -117,7 +120,7 @@ def test_given_a_storm_then_rests_grow_to_a_limit_and_are_short_again_after_it(s
 
 def test_given_long_passes_in_a_storm_then_the_rest_is_never_longer_than_a_pass_or_a_second(stage: Stage) -> None:
     began_s = 200.0
-    for took_s, rest_s in ((0.4, 0.4), (0.4, 0.8), (0.4, REST_LONGEST_S), (3.0, 3.0), (3.0, 3.0)):
+    for took_s, rest_s in ((0.4, 0.1), (0.4, 0.4), (0.4, 0.8), (0.4, REST_LONGEST_S), (3.0, 3.0), (3.0, 3.0)):
         stage.at(began_s).wakes.wake()
         stage.a_pass(began_s, took_s)
         stage.wakes.wake()

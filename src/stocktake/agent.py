@@ -156,6 +156,8 @@ class Agent:
             return False
         self._journal.note("pass", None)
         self._journal.note_pass(result)
+        steps = {step: round(took_s, 4) for step, took_s in result.seconds.items()}
+        LOG.debug("passed", extra={"periodic": periodic, "full": full, **steps})
         return result.fine
 
     def _next_due(

@@ -2,7 +2,9 @@
 Step 1, what happens between two passes and how soon one answers it. Law: no wake is lost, and none is worth a core.
 
 Wakes that come together are answered together: once it has been quiet for `settle_s`, or after five times that where it
-never is. After a pass nobody is answered for as long as the pass took, and longer the longer a storm lasts.
+never is. A pass is followed by a rest: as long as it took, though not longer than a tenth of a second, as a pass that
+is long has mostly waited (libvirt lists no guest while it kills one). In a storm, when wakes do not even wait for the
+rest's end, rests are as long as passes, and longer the longer it lasts.
 """
 
 import threading
@@ -13,7 +15,8 @@ from stocktake.clock import Clock
 
 # A stream of wakes that never pauses is answered after so many times the time to settle.
 SETTLES_MAX = 5
-# In a storm the rest after a pass doubles up to so many times the pass, but does not grow beyond so long.
+REST_CALM_S = 0.1
+# In a storm the rest doubles up to so many times the pass, but by doubling it does not grow beyond so long.
 RESTS_MAX = 8
 REST_LONGEST_S = 1.0
 
@@ -53,7 +56,7 @@ class Wakes:
         self._first_s = 0.0
         self._last_s = 0.0
         self._rested_s = 0.0
-        self._rests = 1
+        self._rests = 0
 
     def wake(self) -> None:
         """Somebody saw something change; for any thread."""
@@ -80,9 +83,8 @@ class Wakes:
         """Begin a pass: it answers all that is pending, and what comes from now on is for the next one."""
         with self._guard:
             answered, self._pending = self._pending, 0
-            # Wakes that could not wait for the end of the rest: a storm.
             stormy = answered > 0 and self._first_s < self._rested_s
-            self._rests = min(self._rests * 2, RESTS_MAX) if stormy else 1
+            self._rests = min(max(1, self._rests * 2), RESTS_MAX) if stormy else 0
             own = 0 if periodic else min(answered, 1)
             self.counts.passes += 1
             self.counts.event_passes += own
@@ -93,4 +95,5 @@ class Wakes:
         ended_s = self._clock.monotonic_s()
         took_s = ended_s - began_s
         with self._guard:
-            self._rested_s = ended_s + max(took_s, min(took_s * self._rests, REST_LONGEST_S))
+            stormy_s = max(took_s, min(took_s * self._rests, REST_LONGEST_S))
+            self._rested_s = ended_s + (stormy_s if self._rests else min(took_s, REST_CALM_S))

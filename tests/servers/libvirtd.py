@@ -300,10 +300,14 @@ class PrivateLibvirtd:
             with path.open("wb") as image:
                 image.truncate(mib * 1024**2)
             disks.append((path, "raw"))
-        if self._account is not None:
-            for path, _kind in disks:
-                os.chown(path, self._account.pw_uid, self._account.pw_gid)
+        self.give_away(*(path for path, _kind in disks))
         return tuple(disks)
+
+    def give_away(self, *paths: Path) -> None:
+        """Let the daemon's user have files."""
+        if self._account is not None:
+            for path in paths:
+                os.chown(path, self._account.pw_uid, self._account.pw_gid)
 
     def stop(self) -> None:
         """End the guests and the daemon, by their process ids."""

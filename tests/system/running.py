@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import Ledger, open_ledger
 
@@ -163,6 +165,11 @@ class Agent:
     def text(self) -> str:
         """The log so far."""
         return "\n".join(list(self.lines))
+
+    def cpu_s(self) -> float:
+        """Give the CPU seconds that it has taken so far."""
+        times = psutil.Process(self._child.pid).cpu_times()
+        return float(times.user + times.system)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""

@@ -1,0 +1,183 @@
+"""
+One KVM host with a hundred guests: what a pass costs, and how soon a change is in the books.
+
+A libvirtd of its own runs real QEMU guests (TCG, paused: they take memory and no CPU time). Each figure stands beside
+the bare calls of libvirt that any implementation must make, measured in turn with it, in the same run. How fresh the
+books are is measured from outside: from the return of libvirt's call that starts or ends a guest, to the line of log
+that the agent, a process of its own, writes once the record is saved and Placement agrees.
+"""
+
+import contextlib
+import math
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import libvirt
+from tests.servers.libvirtd import GuestSpec, PrivateLibvirtd, guest_xml, private_libvirtd, qcow2_image
+from tests.system.running import Agent, Host
+
+from stocktake.cli.parts import close_parts, open_parts
+from stocktake.clock import RandomIds, SystemClock
+from stocktake.drivers.base import Watching
+from stocktake.memory import Memory
+from stocktake.parts import Parts
+from stocktake.refresh import refresh
+from stocktake.settings import read_settings
+
+GUESTS = 100
+CHANGES = 200
+ROUNDS = 60
+IDLE_S = 30.0
+
+Row = dict[str, str | float]
+
+
+def measured(directory: Path) -> list[Row]:
+    """Measure with real guests; those of the driver and the pass, then how fresh the books are."""
+    del directory  # The server has its own.
+    with private_libvirtd() as server:
+        for number in range(GUESTS):
+            server.start(GuestSpec(name=f"g{number:03}", vcpus=1 + number % 3, disks_gib=(10,)))
+        return [*_passes(server), *_freshness(server)]
+
+
+def _settings(server: PrivateLibvirtd) -> dict[str, object]:
+    return {
+        "host": "bench",
+        "compute_driver": "libvirt",
+        "libvirt.connection_uri": server.uri,
+        "libvirt.instances_path": str(server.images),
+    }
+
+
+@contextlib.contextmanager
+def _opened(server: PrivateLibvirtd) -> Iterator[Parts]:
+    with tempfile.TemporaryDirectory(prefix="stocktake-bench-") as state:
+        given = {**_settings(server), "state_path": state}
+        parts = open_parts(read_settings(None, {}, given), SystemClock(), RandomIds())
+        assert isinstance(parts.driver, Watching)
+        # What an agent does: without it nothing is kept between passes.
+        parts.driver.watch(lambda: None)
+        yield parts
+        close_parts(parts)
+
+
+def _passes(server: PrivateLibvirtd) -> list[Row]:
+    """Measure a first pass, and steady ones beside their floors."""
+    with _opened(server) as parts:
+        memory = Memory()
+        first_ms = _ms(lambda: refresh(parts, full=True, memory=memory))
+        refresh(parts, memory=memory)
+        names = parts.driver.node_names()
+        bare = libvirt.openReadOnly(server.uri)
+        timed: dict[str, list[float]] = {"survey": [], "bare": [], "refresh": [], "floor": []}
+        for _ in range(ROUNDS):
+            timed["survey"].append(_ms(lambda: parts.driver.survey(names)))
+            timed["bare"].append(_ms(lambda: _bare_calls(bare)))
+            timed["refresh"].append(_ms(lambda: refresh(parts, memory=memory)))
+            timed["floor"].append(_ms(lambda: (_bare_calls(bare), _bare_rows(parts), parts.scheduler.providers())))
+        bare.close()
+    median = {name: statistics.median(times) for name, times in timed.items()}
+    return [
+        {"case": f"{GUESTS} guests, first pass", "ms": round(first_ms, 1), "target_ms": 150},
+        _beside(f"{GUESTS} guests, steady pass, everything", median["refresh"], median["floor"], target_ms=25),
+        _beside(f"{GUESTS} guests, steady, the driver alone", median["survey"], median["bare"], target_ms=math.nan),
+    ]
+
+
+def _beside(name: str, taken_ms: float, floor_ms: float, *, target_ms: float) -> Row:
+    ratio = round(taken_ms / floor_ms, 2)
+    row: Row = {"case": name, "ms": round(taken_ms, 2), "floor_ms": round(floor_ms, 2), "ratio": ratio}
+    return row if math.isnan(target_ms) else row | {"target_ms": target_ms, "target_ratio": 4}
+
+
+def _bare_calls(hypervisor: libvirt.virConnect) -> object:
+    return (
+        hypervisor.getInfo(),
+        hypervisor.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS),
+        hypervisor.listAllDomains(),
+        hypervisor.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE),
+    )
+
+
+def _bare_rows(parts: Parts) -> object:
+    connection = sqlite3.connect(parts.settings.database.connection.removeprefix("sqlite:///"))
+    tables = ("compute_nodes", "instances", "migrations")
+    rows = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+    connection.close()
+    return rows
+
+
+def _freshness(server: PrivateLibvirtd) -> list[Row]:
+    """Start and end guests beside a running agent, one after the other, and see when its books have each."""
+    with tempfile.TemporaryDirectory(prefix="stocktake-bench-") as state:
+        host = Host(Path(state), _settings(server))
+        with host.agent("-vv") as agent:
+            agent.until_said("passed")
+            idle_percent = _idle_percent(agent)
+            late_ms = [late for number in range(CHANGES // 2) for late in _change(server, agent, number)]
+    late_ms.sort()
+    return [
+        {
+            "case": f"a guest starts or ends, until ledger and Placement have it, {len(late_ms)} times",
+            "p50_ms": round(_percentile(late_ms, 50), 1),
+            "p99_ms": round(_percentile(late_ms, 99), 1),
+            "max_ms": round(late_ms[-1], 1),
+            "target_p50_ms": 100,
+            "target_p99_ms": 300,
+        },
+        {
+            "case": f"the agent's CPU while nothing happens, {IDLE_S:.0f} s",
+            "percent_of_a_core": round(idle_percent, 3),
+            "target": 0.2,
+        },
+    ]
+
+
+def _change(server: PrivateLibvirtd, agent: Agent, number: int) -> Iterator[float]:
+    """Start a guest and end it again; give how late the books were, in milliseconds."""
+    image = server.images / f"late-{number}.qcow2"
+    qcow2_image(image, 1024**3)
+    server.give_away(image)
+    spec = GuestSpec(name=f"late-{number}", vcpus=2)
+    before = _vcpus_used(agent)
+    domain = server.connection.createXML(guest_xml(spec, ((image, "qcow2"),)), libvirt.VIR_DOMAIN_START_PAUSED)
+    yield _until_recorded(agent, before + 2, time.monotonic())
+    domain.destroy()
+    yield _until_recorded(agent, before, time.monotonic())
+    image.unlink()
+
+
+def _vcpus_used(agent: Agent) -> int:
+    return int(_record_lines(agent)[-1].partition("vcpus_used=")[2].split()[0])
+
+
+def _record_lines(agent: Agent) -> list[str]:
+    return [line for line in list(agent.lines) if "final resource view" in line]
+
+
+def _until_recorded(agent: Agent, vcpus: int, since_s: float) -> float:
+    agent.until(lambda: _vcpus_used(agent) == vcpus)
+    return (agent.times_s("final resource view")[-1] - since_s) * 1000
+
+
+def _idle_percent(agent: Agent) -> float:
+    """Measure what the agent takes of one core while nothing happens; a periodic pass may be among it."""
+    before_s = agent.cpu_s()
+    begun = time.monotonic()
+    time.sleep(IDLE_S)
+    return 100 * (agent.cpu_s() - before_s) / (time.monotonic() - begun)
+
+
+def _percentile(ordered: list[float], percent: int) -> float:
+    return ordered[min(len(ordered) - 1, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def _ms(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return (time.perf_counter() - begun) * 1000
