@@ -15,6 +15,7 @@ from stocktake.monitors.base import load_monitors
 from stocktake.parts import Parts
 from stocktake.placement import open_scheduler, read_overrides
 from stocktake.settings import read_settings, rules
+from stocktake.telemetry import Telemetry
 
 REPORT: Mapping[str, object] = {
     "vcpus": 16,
@@ -89,7 +90,8 @@ def parts_of(
     clock, ids = clock or SystemClock(), RandomIds()
     books = ledger or open_ledger(read.database.connection, clock=clock, ids=ids)
     driver = FakeDriver(read, clock)
-    scheduler = open_scheduler(read.placement, clock, state_path=tmp_path)
+    telemetry = Telemetry()
+    scheduler = open_scheduler(read.placement, clock, state_path=tmp_path, telemetry=telemetry)
     yield Parts(
         settings=read,
         rules=rules(read),
@@ -101,6 +103,7 @@ def parts_of(
         clock=clock,
         ids=ids,
         limit=TimeLimit(read.driver_timeout_s, "fake"),
+        telemetry=telemetry,
     )
     driver.close()
     scheduler.close()

@@ -16,7 +16,10 @@ from stocktake.errors import IdentityError, LedgerUnreachable, SettingsError, St
 from stocktake.model.hypervisor import Survey
 from stocktake.model.value import replace as changed
 from stocktake.parts import Parts
+from stocktake.settings import Supervisor
+from stocktake.watch import Watch
 from tests.parts import Fleet, a_guest, parts_of
+from tests.servers.systemd import Systemd, listening, status_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 GUEST = "bbbbbbbb-0000-4000-8000-000000000001"
@@ -100,6 +103,12 @@ class Stage:
 
     def _open(self) -> Parts:
         return self.opened.pop(0)() if self.opened else self.parts
+
+    def watched(self, systemd: Systemd) -> Watch:
+        """Let the agent tell a systemd that waits an hour for signs of life."""
+        watch = Watch(self.clock, supervisor=Supervisor(systemd.address, 3600.0))
+        self.agent = Agent(self._open, self.clock, lambda: 0.5, watch)
+        return watch
 
     def run(self, seconds: float) -> list[float]:
         """Run for so long; give when the driver was asked."""
@@ -305,3 +314,67 @@ def test_given_new_settings_when_reloaded_then_the_new_driver_is_watched(stage: 
     stage.clock.at += [(1005.0, stage.agent.reload), (1010.0, other.happens)]
     stage.run(20)
     assert other.asked_s == pytest.approx([5, 10.02])
+
+
+def lines_of(systemd: Systemd) -> list[str]:
+    """Everything that was told, without the sentences."""
+    return [line for message in systemd.drain() for line in message if not line.startswith("STATUS=")]
+
+
+def test_given_an_idle_agent_when_hours_pass_then_it_gives_signs_of_life_in_time_whatever_its_intervals(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.parts = again(stage, update_resources_interval=-1, report_interval=100_000, service_down_time=200_000)
+    with listening(tmp_path) as systemd:
+        stage.watched(systemd)
+        stage.run(3600)
+        told = lines_of(systemd)
+    # Ready after the pass; then one after every quarter of the hour that systemd waits.
+    assert told == ["EXTEND_TIMEOUT_USEC=180000000", "READY=1", *["WATCHDOG=1"] * 3, "STOPPING=1"]
+
+
+def test_given_a_reload_when_it_is_done_then_it_was_told_from_its_signal_to_its_settings(
+    stage: Stage, tmp_path: Path
+) -> None:
+    with listening(tmp_path) as systemd:
+        watch = stage.watched(systemd)
+        before = stage.parts
+        stage.opened = [lambda: before, lambda: again(stage, update_resources_interval=5)]
+        stage.clock.at.append((1005.0, stage.agent.reload))
+        stage.run(8)
+        told = [line.partition("=")[0] for line in lines_of(systemd)]
+    assert watch.life.interval_s == 5
+    assert [name for name in told if name != "WATCHDOG"] == [
+        "EXTEND_TIMEOUT_USEC",
+        "READY",
+        "RELOADING",
+        "MONOTONIC_USEC",
+        "READY",
+        "STOPPING",
+    ]
+
+
+def test_given_a_pass_that_fails_when_it_is_over_then_the_watch_knows_what_broke_it_and_how_far_it_came(
+    stage: Stage, tmp_path: Path
+) -> None:
+    with listening(tmp_path) as systemd:
+        watch = stage.watched(systemd)
+        stage.clock.at.append((1005.0, lambda: setattr(stage.fleet, "listing", {"raise": "DriverUnreachable"})))
+        stage.clock.at.append((1005.5, stage.fleet.write))
+        stage.run(40)
+    assert watch.life.parts["driver"]
+    assert watch.life.nodes["one"].stale
+
+
+def test_given_another_hosts_id_when_it_starts_then_systemd_is_told_why_and_never_that_it_is_ready(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.run(1)
+    with listening(tmp_path) as systemd:
+        watch = Watch(stage.clock, supervisor=Supervisor(systemd.address))
+        other = replace(stage.parts, rules=changed(stage.parts.rules, host="omega"))
+        with pytest.raises(IdentityError):
+            Agent(lambda: other, stage.clock, lambda: 0.5, watch).run()
+        told = systemd.drain()
+    assert "belongs to host" in status_of(told[-1])
+    assert not any("READY=1" in message for message in told)

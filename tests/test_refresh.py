@@ -1,5 +1,6 @@
 """Step 2: one pass; one node's trouble is its own, and what vanished goes only when it is sure."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from stocktake.errors import (
     ReportRefused,
 )
 from stocktake.model.value import replace as changed
-from stocktake.parts import Parts
+from stocktake.parts import Parts, Pass
 from stocktake.refresh import refresh
 from tests.parts import Fleet, a_guest, an_instance, dump, parts_of
 
@@ -57,6 +58,31 @@ def test_given_nothing_changed_when_refreshed_again_then_nothing_is_written(flee
     result = refresh(parts)
     assert (result.changed, result.writes) == (set(), 0)
     assert dump(parts.ledger) == before
+
+
+def test_given_any_pass_when_it_ran_then_it_tells_what_it_was_made_of(fleet: Fleet, parts: Parts) -> None:
+    sleeper = a_guest(FIRST, state="shutoff", active=False)
+    fleet.has("one", guests=[a_guest(GUEST), sleeper]).has("two", guests=[]).has("unsaid")
+    first = refresh(parts)
+    assert (first.known, first.saves, first.conflicts) == ((), 3, 0)
+    second = refresh(parts)
+    assert [row.hypervisor_hostname for row in second.known] == ["one", "two", "unsaid"]
+    assert (second.saves, second.guests) == (0, {"one": 1, "two": 0})
+    assert [entry.kind for entry in second.entries["one"]] == ["reserved", "orphan", "orphan"]
+
+
+def test_given_a_pass_that_raises_when_it_was_given_what_to_fill_then_that_has_what_it_knew(
+    fleet: Fleet, parts: Parts
+) -> None:
+    fleet.has("one")
+    refresh(parts)
+    fleet.listing = {"raise": "DriverUnreachable", "text": "gone"}
+    fleet.write()
+    told = Pass()
+    with pytest.raises(DriverUnreachable):
+        refresh(parts, into=told)
+    assert [row.hypervisor_hostname for row in told.known] == ["one"]
+    assert set(told.seconds) == {"read"}
 
 
 def test_given_one_node_in_trouble_when_refreshed_then_the_others_are_fresh_and_it_says_why(
@@ -161,6 +187,22 @@ def test_given_many_vanish_at_once_when_refreshed_then_they_go_only_once_a_secon
     fleet.loses("two", "three")
     assert refresh(parts).deleted == []
     assert sorted(refresh(parts).deleted) == ["three", "two"]
+
+
+@pytest.mark.parametrize("asked", range(12))
+def test_given_a_stop_at_any_question_when_the_next_pass_ran_then_what_vanished_is_gone(
+    fleet: Fleet, parts: Parts, asked: int
+) -> None:
+    fleet.has("one").has("two").has("three")
+    refresh(parts)
+    fleet.loses("two", "three")
+    refresh(parts)
+    questions = itertools.count()
+    refresh(parts, stop=lambda: next(questions) >= asked)
+    assert refresh(parts).fine
+    assert refresh(parts).fine
+    assert [row.hypervisor_hostname for row in parts.ledger.nodes()] == ["one"]
+    assert parts.ledger.deleted_nodes("alpha") == ()
 
 
 def test_given_many_vanish_and_come_back_when_they_vanish_again_then_it_counts_anew(fleet: Fleet, parts: Parts) -> None:

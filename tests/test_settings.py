@@ -9,7 +9,7 @@ import pytest
 from stocktake.errors import SettingsError
 from stocktake.model.rules import Weights
 from stocktake.model.value import plain
-from stocktake.settings import ReservedPages, Settings, read_settings, redacted, rules, weights
+from stocktake.settings import ReservedPages, Settings, parse_listen, read_settings, redacted, rules, weights
 from stocktake.settings.reference import EXAMPLE, settings_reference
 from stocktake.settings.secrets import redact_url
 from stocktake.settings.table import rows
@@ -255,3 +255,17 @@ def test_given_the_table_then_every_setting_is_explained_in_a_sentence() -> None
     for row in rows().values():
         assert row.text.endswith("."), row.name
         assert row.text[0].isupper() or row.text.startswith("`"), row.name
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("", None),
+        ("127.0.0.1:9809", ("127.0.0.1", 9809)),
+        ("[::1]:0", ("::1", 0)),
+        ("node-1.example.org:80", ("node-1.example.org", 80)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+    ],
+)
+def test_given_a_place_to_listen_at_then_it_is_an_address_and_a_port(text: str, where: tuple[str, int] | None) -> None:
+    assert parse_listen(text) == where

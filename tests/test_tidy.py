@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from tools.reference import errors_page
 
+from stocktake.metrics.reference import metrics_page
+from stocktake.metrics.table import METRICS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "stocktake"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -28,6 +31,7 @@ ALLOWED_NAMES = {
     "process_bind_param": "SQLAlchemy calls it",
     "process_result_value": "SQLAlchemy calls it",
     "in_process": "a process of the operating system",
+    "handle_error": "socketserver calls it",
 }
 # Protocols that repeat, typed, the names of something that is explained elsewhere.
 MIRRORS = {
@@ -202,6 +206,12 @@ def test_given_the_errors_then_each_is_on_the_page() -> None:
     page = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
     names = [node.name for node in tree_of(PACKAGE / "errors.py").body if isinstance(node, ast.ClassDef)]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_given_the_page_of_metrics_then_it_is_what_the_code_says() -> None:
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    assert page == metrics_page(), "run `make docs`"
+    assert [name for name in METRICS if f"`{name}`" not in page] == []
 
 
 def test_given_a_host_then_only_verify_made_it() -> None:

@@ -14,12 +14,13 @@ from types import FrameType
 
 from stocktake import __version__
 from stocktake.clock import Clock
-from stocktake.drivers.base import Watching
+from stocktake.drivers.base import Remembering, Watching
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
 from stocktake.memory import Memory
 from stocktake.parts import Parts, Pass
 from stocktake.refresh import refresh
 from stocktake.wakes import Counts, Wakes
+from stocktake.watch import Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -64,9 +65,12 @@ class Agent:
     Args:
         open_parts: reads the settings and opens the parts; called at the start and again on SIGHUP.
         jitter: gives numbers in [0, 1): a fleet must not beat in step.
+        watch: is told how it goes; None tells nobody.
     """
 
-    def __init__(self, open_parts: Callable[[], Parts], clock: Clock, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, open_parts: Callable[[], Parts], clock: Clock, jitter: Callable[[], float], watch: Watch | None = None
+    ) -> None:
         self._open = open_parts
         self._clock = clock
         self._jitter = jitter
@@ -81,6 +85,8 @@ class Agent:
         self._beat_due_s = 0.0
         self._journal = Journal()
         self._memory = Memory()
+        self._checked = (0, 0)
+        self._watch = watch or Watch(clock)
 
     @property
     def counts(self) -> Counts:
@@ -94,12 +100,14 @@ class Agent:
     def stop(self) -> None:
         """End after the step at hand."""
         self._stopping = True
+        self._watch.stops()
         self._wake.set()
 
     def reload(self) -> None:
         """Read the settings again before the next pass, which is now."""
         self._reloading = True
         self._now = True
+        self._watch.reloads()
         self._wake.set()
 
     def catch_signals(self) -> None:
@@ -119,6 +127,12 @@ class Agent:
             IdentityError: this host is not who the ledger says it is.
             SettingsError: the settings at the start can't be used.
         """
+        try:
+            self._run()
+        finally:
+            self._watch.close()
+
+    def _run(self) -> None:
         parts = self._opened_at_last()
         first = True
         self._due_s = self._clock.monotonic_s()
@@ -126,13 +140,17 @@ class Agent:
             if self._reloading:
                 self._reloading = False
                 parts = self._reopened(parts)
-                self._memory = Memory()
+                self._memory, self._checked = Memory(), (0, 0)
+                self._watch.settled(parts.settings)
                 self._due_s = self._clock.monotonic_s()
             began_s = self._clock.monotonic_s()
             periodic = self._due_s is not None and self._due_s <= began_s
             interval_s = parts.settings.refresh_interval_s
-            self._wakes.take(periodic=periodic)
+            events, coalesced = self._wakes.take(periodic=periodic)
+            parts.telemetry.events(events)
+            parts.telemetry.coalesced(coalesced)
             fine = self._one_pass(parts, periodic=periodic)
+            self._count_lies(parts)
             self._wakes.rest(began_s)
             self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
             first = False
@@ -143,22 +161,39 @@ class Agent:
         """Run one refresh; say whether all went well."""
         full = periodic and self._periodic % FULL_EVERY == 0
         self._periodic += periodic
+        result = Pass()
+        self._watch.begins()
         try:
-            result = refresh(parts, full=full, stop=lambda: self._stopping, memory=self._memory)
-        except IdentityError:
+            refresh(parts, full=full, stop=self._between_steps, into=result, memory=self._memory)
+        except IdentityError as error:
+            self._watch.refused(error)
             close(parts)
             raise
         except StocktakeError as error:
+            self._watch.passed(result, error)
             self._journal.note("pass", error)
             # A driver chosen by what answered is chosen again: its hypervisor may be the one that is back.
             auto = parts.settings.compute_driver == "auto"
             self._reloading = self._reloading or (auto and isinstance(error, DriverUnreachable))
             return False
+        self._watch.passed(result, None)
         self._journal.note("pass", None)
         self._journal.note_pass(result)
         steps = {step: round(took_s, 4) for step, took_s in result.seconds.items()}
         LOG.debug("passed", extra={"periodic": periodic, "full": full, **steps})
         return result.fine
+
+    def _count_lies(self, parts: Parts) -> None:
+        """Count what a driver that keeps what it read found out about it."""
+        if isinstance(parts.driver, Remembering):
+            checks, lies = parts.driver.cache_checks, parts.driver.cache_lies
+            before, self._checked = self._checked, (checks, lies)
+            parts.telemetry.cache_checked(checks - before[0], lies=lies - before[1])
+
+    def _between_steps(self) -> bool:
+        """Say that the pass goes on; say whether it is to stop."""
+        self._watch.alive()
+        return self._stopping
 
     def _next_due(
         self, began_s: float, interval_s: float | None, *, fine: bool, periodic: bool, first: bool
@@ -181,6 +216,7 @@ class Agent:
     def _sleep(self, parts: Parts) -> bool:
         """Wait until a pass is due, or asked for, saying meanwhile that we live; False once stopped."""
         while not self._stopping:
+            self._watch.alive()
             self._beat(parts)
             # In this order: whoever wakes us has said before what for.
             self._wake.clear()
@@ -194,7 +230,7 @@ class Agent:
             due_s = min((due_s for due_s in (self._due_s, answer_s) if due_s is not None), default=None)
             if due_s is not None and due_s <= now_s:
                 return True
-            beat_s = parts.settings.report_interval
+            beat_s = min(parts.settings.report_interval, self._watch.sign_s)
             self._clock.wait(self._wake, beat_s if due_s is None else min(beat_s, due_s - now_s))
         return False
 
@@ -206,8 +242,10 @@ class Agent:
         try:
             parts.ledger.heartbeat(parts.rules.host, version=__version__)
         except StocktakeError as error:
+            self._watch.failed(error)
             self._journal.note("heartbeat", error)
         else:
+            self._watch.answered("ledger")
             self._journal.note("heartbeat", None)
 
     def _opened_at_last(self) -> Parts | None:
@@ -215,12 +253,16 @@ class Agent:
         tries = 0
         while not self._stopping:
             try:
-                return self._watched(self._open())
+                parts = self._watched(self._open())
             except Unreachable as error:
+                self._watch.waits(error)
                 self._journal.note("start", error)
                 tries += 1
                 self._clock.wait(self._wake, min(BACK_OFF_LONGEST_S, BACK_OFF_FIRST_S * 2.0 ** min(tries - 1, 10)))
                 self._wake.clear()
+            else:
+                self._watch.settled(parts.settings)
+                return parts
         return None
 
     def _watched(self, parts: Parts) -> Parts:

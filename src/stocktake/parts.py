@@ -10,12 +10,13 @@ from stocktake.clock import Clock, Ids
 from stocktake.drivers.base import Driver
 from stocktake.errors import StocktakeError
 from stocktake.ledger import Ledger
-from stocktake.model.books import ComputeNode
+from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.rules import Rules
 from stocktake.monitors.base import Monitor
 from stocktake.placement import Overrides, Scheduler
 from stocktake.settings import Settings
+from stocktake.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Parts:
     clock: Clock
     ids: Ids
     limit: TimeLimit
+    telemetry: Telemetry = field(default_factory=Telemetry)
 
 
 @dataclass(slots=True)
@@ -40,17 +42,25 @@ class Pass:
     What one pass did.
 
     Attributes:
+        known: this host's records as they were at the start.
         nodes: the records as they are now, by name.
+        entries: what makes their figures, by name.
+        guests: how many guests run on them, by name; without those whose driver can't list guests.
         failed: why a node could not be refreshed; its record stays, marked.
         unsynced: why the scheduler does not have a saved record.
         deleted, kept: nodes that are gone, and those that should be and why they are not.
         moved: nodes taken over, and the host that had them.
         adopted: uuids of guests that became instances.
         expired: uuids of instances whose claim nobody settled in time, and that was given back.
+        writes: how many writes Placement took.
+        saves, conflicts: how many records were saved, and how many others had changed meanwhile.
         seconds: how long each step took.
     """
 
+    known: tuple[ComputeNode, ...] = ()
     nodes: dict[str, ComputeNode] = field(default_factory=dict)
+    entries: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
+    guests: dict[str, int] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     failed: dict[str, StocktakeError] = field(default_factory=dict)
     unsynced: dict[str, StocktakeError] = field(default_factory=dict)
@@ -60,6 +70,8 @@ class Pass:
     adopted: list[str] = field(default_factory=list)
     expired: list[str] = field(default_factory=list)
     writes: int = 0
+    saves: int = 0
+    conflicts: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

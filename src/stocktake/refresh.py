@@ -50,6 +50,7 @@ def refresh(
     full: bool = False,
     stop: Callable[[], bool] = lambda: False,
     memory: Memory | None = None,
+    into: Pass | None = None,
 ) -> Pass:
     """
     Take stock of all nodes, or of one.
@@ -59,6 +60,7 @@ def refresh(
         full: read everything back from the scheduler, whatever its generations say.
         stop: asked between steps; once it says yes, what is not saved yet is left for the next pass.
         memory: of the passes before this one, with the same parts.
+        into: is filled as the pass goes, so that one that raises still tells what it did.
 
     Raises:
         IdentityError: this host is not who the ledger says it is; nothing was written.
@@ -66,15 +68,18 @@ def refresh(
         DriverUnreachable, DriverError: the driver could not list its nodes; their rows carry that.
         NodeNotFound: the driver has no node named `only`.
     """
-    result = Pass()
+    result = into if into is not None else Pass()
     timer = _Timer(parts.clock, result, parts.clock.monotonic_s())
     host = parts.rules.host
     ours = parts.ledger.nodes(host=host, replica=True)
+    result.known = ours
     check_host(parts, ours)
     timer.lap("read")
     check_driver(parts, ours)
     names = _listed(parts, ours)
     timer.lap("list")
+    if stop():
+        return result
     if only is not None and only not in names:
         raise NodeNotFound(f"the driver has no node {only!r}; it has {', '.join(names[:5]) or 'none'}", where=only)
     wanted = names if only is None else (only,)
@@ -83,6 +88,9 @@ def refresh(
     memory = memory or Memory()
     hosts, refused = _verified(views, memory)
     result.failed |= refused
+    result.guests = {
+        node: sum(guest.active for guest in host.guests) for node, host in hosts.items() if host.guests is not None
+    }
     timer.lap("verify")
     uuids = identified(parts, names, hosts, ours, result)
     service = parts.ledger.service(host) or parts.ledger.register(host, version=__version__)
@@ -91,7 +99,7 @@ def refresh(
         memory.keep(names)
     _note(parts, ours, result)
     if only is None and not stop():
-        delete_vanished(parts, names, ours, result)
+        delete_vanished(parts, names, ours, result, stop)
     timer.lap("save")
     return result
 
@@ -146,6 +154,9 @@ def _count(
 
 def _merge(done: Reported, result: Pass) -> None:
     result.nodes.update(done.saved)
+    result.entries.update({name: done.books[name].tally.entries for name in done.saved})
+    result.saves += done.saves
+    result.conflicts += done.conflicts
     result.changed |= done.changed
     result.failed |= done.failed
     result.unsynced |= done.unsynced

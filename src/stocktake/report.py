@@ -48,6 +48,13 @@ class Reported:
     failed: dict[str, StocktakeError] = field(default_factory=dict)
     unsynced: dict[str, StocktakeError] = field(default_factory=dict)
     writes: int = 0
+    saves: int = 0
+    conflicts: int = 0
+
+    def count(self, outcome: SaveOutcome) -> None:
+        """Add up what the ledger said of a save."""
+        self.saves += len(outcome.saved)
+        self.conflicts += len(outcome.conflicts)
 
 
 def carried(node: ComputeNode, tree: ProviderTree, before: ComputeNode | None) -> ComputeNode:
@@ -131,6 +138,7 @@ def _saves(result: Reported, pending: Sequence[str]) -> dict[str, NodeSave]:
 
 def _saved(result: Reported, saves: Mapping[str, NodeSave], outcome: SaveOutcome) -> tuple[str, ...]:
     """Note what was saved; give the nodes that somebody else changed."""
+    result.count(outcome)
     for name, wanted in saves.items():
         uuid = wanted.tally.node.uuid
         if uuid in outcome.saved:
@@ -182,6 +190,7 @@ def sync(
             )
     if saves:
         kept = ledger.save(tuple(saves.values()))
+        result.count(kept)
         for name, wanted in saves.items():
             # A conflict here means that somebody claimed meanwhile: the next refresh says it again.
             result.saved[name] = kept.saved.get(wanted.tally.node.uuid, result.saved[name])

@@ -5,7 +5,7 @@ Rules: docs/accounting.md, "Orphan compute nodes".
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stocktake.errors import PlacementUnreachable, StocktakeError
 from stocktake.model.books import ComputeNode
@@ -16,12 +16,14 @@ LOG = logging.getLogger(__name__)
 VANISHED = "node-vanished"
 
 
-def delete_vanished(parts: Parts, names: Sequence[str], ours: Sequence[ComputeNode], result: Pass) -> None:
+def delete_vanished(
+    parts: Parts, names: Sequence[str], ours: Sequence[ComputeNode], result: Pass, stop: Callable[[], bool]
+) -> None:
     """
     Delete compute nodes that the driver no longer reports, record first, then provider; see docs/accounting.md.
 
     Kept are nodes that the driver still has (they moved), that still have instances, and, if more than a set share
-    vanishes at once, all of them until a second pass agrees.
+    vanishes at once, all of them until a second pass agrees. What `stop` leaves, the next pass does.
     """
     there = set(names)
     gone = [row for row in ours if row.hypervisor_hostname not in there]
@@ -32,6 +34,8 @@ def delete_vanished(parts: Parts, names: Sequence[str], ours: Sequence[ComputeNo
     many = len(gone) > len(ours) * parts.settings.vanish_share_max and len(ours) > 1
     marks: dict[str, Problem] = {}
     for row in gone:
+        if stop():
+            break
         name = row.hypervisor_hostname
         why = _why_kept(parts, row, many=many)
         if why is None:
@@ -43,7 +47,14 @@ def delete_vanished(parts: Parts, names: Sequence[str], ours: Sequence[ComputeNo
         marks[row.uuid] = Problem(code=VANISHED, about=name, text=f"the driver no longer reports it; {why}")
     if marks:
         parts.ledger.note_failures(marks)
+    _delete_providers(parts, result, stop)
+
+
+def _delete_providers(parts: Parts, result: Pass, stop: Callable[[], bool]) -> None:
+    """Delete the providers of deleted nodes, those of earlier passes too."""
     for pending in parts.ledger.deleted_nodes(parts.rules.host):
+        if stop():
+            return
         try:
             parts.scheduler.delete_tree(pending.uuid)
         except StocktakeError as error:

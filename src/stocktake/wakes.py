@@ -79,8 +79,13 @@ class Wakes:
             settled_s = min(self._last_s + settle_s, self._first_s + settle_s * SETTLES_MAX)
             return max(settled_s, self._rested_s)
 
-    def take(self, *, periodic: bool) -> None:
-        """Begin a pass: it answers all that is pending, and what comes from now on is for the next one."""
+    def take(self, *, periodic: bool) -> tuple[int, int]:
+        """
+        Begin a pass: it answers all that is pending, and what comes from now on is for the next one.
+
+        Returns:
+            How many wakes it answers, and how many of these needed no pass of their own.
+        """
         with self._guard:
             answered, self._pending = self._pending, 0
             stormy = answered > 0 and self._first_s < self._rested_s
@@ -89,6 +94,7 @@ class Wakes:
             self.counts.passes += 1
             self.counts.event_passes += own
             self.counts.coalesced += answered - own
+            return answered, answered - own
 
     def rest(self, began_s: float) -> None:
         """End the pass that began then."""

@@ -1,5 +1,6 @@
 """How a Placement is reached: settings to plugin, versions, and answers that are not Placement's."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from stocktake.clock import SystemClock
 from stocktake.errors import PlacementError, PlacementUnreachable, SettingsError, StocktakeError
 from stocktake.placement import NoScheduler, embedded, open_scheduler
 from stocktake.placement.session import open_embedded
+from stocktake.telemetry import REQUESTS, Telemetry
 from tests.placement.making import Section, tree
 
 REPOSITORY = Path(__file__).parents[2]
@@ -140,6 +142,23 @@ def test_given_no_usable_placement_at_the_url_when_asked_then_the_error_says_so(
         scheduler.ping()
     assert isinstance(scheduler.sync({"n": tree("n")})["n"], kind)
     scheduler.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "answered"), [(200, "ok"), (404, "refused"), (409, "conflict"), (503, "unreachable"), (0, "unreachable")]
+)
+def test_given_an_answer_when_it_came_then_it_is_counted_by_what_it_means(
+    served: Served, status: int, answered: str
+) -> None:
+    telemetry = Telemetry()
+    # 0: nobody listens there.
+    url = served(versions("1.39"), status) if status else REMOTE.url
+    scheduler = open_scheduler(replace(REMOTE, url=url), SystemClock(), telemetry=telemetry)
+    with contextlib.suppress(StocktakeError):
+        scheduler.ping()
+    scheduler.close()
+    totals = telemetry.counts().totals
+    assert {label: number for (name, label), number in totals.items() if name == REQUESTS and number} == {answered: 1}
 
 
 @pytest.mark.parametrize(("newest", "agreed"), [("1.28", "1.28"), ("1.36", "1.36"), ("1.39", "1.39"), ("1.44", "1.39")])

@@ -77,6 +77,8 @@ class Host:
         """Write the settings file anew; in a name, `__` stands for the dot."""
         self.settings |= {name.replace("__", "."): value for name, value in settings.items()}
         fixed = {"my_ip": "192.0.2.7", "provider_config_location": str(self.state / "provider_config")}
+        # One machine, many agents: only those that a test is about listen.
+        fixed |= {"metrics.listen": ""}
         lines = [f"{name} = {_toml(value)}\n" for name, value in {**fixed, **self.settings}.items()]
         self.file.write_text("".join(lines))
 
@@ -115,9 +117,9 @@ class Host:
             ledger.close()
 
     @contextlib.contextmanager
-    def agent(self, *words: str) -> Iterator["Agent"]:
-        """Run the agent; at the end it is killed if it still runs."""
-        agent = Agent([*self._command, "agent", *words])
+    def agent(self, *words: str, environ: Mapping[str, str] | None = None) -> Iterator["Agent"]:
+        """Run the agent, with more in its environment if asked; at the end it is killed if it still runs."""
+        agent = Agent([*self._command, "agent", *words], environ or {})
         try:
             yield agent
         finally:
@@ -131,11 +133,11 @@ class Host:
 class Agent:
     """A running agent; its log is read as it is written."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], environ: Mapping[str, str]) -> None:
         self.lines: list[str] = []
         self.arrived_s: list[float] = []
         self._said = threading.Condition()
-        self._child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
+        self._child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**environment(), **environ})
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -171,6 +173,11 @@ class Agent:
         times = psutil.Process(self._child.pid).cpu_times()
         return float(times.user + times.system)
 
+    @property
+    def pid(self) -> int:
+        """Its process's number."""
+        return self._child.pid
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._child.send_signal(number)
@@ -200,7 +207,7 @@ class Agent:
 
 def environment() -> dict[str, str]:
     """The environment without anything that is about this program, terminals or colours."""
-    ours = ("STOCKTAKE_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "XDG_")
+    ours = ("STOCKTAKE_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "XDG_", "NOTIFY_SOCKET", "WATCHDOG_")
     return {key: value for key, value in os.environ.items() if not key.startswith(ours)}
 
 

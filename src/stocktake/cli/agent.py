@@ -2,8 +2,10 @@
 `agent`: take stock for ever. Law: it ends when it is told to, or when this host is not who the ledger says it is.
 """
 
+import faulthandler
 import gc
 import secrets
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -33,6 +35,7 @@ def agent_command(session: Session, *, once: bool) -> int:
 
     Logs to stderr. SIGTERM and Ctrl-C end it after the step at hand; SIGHUP reads
     the settings again. What can't be reached is tried again, less and less often.
+    Shows metrics and its health over HTTP where metrics.listen says.
     Exit code 2 if this host is not who the ledger says it is.
     """
     session.command = "agent"
@@ -51,13 +54,23 @@ def agent_command(session: Session, *, once: bool) -> int:
         return exit_code_of(result)
     from stocktake.agent import Agent
     from stocktake.cli.parts import open_parts
+    from stocktake.settings import read_supervisor
+    from stocktake.telemetry import Telemetry
+    from stocktake.watch import Watch
+
+    if sys.__stderr__ is not None:
+        # A watchdog ends a program that hangs with SIGABRT: where it hung is then in its log.
+        faulthandler.enable(sys.__stderr__)
+    telemetry = Telemetry()
+    watch = Watch(session.clock, telemetry, read_supervisor(), serve=True)
 
     def opened() -> "Parts":
         settings = session.read_settings()
         session.log_as_asked(settings.log.level, as_json=settings.log.json)
-        return open_parts(settings, session.clock, session.ids)
+        watch.first(settings)
+        return open_parts(settings, session.clock, session.ids, telemetry)
 
-    agent = Agent(opened, session.clock, secrets.SystemRandom().random)
+    agent = Agent(opened, session.clock, secrets.SystemRandom().random, watch)
     agent.catch_signals()
     agent.run()
     return 0

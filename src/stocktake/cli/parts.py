@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from stocktake.clock import Clock, Ids
+from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from stocktake.ledger import Ledger
@@ -27,7 +28,7 @@ def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
     return open_ledger(settings.database.connection, replica_url=settings.database.replica_url, clock=clock, ids=ids)
 
 
-def open_placement(settings: "Settings", clock: Clock) -> "Scheduler":
+def open_placement(settings: "Settings", clock: Clock, telemetry: Telemetry | None = None) -> "Scheduler":
     """
     Open the scheduler that `placement.mode` names; nothing is sent before it is used.
 
@@ -36,10 +37,10 @@ def open_placement(settings: "Settings", clock: Clock) -> "Scheduler":
     """
     from stocktake.placement import open_scheduler
 
-    return open_scheduler(settings.placement, clock, state_path=settings.state_path)
+    return open_scheduler(settings.placement, clock, state_path=settings.state_path, telemetry=telemetry)
 
 
-def open_parts(settings: "Settings", clock: Clock, ids: Ids) -> "Parts":
+def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetry | None = None) -> "Parts":
     """
     Open all that a pass works with; what was opened is closed again if a later part fails.
 
@@ -53,6 +54,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids) -> "Parts":
     from stocktake.placement.overrides import read_overrides
     from stocktake.settings import rules
 
+    counts = telemetry or Telemetry()
     with ExitStack() as opened:
         overrides = read_overrides(settings.provider_config_location)
         ledger = open_books(settings, clock, ids)
@@ -60,7 +62,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids) -> "Parts":
         driver = load_driver(settings, clock)
         opened.callback(driver.close)
         monitors = load_monitors(settings, clock)
-        scheduler = open_placement(settings, clock)
+        scheduler = open_placement(settings, clock, counts)
         opened.callback(scheduler.close)
         parts = Parts(
             settings=settings,
@@ -73,6 +75,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids) -> "Parts":
             clock=clock,
             ids=ids,
             limit=TimeLimit(settings.driver_timeout_s, driver.name),
+            telemetry=counts,
         )
         opened.pop_all()
     return parts

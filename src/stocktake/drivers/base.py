@@ -74,6 +74,21 @@ class Watching(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """What a driver tells that keeps what it read and now and then compares; both numbers only grow."""
+
+    @property
+    def cache_checks(self) -> int:
+        """How often it compared what it keeps with what is so."""
+        ...
+
+    @property
+    def cache_lies(self) -> int:
+        """How many things it found to be otherwise than it kept them."""
+        ...
+
+
 def load_driver(settings: Settings, clock: Clock) -> Driver:
     """
     Open the driver that `compute_driver` names; `auto` takes libvirt if it answers now, else host.

@@ -13,6 +13,7 @@ from stocktake.errors import SettingsError
 from stocktake.placement.patience import Patience
 from stocktake.placement.scheduler import NoScheduler, Scheduler
 from stocktake.placement.service import Placement
+from stocktake.telemetry import Telemetry
 
 FILE = "placement.db"
 
@@ -55,7 +56,12 @@ class Section(Protocol):
 
 
 def open_scheduler(
-    section: Section, clock: Clock, *, state_path: Path | str = ".", jitter: Callable[[], float] | None = None
+    section: Section,
+    clock: Clock,
+    *,
+    state_path: Path | str = ".",
+    jitter: Callable[[], float] | None = None,
+    telemetry: Telemetry | None = None,
 ) -> Scheduler:
     """
     Open the scheduler that the settings name.
@@ -66,6 +72,7 @@ def open_scheduler(
         clock: waits between retries.
         state_path: holds the embedded Placement's database and lock where `connection` names no SQLite file.
         jitter: gives a random number from 0 up to 1; None takes the system's.
+        telemetry: where requests are counted.
 
     Raises:
         SettingsError: an unknown mode, plugin or option.
@@ -86,7 +93,7 @@ def open_scheduler(
 
         folder = Path(state_path)
         door = Embedded(section.connection or f"sqlite:///{(folder / FILE).absolute()}", state_path=folder)
-        return Placement(open_embedded(door), patience)
+        return Placement(open_embedded(door, telemetry), patience)
     if section.mode == "remote":
         from stocktake.placement.session import open_remote
 
@@ -99,6 +106,7 @@ def open_scheduler(
             cafile=section.cafile,
             region_name=section.region_name,
             interface=section.interface,
+            telemetry=telemetry,
         )
         return Placement(session, patience)
     remedy = "Use embedded, remote or none."

@@ -13,6 +13,7 @@ import msgspec
 
 from stocktake.errors import PlacementError, PlacementUnreachable, SettingsError, StocktakeError
 from stocktake.placement.embedded import URL as EMBEDDED_URL
+from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from keystoneauth1.adapter import Adapter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 NEWEST = (1, 39)
 OLDEST = (1, 28)
 CONSUMER_TYPES = (1, 38)
+_CONFLICT = 409
 
 T = TypeVar("T")
 
@@ -95,8 +97,9 @@ class Session:
         answered: whether the last request was answered at all.
     """
 
-    def __init__(self, adapter: "Adapter", *, where: str) -> None:
+    def __init__(self, adapter: "Adapter", *, where: str, telemetry: Telemetry | None = None) -> None:
         self._adapter = adapter
+        self._telemetry = telemetry or Telemetry()
         self._where = where
         self._version: tuple[int, int] | None = None
         self.requests = 0
@@ -146,6 +149,16 @@ class Session:
         return min(NEWEST, newest)
 
     def _send(self, method: str, path: str, body: object, version: tuple[int, int] | None) -> Answer:
+        """Send a request, and count how it was answered."""
+        try:
+            answer = self._answered(method, path, body, version)
+        except StocktakeError as error:
+            self._telemetry.placement("unreachable" if isinstance(error, PlacementUnreachable) else "refused")
+            raise
+        self._telemetry.placement("ok" if answer.fine else "conflict" if answer.status == _CONFLICT else "refused")
+        return answer
+
+    def _answered(self, method: str, path: str, body: object, version: tuple[int, int] | None) -> Answer:
         from keystoneauth1 import exceptions
         from requests import exceptions as transport
 
@@ -214,13 +227,15 @@ def _text(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def open_embedded(door: "Embedded") -> Session:
+def open_embedded(door: "Embedded", telemetry: Telemetry | None = None) -> Session:
     """Talk to the Placement in this process; nothing is loaded before the first request."""
     from keystoneauth1 import token_endpoint
 
     # Placement's own `noauth2` takes this token for an administrator; nobody else can reach this door.
     plugin = token_endpoint.Token(EMBEDDED_URL, "admin")
-    return _opened(plugin, {}, mount=(EMBEDDED_URL, door), url=EMBEDDED_URL, where="placement (embedded)", timeout_s=60)
+    where = "placement (embedded)"
+    mount = (EMBEDDED_URL, door)
+    return _opened(plugin, {}, mount=mount, url=EMBEDDED_URL, where=where, timeout_s=60, telemetry=telemetry)
 
 
 def open_remote(
@@ -233,6 +248,7 @@ def open_remote(
     cafile: Path | None = None,
     region_name: str | None = None,
     interface: str | None = None,
+    telemetry: Telemetry | None = None,
 ) -> Session:
     """
     Talk to a Placement by URL, or by Keystone's catalogue if there is no URL.
@@ -241,6 +257,7 @@ def open_remote(
         auth_type: the name of any installed keystoneauth1 plugin; None or `noauth` is `none`.
         auth: that plugin's options.
         timeout_s: for one request.
+        telemetry: where requests are counted.
 
     Raises:
         SettingsError: no such plugin, an option that it does not know, or one that it lacks.
@@ -260,7 +277,8 @@ def open_remote(
     plugin = _plugin(name, options)
     keep = {"region_name": region_name, "interface": interface}
     verify: bool | str = False if insecure else (str(cafile) if cafile else True)
-    return _opened(plugin, keep, url=url, where=url or "placement", timeout_s=timeout_s, verify=verify)
+    where = url or "placement"
+    return _opened(plugin, keep, url=url, where=where, timeout_s=timeout_s, verify=verify, telemetry=telemetry)
 
 
 def _plugin(name: str, options: dict[str, object]) -> Any:
@@ -295,6 +313,7 @@ def _opened(
     timeout_s: float,
     verify: bool | str = True,
     mount: "tuple[str, BaseAdapter] | None" = None,
+    telemetry: Telemetry | None = None,
 ) -> Session:
     import requests
     from keystoneauth1 import adapter, session
@@ -310,4 +329,4 @@ def _opened(
         endpoint_override=url,
         **{key: value for key, value in keep.items() if value is not None},
     )
-    return Session(client, where=where.rstrip("/"))
+    return Session(client, where=where.rstrip("/"), telemetry=telemetry)

@@ -5,6 +5,7 @@ Law: only here is the environment read.
 """
 
 from stocktake.model.rules import Rules, Weights
+from stocktake.settings.checks import parse_listen
 from stocktake.settings.pci import read_device_spec
 from stocktake.settings.read import read_settings
 from stocktake.settings.sections import (
@@ -13,12 +14,14 @@ from stocktake.settings.sections import (
     FilterScheduler,
     Libvirt,
     Log,
+    Metrics,
     Pci,
     Placement,
     ReservedPages,
     Settings,
 )
 from stocktake.settings.show import Shown, redacted
+from stocktake.settings.supervisor import Supervisor, read_supervisor
 
 __all__ = [
     "Database",
@@ -26,13 +29,17 @@ __all__ = [
     "FilterScheduler",
     "Libvirt",
     "Log",
+    "Metrics",
     "Pci",
     "Placement",
     "ReservedPages",
     "Settings",
     "Shown",
+    "Supervisor",
+    "parse_listen",
     "read_device_spec",
     "read_settings",
+    "read_supervisor",
     "redacted",
     "rules",
     "weights",

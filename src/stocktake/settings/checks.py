@@ -17,6 +17,8 @@ from stocktake.settings.pci import read_alias, read_device_spec
 from stocktake.settings.sections import FilterScheduler, ReservedPages
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._:-]*[A-Za-z0-9_])?")
+_LISTEN = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+_PORT_MAX = 65535
 _PLUG_IN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
@@ -190,6 +192,29 @@ def _http(url: str | None) -> str:
     return "" if sound else "must be a URL such as https://placement.example.org"
 
 
+def parse_listen(value: str) -> tuple[str, int] | None:
+    """
+    Read where to listen: `address:port`, an IPv6 address in brackets; None for nowhere, which is empty.
+
+    Raises:
+        InvalidData: what is wrong with it.
+    """
+    if not value:
+        return None
+    found = _LISTEN.fullmatch(value)
+    if found is None or int(found["port"]) > _PORT_MAX:
+        raise InvalidData(f"{value[:60]!r} is not address:port, such as 127.0.0.1:9809 or [::1]:9809")
+    return found["six"] or found["host"], int(found["port"])
+
+
+def _listen(value: str) -> str:
+    try:
+        parse_listen(value)
+    except InvalidData as error:
+        return error.what
+    return ""
+
+
 def _uri(value: str) -> str:
     return "" if _SCHEME.match(value) else "must be a URI such as qemu:///system"
 
@@ -218,6 +243,8 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "fake.prefix": _host,
     **{f"filter_scheduler.{name}": _multiplier for name in FilterScheduler.__struct_fields__},
     "filter_scheduler.metrics_weight_setting": _multipliers,
+    "metrics.listen": _listen,
+    "metrics.healthy_within_s": _finite,
 }
 
 

@@ -207,6 +207,28 @@ class Log(Section, frozen=True, kw_only=True):
     json: Annotated[bool, about("One JSON object a line, for machines.")] = False
 
 
+class Metrics(Section, frozen=True, kw_only=True):
+    """What the agent shows over HTTP: `/metrics` for Prometheus and `/healthz`."""
+
+    listen: Annotated[
+        str,
+        about(
+            "Where, as `address:port`; port 0 takes a free one and logs it. Empty shows nothing. There is no password "
+            "and no encryption: whoever reaches it sees the figures."
+        ),
+    ] = "127.0.0.1:9809"
+    healthy_within_s: Annotated[
+        float,
+        about(
+            "`/healthz` says 503 if no pass has completed for so long; 0 is three times update_resources_interval, at "
+            "least 180.",
+            unit="s",
+            ge=0,
+            le=_LARGEST,
+        ),
+    ] = 0.0
+
+
 Ratio = float | None
 
 
@@ -333,6 +355,7 @@ class Settings(Section, frozen=True, kw_only=True):
     fake: Fake = Fake()
     filter_scheduler: FilterScheduler = FilterScheduler()
     log: Log = Log()
+    metrics: Metrics = Metrics()
     origins: Mapping[str, str] = {}
 
     @property

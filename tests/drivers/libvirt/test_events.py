@@ -159,7 +159,7 @@ def test_given_nobody_who_watches_then_nothing_is_kept(sample_host: LibvirtDrive
     assert vcpus_of(sample_host) == 2
     sample.setVcpus(1)
     assert vcpus_of(sample_host) == 1
-    assert sample_host.stale_definitions == 0
+    assert sample_host.cache_lies == 0
 
 
 def test_given_a_change_that_libvirt_does_not_tell_when_everything_is_read_again_then_it_is_found_and_told(
@@ -171,12 +171,12 @@ def test_given_a_change_that_libvirt_does_not_tell_when_everything_is_read_again
     seen += [vcpus_of(sample_host) for _ in range(FULL_EVERY)]
     # The last of these read everything; whether an event comes late after all is seen by the next.
     assert seen == [2] * FULL_EVERY + [1]
-    assert sample_host.stale_definitions == 0
+    assert sample_host.cache_lies == 0
     for _ in range(FULL_EVERY):
         ((about, text),) = stale(sample_host)
         assert about == sample.UUIDString()
         assert text.startswith("guest test ")
-    assert sample_host.stale_definitions == 1
+    assert sample_host.cache_lies == 1
     assert stale(sample_host) == []
     assert wakes.count == 0
 
@@ -191,7 +191,7 @@ def test_given_a_change_that_is_told_when_everything_is_read_again_then_nothing_
         # Whether the event comes before the survey or after it is left to chance.
         assert stale(sample_host) == []
     wakes.until(2 * FULL_EVERY + 2)
-    assert sample_host.stale_definitions == 0
+    assert sample_host.cache_lies == 0
 
 
 @pytest.mark.parametrize("kind", GUEST_KINDS)
@@ -209,7 +209,7 @@ def test_given_a_kind_of_guests_events_that_is_not_known_then_no_definition_is_t
     assert vcpus_of(sample_host) == 2
     sample.setVcpus(1)
     assert vcpus_of(sample_host) == 1
-    assert sample_host.stale_definitions == 0
+    assert sample_host.cache_lies == 0
     # What it does tell wakes all the same.
     entitle(sample, "told")
     if kind != libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE:
@@ -338,7 +338,7 @@ def test_given_real_guests_when_nothing_happens_then_a_survey_asks_nothing_of_an
     assert asked.taken() == {"virDomain.XMLDesc": 2}
     survey_of(driver)
     assert asked.taken()["virDomain.XMLDesc"] == 3
-    assert driver.stale_definitions == 0
+    assert driver.cache_lies == 0
     driver.close()
 
 

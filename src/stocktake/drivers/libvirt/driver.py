@@ -30,7 +30,12 @@ class LibvirtDriver:
         self._sweeper = Sweeper(options, self._events)
 
     @property
-    def stale_definitions(self) -> int:
+    def cache_checks(self) -> int:
+        """How often what is kept was compared with what is so, ever."""
+        return self._sweeper.checks
+
+    @property
+    def cache_lies(self) -> int:
         """How many guests were found to have changed without libvirt telling, ever."""
         return self._sweeper.stale
 

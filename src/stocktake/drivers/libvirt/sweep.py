@@ -35,6 +35,7 @@ class Sweeper:
 
     Attributes:
         stale: how many guests were found changed without an event, ever.
+        checks: how often what is kept was compared with what is so, ever.
     """
 
     def __init__(self, options: Options, events: Events) -> None:
@@ -47,6 +48,7 @@ class Sweeper:
         self._problems: tuple[Problem, ...] = ()
         self._booted_at: datetime | None = None
         self.stale = 0
+        self.checks = 0
 
     def sweep(self, hypervisor: Hypervisor) -> tuple[str, Survey]:
         """
@@ -111,6 +113,7 @@ class Sweeper:
         untold = {uuid: name for uuid, name in self._definitions.differing.items() if uuid not in touched}
         self._definitions.differing.clear()
         self.stale += len(untold)
+        self.checks += 1
         self._problems = tuple(_stale(uuid, name) for uuid, name in sorted(untold.items()))
 
     def _measure_local(self, domain: Domain, disk: Disk, kept: Kept) -> Image:
