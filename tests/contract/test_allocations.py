@@ -1,7 +1,7 @@
 """Allocations of one's own, over the embedded Placement and over a real one by HTTP: all of it or none, and why not."""
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,28 +12,10 @@ from stocktake.model.provider import ProviderTree
 from stocktake.model.value import replace
 from stocktake.placement import NoScheduler, Scheduler
 from stocktake.placement.service import Placement
-from tests.contract.scheduler_doors import Door, before_writes, embedded_door, http_door, seen, some_name
+from tests.contract.scheduler_doors import Door, before_writes, seen, some_name
 from tests.placement.making import child, stock, tree, with_children, with_root
 
 DEVICE = "CUSTOM_PCI_10DE_1DB6"
-
-
-@pytest.fixture(params=["embedded", "http"])
-def door(request: pytest.FixtureRequest) -> Iterator[Door]:
-    if request.param == "embedded":
-        made = embedded_door(request.getfixturevalue("embedded_connection"))
-    else:
-        made = http_door(request.getfixturevalue("placement_server"))
-    yield made
-    made.other.close()
-
-
-@pytest.fixture
-def scheduler(door: Door) -> Iterator[Scheduler]:
-    opened = door.open()
-    opened.ping()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

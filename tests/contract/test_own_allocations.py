@@ -21,30 +21,12 @@ from stocktake.placement.allocations import read_held
 from stocktake.placement.scheduler import never
 from stocktake.refresh import refresh
 from stocktake.report import Books, Reported, carried, save, sync
-from tests.contract.scheduler_doors import Door, embedded_door, http_door, seen, some_name
+from tests.contract.scheduler_doors import Door, seen, some_name
 from tests.parts import Fleet, an_instance, parts_of
 from tests.placement.making import tree
 from tests.test_identity import a_node
 
 Opened = Callable[..., AbstractContextManager[Parts]]
-
-
-@pytest.fixture(params=["embedded", "http"])
-def door(request: pytest.FixtureRequest) -> Iterator[Door]:
-    if request.param == "embedded":
-        made = embedded_door(request.getfixturevalue("embedded_connection"))
-    else:
-        made = http_door(request.getfixturevalue("placement_server"))
-    yield made
-    made.other.close()
-
-
-@pytest.fixture
-def scheduler(door: Door) -> Iterator[Scheduler]:
-    opened = door.open()
-    opened.ping()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
