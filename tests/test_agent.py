@@ -99,7 +99,7 @@ class Stage:
         self.driver = WatchedDriver(parts.driver, clock)
         self.parts = replace(parts, driver=self.driver)
         self.opened: list[Callable[[], Parts]] = []
-        self.agent = Agent(self._open, clock, lambda: 0.5)
+        self.agent = Agent(self._open, clock, lambda: 0.5, busy_s=lambda: 0.0)
 
     def _open(self) -> Parts:
         return self.opened.pop(0)() if self.opened else self.parts
@@ -107,7 +107,7 @@ class Stage:
     def watched(self, systemd: Systemd) -> Watch:
         """Let the agent tell a systemd that waits an hour for signs of life."""
         watch = Watch(self.clock, supervisor=Supervisor(systemd.address, 3600.0))
-        self.agent = Agent(self._open, self.clock, lambda: 0.5, watch)
+        self.agent = Agent(self._open, self.clock, lambda: 0.5, watch, lambda: 0.0)
         return watch
 
     def run(self, seconds: float) -> list[float]:
@@ -374,7 +374,7 @@ def test_given_another_hosts_id_when_it_starts_then_systemd_is_told_why_and_neve
         watch = Watch(stage.clock, supervisor=Supervisor(systemd.address))
         other = replace(stage.parts, rules=changed(stage.parts.rules, host="omega"))
         with pytest.raises(IdentityError):
-            Agent(lambda: other, stage.clock, lambda: 0.5, watch).run()
+            Agent(lambda: other, stage.clock, lambda: 0.5, watch, lambda: 0.0).run()
         told = systemd.drain()
     assert "belongs to host" in status_of(told[-1])
     assert not any("READY=1" in message for message in told)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.wakes import REST_CALM_S, REST_LONGEST_S, RESTS_MAX, SETTLES_MAX, Wakes
+from stocktake.wakes import REST_LONGEST_S, RESTS_MAX, SETTLES_MAX, Wakes
 
 SETTLE_S = 0.02
 
@@ -35,7 +35,8 @@ class Stage:
     def __init__(self) -> None:
         self.clock = SetClock()
         self.signals = 0
-        self.wakes = Wakes(self.clock, self._signal)
+        self.busy_s = 0.0
+        self.wakes = Wakes(self.clock, self._signal, lambda: self.busy_s)
 
     def _signal(self) -> None:
         self.signals += 1
@@ -47,9 +48,10 @@ class Stage:
     def due_s(self) -> float | None:
         return self.wakes.due_s(SETTLE_S)
 
-    def a_pass(self, began_s: float, took_s: float, *, periodic: bool = False) -> None:
-        self.at(began_s).wakes.take(periodic=periodic)
-        self.at(began_s + took_s).wakes.rest(began_s)
+    def a_pass(self, began_s: float, took_s: float, *, waited_s: float = 0.0, periodic: bool = False) -> None:
+        self.at(began_s).wakes.begin(periodic=periodic)
+        self.busy_s += took_s - waited_s
+        self.at(began_s + took_s).wakes.end()
 
 
 @pytest.fixture
@@ -81,27 +83,30 @@ def test_given_wakes_that_never_pause_then_they_are_answered_all_the_same(stage:
     assert stage.due_s() == pytest.approx(200 + SETTLE_S * SETTLES_MAX)
 
 
-@pytest.mark.parametrize(("took_s", "rest_s"), [(0.05, 0.05), (0.1, REST_CALM_S), (1.5, REST_CALM_S)])
-def test_given_a_pass_then_the_next_rests_for_as_long_as_it_took_but_not_long(
-    stage: Stage, took_s: float, rest_s: float
-) -> None:
-    stage.a_pass(200, took_s, periodic=True)
-    stage.at(200 + took_s + 0.02).wakes.wake()
-    assert stage.due_s() == pytest.approx(200 + took_s + max(rest_s, 0.02 + SETTLE_S))
+def test_given_a_pass_then_the_next_rests_for_as_long_as_it_was_busy_and_not_for_what_it_waited(stage: Stage) -> None:
+    stage.a_pass(200, 3.0, waited_s=2.9, periodic=True)
+    stage.a_pass(210, 3.0, waited_s=2.9, periodic=True)
+    stage.at(213.01).wakes.wake()
+    assert stage.due_s() == pytest.approx(213.1)
+    stage = Stage()
+    stage.a_pass(200, 0.5, periodic=True)
+    stage.at(200.6).wakes.wake()
+    assert stage.due_s() == pytest.approx(201.0)
 
 
 def test_given_a_wake_during_a_pass_then_it_is_for_the_next_one(stage: Stage) -> None:
     stage.at(200).wakes.wake()
-    stage.at(200.02).wakes.take(periodic=False)
+    stage.at(200.02).wakes.begin(periodic=False)
     stage.at(200.03).wakes.wake()
-    stage.at(200.05).wakes.rest(200.02)
+    stage.busy_s += 0.03
+    stage.at(200.05).wakes.end()
     assert stage.due_s() == pytest.approx(200.08)
     assert stage.signals == 2
 
 
 def test_given_a_storm_then_rests_grow_to_a_limit_and_are_short_again_after_it(stage: Stage) -> None:
     began_s, rests_s = 200.0, []
-    for _ in range(7):
+    for _ in range(6):
         stage.at(began_s).wakes.wake()
         stage.a_pass(began_s, 0.1)
         stage.wakes.wake()
@@ -109,7 +114,7 @@ def test_given_a_storm_then_rests_grow_to_a_limit_and_are_short_again_after_it(s
         assert due_s is not None
         rests_s.append(round(due_s - began_s - 0.1, 6))
         began_s = due_s
-    assert rests_s == [0.1, 0.1, 0.2, 0.4, 0.8, 0.8, 0.8]
+    assert rests_s == [0.1, 0.2, 0.4, 0.8, 0.8, 0.8]
     assert rests_s[-1] == 0.1 * RESTS_MAX
     stage.a_pass(began_s, 0.1)
     stage.at(began_s + 10).wakes.wake()
@@ -120,7 +125,7 @@ def test_given_a_storm_then_rests_grow_to_a_limit_and_are_short_again_after_it(s
 
 def test_given_long_passes_in_a_storm_then_the_rest_is_never_longer_than_a_pass_or_a_second(stage: Stage) -> None:
     began_s = 200.0
-    for took_s, rest_s in ((0.4, 0.1), (0.4, 0.4), (0.4, 0.8), (0.4, REST_LONGEST_S), (3.0, 3.0), (3.0, 3.0)):
+    for took_s, rest_s in ((0.4, 0.4), (0.4, 0.8), (0.4, REST_LONGEST_S), (3.0, 3.0), (3.0, 3.0)):
         stage.at(began_s).wakes.wake()
         stage.a_pass(began_s, took_s)
         stage.wakes.wake()

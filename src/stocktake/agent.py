@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from stocktake import __version__
-from stocktake.clock import Clock
+from stocktake.clock import Clock, cpu_s
 from stocktake.drivers.base import Remembering, Watching
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
 from stocktake.memory import Memory
@@ -66,16 +66,22 @@ class Agent:
         open_parts: reads the settings and opens the parts; called at the start and again on SIGHUP.
         jitter: gives numbers in [0, 1): a fleet must not beat in step.
         watch: is told how it goes; None tells nobody.
+        busy_s: gives the CPU seconds that this process has taken.
     """
 
     def __init__(
-        self, open_parts: Callable[[], Parts], clock: Clock, jitter: Callable[[], float], watch: Watch | None = None
+        self,
+        open_parts: Callable[[], Parts],
+        clock: Clock,
+        jitter: Callable[[], float],
+        watch: Watch | None = None,
+        busy_s: Callable[[], float] = cpu_s,
     ) -> None:
         self._open = open_parts
         self._clock = clock
         self._jitter = jitter
         self._wake = threading.Event()
-        self._wakes = Wakes(clock, self._wake.set)
+        self._wakes = Wakes(clock, self._wake.set, busy_s)
         self._stopping = False
         self._reloading = False
         self._now = False
@@ -146,12 +152,12 @@ class Agent:
             began_s = self._clock.monotonic_s()
             periodic = self._due_s is not None and self._due_s <= began_s
             interval_s = parts.settings.refresh_interval_s
-            events, coalesced = self._wakes.take(periodic=periodic)
+            events, coalesced = self._wakes.begin(periodic=periodic)
             parts.telemetry.events(events)
             parts.telemetry.coalesced(coalesced)
             fine = self._one_pass(parts, periodic=periodic)
             self._count_lies(parts)
-            self._wakes.rest(began_s)
+            self._wakes.end()
             self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
             first = False
         if parts is not None:

@@ -51,6 +51,11 @@ class SystemClock:
         return event.wait(timeout_s)
 
 
+def cpu_s() -> float:
+    """Give the CPU seconds that this process has taken so far, all its threads together."""
+    return time.process_time()
+
+
 class RandomIds:
     """Random UUIDs."""
 

@@ -2,9 +2,8 @@
 Step 1, what happens between two passes and how soon one answers it. Law: no wake is lost, and none is worth a core.
 
 Wakes that come together are answered together: once it has been quiet for `settle_s`, or after five times that where it
-never is. A pass is followed by a rest: as long as it took, though not longer than a tenth of a second, as a pass that
-is long has mostly waited (libvirt lists no guest while it kills one). In a storm, when wakes do not even wait for the
-rest's end, rests are as long as passes, and longer the longer it lasts.
+never is. After a pass they rest for as long as it kept a CPU busy; in a storm, when wakes do not even wait for that,
+longer the longer it lasts. What a pass waited is no work: libvirt, for one, lists no guest while it kills one.
 """
 
 import threading
@@ -15,8 +14,7 @@ from stocktake.clock import Clock
 
 # A stream of wakes that never pauses is answered after so many times the time to settle.
 SETTLES_MAX = 5
-REST_CALM_S = 0.1
-# In a storm the rest doubles up to so many times the pass, but by doubling it does not grow beyond so long.
+# In a storm the rest doubles up to so many times the work, but by doubling it does not grow beyond so long.
 RESTS_MAX = 8
 REST_LONGEST_S = 1.0
 
@@ -45,18 +43,21 @@ class Wakes:
 
     Args:
         signal: called for the first wake after a pass began; it must not wait.
+        busy_s: gives the CPU seconds that passes have taken so far.
     """
 
-    def __init__(self, clock: Clock, signal: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, signal: Callable[[], None], busy_s: Callable[[], float]) -> None:
         self.counts = Counts()
         self._clock = clock
         self._signal = signal
+        self._busy_s = busy_s
         self._guard = threading.Lock()
         self._pending = 0
         self._first_s = 0.0
         self._last_s = 0.0
         self._rested_s = 0.0
-        self._rests = 0
+        self._rests = 1
+        self._began_busy_s = 0.0
 
     def wake(self) -> None:
         """Somebody saw something change; for any thread."""
@@ -79,27 +80,27 @@ class Wakes:
             settled_s = min(self._last_s + settle_s, self._first_s + settle_s * SETTLES_MAX)
             return max(settled_s, self._rested_s)
 
-    def take(self, *, periodic: bool) -> tuple[int, int]:
+    def begin(self, *, periodic: bool) -> tuple[int, int]:
         """
         Begin a pass: it answers all that is pending, and what comes from now on is for the next one.
 
         Returns:
             How many wakes it answers, and how many of these needed no pass of their own.
         """
+        self._began_busy_s = self._busy_s()
         with self._guard:
             answered, self._pending = self._pending, 0
             stormy = answered > 0 and self._first_s < self._rested_s
-            self._rests = min(max(1, self._rests * 2), RESTS_MAX) if stormy else 0
+            self._rests = min(self._rests * 2, RESTS_MAX) if stormy else 1
             own = 0 if periodic else min(answered, 1)
             self.counts.passes += 1
             self.counts.event_passes += own
             self.counts.coalesced += answered - own
             return answered, answered - own
 
-    def rest(self, began_s: float) -> None:
-        """End the pass that began then."""
-        ended_s = self._clock.monotonic_s()
-        took_s = ended_s - began_s
+    def end(self) -> None:
+        """End the pass, and rest."""
+        work_s = self._busy_s() - self._began_busy_s
+        rest_s = max(work_s, min(work_s * self._rests, REST_LONGEST_S))
         with self._guard:
-            stormy_s = max(took_s, min(took_s * self._rests, REST_LONGEST_S))
-            self._rested_s = ended_s + (stormy_s if self._rests else min(took_s, REST_CALM_S))
+            self._rested_s = self._clock.monotonic_s() + rest_s
