@@ -16,6 +16,7 @@ from stocktake.errors import (
     NodeNotFound,
     ReportRefused,
 )
+from stocktake.model.problem import ordered
 from stocktake.model.value import replace as changed
 from stocktake.parts import Parts, Pass
 from stocktake.refresh import refresh
@@ -338,3 +339,14 @@ def test_given_a_ledger_that_was_lost_when_refreshed_then_the_new_one_is_not_tak
     with parts_of(tmp_path) as parts:
         assert refresh(parts).fine
     assert "knows nothing of it" in caplog.text
+
+
+def test_given_problems_of_the_view_and_of_the_report_when_refreshed_then_they_are_in_the_order_of_every_record(
+    tmp_path: Path, fleet: Fleet
+) -> None:
+    fleet.has("one", report={"memory_mb_used": -1}, guests=[a_guest(GUEST, vcpus=-1)])
+    with parts_of(tmp_path, reserved_host_memory_mb=99999) as parts:
+        refresh(parts)
+        (node,) = parts.ledger.nodes()
+    assert [problem.code for problem in node.problems] == ["guest-impossible", "reserved-above-total", "used-negative"]
+    assert node.problems == ordered(reversed(node.problems))

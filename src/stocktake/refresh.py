@@ -19,6 +19,7 @@ from stocktake.lapse import settle_claims
 from stocktake.memory import Memory
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host, HostView
+from stocktake.model.problem import ordered
 from stocktake.model.value import replace
 from stocktake.model.workload import NodeWork, Service
 from stocktake.parts import Parts, Pass, failure_of
@@ -207,7 +208,7 @@ def _books(parts: Parts, host: Host, work: NodeWork, uuid: str, service: Service
     counted = tally(host, work, parts.rules, uuid=uuid)
     own = overrides_for(parts.overrides, host.hypervisor_hostname, counted.node.uuid)
     tree, problems = desired(host, counted, parts.rules, disabled=service.disabled, overrides=own)
-    node = replace(counted.node, problems=(*counted.node.problems, *problems))
+    node = replace(counted.node, problems=ordered((*counted.node.problems, *problems)))
     node = carried(node, tree, work.record)
     return Books(work=work, tally=replace(counted, node=node), tree=tree)
 

@@ -12,7 +12,7 @@ from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, Stockt
 from stocktake.ledger import Ledger, NodeSave, SaveOutcome
 from stocktake.model.allocation import Holdings
 from stocktake.model.books import ComputeNode, Tally
-from stocktake.model.problem import Problem
+from stocktake.model.problem import Problem, ordered
 from stocktake.model.provider import ProviderTree
 from stocktake.model.value import replace
 from stocktake.model.workload import NodeWork
@@ -236,8 +236,7 @@ def _with_problems(node: ComputeNode, said: Sequence[Problem], **names: frozense
     """Replace what the scheduler said before by what it says now."""
     ours = [problem for problem in node.problems if not problem.code.startswith(_PREFIX)]
     theirs = [replace(problem, code=_PREFIX + problem.code.removeprefix(_PREFIX)) for problem in said]
-    problems = (*ours, *sorted(theirs, key=lambda problem: (problem.code, problem.about, problem.text)))
-    return replace(node, problems=problems, **names)
+    return replace(node, problems=ordered((*ours, *theirs)), **names)
 
 
 def _trouble(error: StocktakeError, name: str) -> Problem:

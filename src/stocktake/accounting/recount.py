@@ -15,10 +15,23 @@ from stocktake.accounting.instances import MIB_PER_GIB
 from stocktake.accounting.shares import Holding
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord
-from stocktake.model.problem import Problem
+from stocktake.model.problem import Problem, ordered
 from stocktake.model.value import replace
 
 _OVERFULL = "cell-overfull"
+# What a count says of an instance. What the hypervisor's own report says of its guest stays as it is.
+_OF_A_COUNT = frozenset(
+    {
+        "flavor-missing",
+        "guest-cell-unknown",
+        "guest-exceeds-flavor",
+        "instance-without-guest",
+        "page-size-unknown",
+        "pci-device-taken",
+        "pinned-cpu-taken",
+        "pinned-cpu-unknown",
+    }
+)
 
 
 def placed(node: ComputeNode, holdings: Sequence[Holding]) -> tuple[tuple[Entry, ...], tuple[Problem, ...]]:
@@ -72,16 +85,14 @@ def judged(node: ComputeNode, uuid: str, found: Sequence[Problem]) -> ComputeNod
     Give a record its problems after an instance was counted anew.
 
     Args:
-        uuid: the instance's; what was said of it before is said anew or over.
+        uuid: the instance's; what a count said of it before is said anew, or over.
     """
-    if not (found or node.numa_topology or any(problem.about == uuid for problem in node.problems)):
-        return node
-    kept = [problem for problem in node.problems if problem.about != uuid and problem.code != _OVERFULL]
+    kept = [problem for problem in node.problems if not _is_over(problem, uuid)]
     cells = numa.overfull(node.numa_topology, cpu_ratio=node.cpu_allocation_ratio, ram_ratio=node.ram_allocation_ratio)
     after = (*kept, *cells, *found)
     if set(after) == set(node.problems):
         return node
-    return replace(node, problems=tuple(sorted(after, key=_order)))
+    return replace(node, problems=ordered(after))
 
 
 def with_devices(table: pci.Table, uuid: str, keep: Collection[str], take: Mapping[str, str]) -> pci.Table:
@@ -109,6 +120,6 @@ def with_devices(table: pci.Table, uuid: str, keep: Collection[str], take: Mappi
     return excluded
 
 
-def _order(problem: Problem) -> tuple[bool, str, str, str]:
-    """Order problems as a refresh does: what the scheduler said comes last."""
-    return problem.code.startswith("placement-"), problem.code, problem.about, problem.text
+def _is_over(problem: Problem, uuid: str) -> bool:
+    """Say whether a problem is said anew, if it still is one."""
+    return problem.code == _OVERFULL or (problem.about == uuid and problem.code in _OF_A_COUNT)

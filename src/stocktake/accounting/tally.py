@@ -13,7 +13,7 @@ from stocktake.accounting.digest import digest
 from stocktake.accounting.shares import Holding, Share, holdings_of, share_of
 from stocktake.model.books import ComputeNode, Entry, Tally
 from stocktake.model.hypervisor import Guest, Host
-from stocktake.model.problem import Problem
+from stocktake.model.problem import Problem, ordered
 from stocktake.model.rules import Rules
 from stocktake.model.value import Value, replace
 from stocktake.model.workload import Instance, Migration, NodeWork
@@ -46,7 +46,7 @@ def tally(host: Host, work: NodeWork, rules: Rules, *, uuid: str) -> Tally:
     node = replace(
         node,
         pci_device_pools=pci.pools(table),
-        problems=tuple(sorted(problems, key=lambda problem: (problem.code, problem.about, problem.text))),
+        problems=ordered(problems),
         entries_digest=digest(entries),
     )
     stale = tuple(sorted(id_ for share in counted.shares for id_ in share.stale))

@@ -1,5 +1,6 @@
 """What is inconsistent on a node, shown where the operator looks. Law: a problem is data, never only a log line."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from stocktake.model.value import Value
@@ -23,3 +24,12 @@ class Problem(Value, frozen=True, kw_only=True):
     text: str
     remedy: str = ""
     severity: Severity = "warning"
+
+
+def ordered(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Put problems into the order that every record has them in; what the scheduler said comes last."""
+    return tuple(sorted(problems, key=_order))
+
+
+def _order(problem: Problem) -> tuple[bool, str, str, str]:
+    return problem.code.startswith("placement-"), problem.code, problem.about, problem.text
