@@ -348,5 +348,6 @@ def test_given_problems_of_the_view_and_of_the_report_when_refreshed_then_they_a
     with parts_of(tmp_path, reserved_host_memory_mb=99999) as parts:
         refresh(parts)
         (node,) = parts.ledger.nodes()
+        assert refresh(parts).changed == set()
     assert [problem.code for problem in node.problems] == ["guest-impossible", "reserved-above-total", "used-negative"]
     assert node.problems == ordered(reversed(node.problems))
