@@ -2,7 +2,7 @@
 
 import pytest
 
-from stocktake.accounting.numa import Cells, used
+from stocktake.accounting.numa import Cells, shifted, used
 from stocktake.model.books import Tally
 from stocktake.model.hypervisor import Host
 from stocktake.model.rules import Rules
@@ -39,6 +39,18 @@ def hosted(*topologies: GuestTopology, host: Host | None = None, rules: Rules = 
     """Tally instances 1, 2, ... with these topologies."""
     instances = [an_instance(number, numa_topology=topology) for number, topology in enumerate(topologies, start=1)]
     return count(host or a_host(numa_topology=two_cells()), work(instances), rules)
+
+
+GUESTS = (floating(3), pinned({0: 4, 1: 5}), pinned({0: 14}, cell=1, pagesize_kb=2048), floating(1, cell=1))
+
+
+@pytest.mark.parametrize("left", [(), (0,), (1, 2), (0, 1, 2, 3)])
+def test_given_cells_when_entries_go_and_come_then_they_are_those_of_who_is_there(left: tuple[int, ...]) -> None:
+    all_, few = hosted(*GUESTS), hosted(*(GUESTS[number] for number in left))
+    assert shifted(few.node.numa_topology, few.entries, all_.entries) == all_.node.numa_topology
+    assert shifted(all_.node.numa_topology, all_.entries, few.entries) == few.node.numa_topology
+    assert shifted(all_.node.numa_topology, (), ()) is all_.node.numa_topology
+    assert shifted(None, all_.entries, ()) is None
 
 
 def cells_of(books: Tally) -> tuple[NodeCell, ...]:

@@ -1,10 +1,13 @@
 """Counts of instances by state."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from stocktake.accounting.instances import of_instance
-from stocktake.accounting.stats import IO_TASKS, current_workload, tallied
-from stocktake.model.books import StatValue
+from stocktake.accounting.stats import IO_TASKS, adjusted, current_workload, tallied
+from stocktake.model.books import Entry, StatValue
+from stocktake.model.workload import Instance
 from tests.accounting.making import a_migration, a_resize, an_instance, count, work
 
 
@@ -84,3 +87,29 @@ def test_given_a_counted_migration_when_counted_then_it_is_in_no_number() -> Non
     assert books.node.stats == {"failed_builds": 0}
     assert (books.node.running_vms, books.node.current_workload) == (0, 0)
     assert books.node.vcpus_used == 8
+
+
+ACTIVE, BUILDING = an_instance(1), an_instance(2, vm_state="building", task_state="rebuilding")
+
+
+@pytest.mark.parametrize("driver", [None, {"uptime": "3 days", "custom": "7"}])
+@pytest.mark.parametrize("gone", [(), (ACTIVE,), (BUILDING,), (ACTIVE, BUILDING)])
+@pytest.mark.parametrize("come", [(), (an_instance(3),), (an_instance(3, os_type=None), BUILDING)])
+def test_given_stats_when_instances_go_and_come_then_they_are_those_of_who_is_there(
+    driver: dict[str, StatValue] | None, gone: tuple[Instance, ...], come: tuple[Instance, ...]
+) -> None:
+    def stats(instances: Iterable[Instance]) -> dict[str, StatValue]:
+        return tallied(entries_of(instances), driver=driver, before={"failed_builds": 3})
+
+    before = stats((ACTIVE, BUILDING))
+    after = stats((*(one for one in (ACTIVE, BUILDING) if one not in gone), *come))
+    assert adjusted(before, entries_of(gone), entries_of(come)) == after
+
+
+def entries_of(instances: Iterable[Instance]) -> tuple[Entry, ...]:
+    return tuple(map(of_instance, instances))
+
+
+def test_given_a_count_that_somebody_left_as_text_when_an_instance_comes_then_it_counts_from_nothing() -> None:
+    # Nova stores strings; the next refresh says it exactly.
+    assert adjusted({"num_instances": "9", "x": "y"}, (), entries_of([ACTIVE]))["num_instances"] == 1
