@@ -244,7 +244,7 @@ APART = ", and a PF is not given beside functions of its own"
             gpus(0, 1, 1, None),
             {0},
             {
-                "gpu": "2 of gpu wanted, 4 free of 4; its policy required leaves 1 to a guest on host cell 0: "
+                "gpu": "2 of gpu wanted, 4 free of 4; its policy required leaves 1 to a guest on host cells 0: "
                 "1 on host cell 0, 2 on host cell 1, 1 on a cell that nobody knows"
             },
         ),
@@ -253,7 +253,7 @@ APART = ", and a PF is not given beside functions of its own"
             gpus(1),
             {0, 2},
             {
-                "gpu": "1 of gpu wanted, 1 free of 1; its policy legacy leaves 0 to a guest on host cell 0, 2: "
+                "gpu": "1 of gpu wanted, 1 free of 1; its policy legacy leaves 0 to a guest on host cells 0,2: "
                 "1 on host cell 1"
             },
         ),

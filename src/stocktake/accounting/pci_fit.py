@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from stocktake.accounting.pci import Table, provider_address
+from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.fitting import NoRoom
 from stocktake.model.pci import Chosen, PciAffinity, PciAlias, PciRecord, PciRequest
 
@@ -330,8 +331,8 @@ def _reason(
     near = sum(_distance(record, cells, sockets) in REACH[request.numa_policy] for record in free)
     text = f"{request.count} of {request.alias} wanted, {len(free)} free of {len(every)}"
     if near < request.count <= len(free):
-        where = ", ".join(str(cell) for cell in sorted(cells or ()))
-        text += f"; its policy {request.numa_policy} leaves {near} to a guest on host cell {where}: {_placed(free)}"
+        text += f"; its policy {request.numa_policy} leaves {near} to a guest on host cells"
+        text += f" {format_cpu_set(cells or ())}: {_placed(free)}"
     elif request.count <= len(free):
         cards = {provider_address(record) for record in free}
         others = [record for record in _free(table.values()) if provider_address(record) in cards]
