@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.servers.libvirtd", "tests.servers.placement"]
+pytest_plugins = ["tests.servers.libvirtd", "tests.servers.placement", "tests.servers.rabbitmq"]
 
 # How long a case takes is a matter for the benchmarks: a busy machine must not fail a property.
 settings.register_profile("stocktake", deadline=None, suppress_health_check=[HealthCheck.too_slow])

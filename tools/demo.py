@@ -28,6 +28,7 @@ NEXT = """
 The fleet is in {directory}. Look around:
   export STOCKTAKE_CONFIG={config}
   {program} nodes                       every node, with sums
+  {program} watch                       the same live; q ends it
   {program} show {node}
   {program} explain {node} vcpus_used
   {program} orphans

@@ -295,3 +295,5 @@ def close(parts: Parts) -> None:
     parts.driver.close()
     parts.ledger.close()
     parts.scheduler.close()
+    if parts.bus is not None:
+        parts.bus.close()

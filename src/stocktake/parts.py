@@ -14,6 +14,7 @@ from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.rules import Rules
 from stocktake.monitors.base import Monitor
+from stocktake.notifications import Bus
 from stocktake.placement import Overrides, Scheduler
 from stocktake.settings import Settings
 from stocktake.telemetry import Telemetry
@@ -21,7 +22,7 @@ from stocktake.telemetry import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a pass works with; the agent and the commands put it together."""
+    """What a pass works with; the agent and the commands put it together. Without a `bus` nobody is told."""
 
     settings: Settings
     rules: Rules
@@ -34,6 +35,7 @@ class Parts:
     ids: Ids
     limit: TimeLimit
     telemetry: Telemetry = field(default_factory=Telemetry)
+    bus: Bus | None = None
 
 
 @dataclass(slots=True)

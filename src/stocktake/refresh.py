@@ -74,6 +74,8 @@ def refresh(
     host = parts.rules.host
     ours = parts.ledger.nodes(host=host, replica=True)
     result.known = ours
+    if parts.bus is not None:
+        parts.bus.begin(ours)
     check_host(parts, ours)
     timer.lap("read")
     check_driver(parts, ours)
@@ -87,11 +89,7 @@ def refresh(
     views = audit(parts.driver, parts.monitors, wanted, my_ip=parts.settings.my_ip, limit=parts.limit)
     timer.lap("audit")
     memory = memory or Memory()
-    hosts, refused = _verified(views, memory)
-    result.failed |= refused
-    result.guests = {
-        node: sum(guest.active for guest in host.guests) for node, host in hosts.items() if host.guests is not None
-    }
+    hosts = _verified(views, memory, result)
     timer.lap("verify")
     uuids = identified(parts, names, hosts, ours, result)
     service = parts.ledger.service(host) or parts.ledger.register(host, version=__version__)
@@ -101,6 +99,7 @@ def refresh(
     _note(parts, ours, result)
     if only is None and not stop():
         delete_vanished(parts, names, ours, result, stop)
+    _announce(parts, result)
     timer.lap("save")
     return result
 
@@ -182,25 +181,26 @@ def _listed(parts: Parts, ours: Sequence[ComputeNode]) -> tuple[str, ...]:
         return parts.limit.call(parts.driver.node_names)
     except StocktakeError as error:
         parts.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
+        _announce(parts, Pass())
         raise
 
 
-def _verified(
-    views: Mapping[str, HostView | StocktakeError], memory: Memory
-) -> tuple[dict[str, Host], dict[str, StocktakeError]]:
+def _verified(views: Mapping[str, HostView | StocktakeError], memory: Memory, result: Pass) -> dict[str, Host]:
+    """Give the hosts that can be believed, and note why the others can't, and how many guests each runs."""
     hosts: dict[str, Host] = {}
-    failed: dict[str, StocktakeError] = {}
     for node, view in views.items():
         if isinstance(view, StocktakeError):
-            failed[node] = view
+            result.failed[node] = view
             continue
         verdict = memory.verdict(view, verify)
         if isinstance(verdict, Host):
             hosts[node] = verdict
+            if verdict.guests is not None:
+                result.guests[node] = sum(guest.active for guest in verdict.guests)
         else:
             remedy = "The node keeps its last record, marked stale, until its driver reports sense."
-            failed[node] = ReportRefused(verdict.reasons, where=node, remedy=remedy)
-    return hosts, failed
+            result.failed[node] = ReportRefused(verdict.reasons, where=node, remedy=remedy)
+    return hosts
 
 
 def _books(parts: Parts, host: Host, work: NodeWork, uuid: str, service: Service) -> Books:
@@ -219,3 +219,9 @@ def _note(parts: Parts, ours: Sequence[ComputeNode], result: Pass) -> None:
     failures = {rows[node].uuid: failure_of(error) for node, error in result.failed.items() if node in rows}
     if failures:
         parts.ledger.note_failures(failures)
+
+
+def _announce(parts: Parts, result: Pass) -> None:
+    """Put what the ledger says now, and what was measured, before the message bus; whether it is there or not."""
+    if parts.bus is not None:
+        parts.bus.announce(parts.ledger.nodes(host=parts.rules.host), tuple(result.nodes.values()))

@@ -8,6 +8,8 @@ import sys
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # What the libraries under us say is of interest only to somebody who wants everything.
 _NOISY = ("alembic", "keystoneauth", "oslo_db", "oslo_policy", "oslo_concurrency", "placement", "sqlalchemy", "urllib3")
+# What these say of a message bus, at every try, is said once by stocktake.notifications.
+_SAID_BY_US = ("amqp", "kombu", "oslo.messaging", "oslo_messaging")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -54,6 +56,8 @@ def log_to_stderr(level: int, *, as_json: bool) -> None:
     root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING) if level > logging.DEBUG else logging.INFO)
+    for name in _SAID_BY_US:
+        logging.getLogger(name).setLevel(logging.CRITICAL if level > logging.DEBUG else logging.INFO)
 
 
 def _json_formatter() -> logging.Formatter:

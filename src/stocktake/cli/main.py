@@ -28,6 +28,7 @@ COMMANDS = {
     "agent": "stocktake.cli.agent:agent_command",
     "nodes": "stocktake.cli.nodes:nodes_command",
     "show": "stocktake.cli.show:show_command",
+    "watch": "stocktake.cli.watch.command:watch_command",
     "explain": "stocktake.cli.explain:explain_command",
     "fit": "stocktake.cli.fit:fit_command",
     "tally": "stocktake.cli.tally:tally_command",

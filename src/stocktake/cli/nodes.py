@@ -66,7 +66,7 @@ def nodes_command(session: Session, host: str | None, doomed: str | None, *, for
         raise NotFound(f"host {host!r} has no nodes.{nearest(host, known)}", remedy="")
     lines = states_of(nodes, session.ledger.services(), now, session.settings.service_down_time)
     if session.json:
-        write_json(session, [_summary(*line) for line in lines])
+        write_json(session, [summary(*line) for line in lines])
     else:
         write_nodes(session, screen_of(session), lines, now)
     return 0
@@ -165,7 +165,8 @@ def _reasons(lines: "Sequence[Line]") -> list[str]:
     return texts
 
 
-def _summary(node: "ComputeNode", service: "Service | None", state: "State") -> dict[str, object]:
+def summary(node: "ComputeNode", service: "Service | None", state: "State") -> dict[str, object]:
+    """Give what programs are told of a node among many."""
     from stocktake.model.value import plain
 
     fields = (
@@ -228,6 +229,7 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     from stocktake.accounting.standing import is_alive
     from stocktake.cli.parts import open_placement
     from stocktake.cli.screen import screen_of, write, write_json
+    from stocktake.notifications import open_bus
 
     ledger = session.ledger
     node = find_node(ledger, name)
@@ -244,13 +246,19 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     if not yes:
         confirm(f"Delete node {name} of host {node.host} and its resource provider {node.uuid}?")
     scheduler = open_placement(session.settings, session.clock)
+    bus = open_bus(session.settings.notifications, session.settings.host, session.clock, session.ids)
     try:
         ledger.delete_node(node.uuid)
+        if bus is not None:
+            bus.begin([node])
+            bus.announce([])
         # Should the scheduler fail now, the next refresh of the host takes the provider away.
         scheduler.delete_tree(node.uuid)
         ledger.note_provider_deleted([node.uuid])
     finally:
         scheduler.close()
+        if bus is not None:
+            bus.close()
     if session.json:
         write_json(session, {"deleted": name, "uuid": node.uuid})
     else:

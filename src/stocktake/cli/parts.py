@@ -50,6 +50,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetr
     from stocktake.audit import TimeLimit
     from stocktake.drivers.base import load_driver
     from stocktake.monitors.base import load_monitors
+    from stocktake.notifications import open_bus
     from stocktake.parts import Parts
     from stocktake.placement.overrides import read_overrides
     from stocktake.settings import rules
@@ -64,6 +65,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetr
         monitors = load_monitors(settings, clock)
         scheduler = open_placement(settings, clock, counts)
         opened.callback(scheduler.close)
+        bus = open_bus(settings.notifications, settings.host, clock, ids)
         parts = Parts(
             settings=settings,
             rules=rules(settings),
@@ -76,6 +78,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetr
             ids=ids,
             limit=TimeLimit(settings.driver_timeout_s, driver.name),
             telemetry=counts,
+            bus=bus,
         )
         opened.pop_all()
     return parts
@@ -87,3 +90,5 @@ def close_parts(parts: "Parts") -> None:
         opened.callback(parts.ledger.close)
         opened.callback(parts.driver.close)
         opened.callback(parts.scheduler.close)
+        if parts.bus is not None:
+            opened.callback(parts.bus.close)

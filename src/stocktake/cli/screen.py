@@ -53,11 +53,16 @@ def screen_of(session: Session) -> Screen:
 def write(screen: Screen, text: str = "") -> None:
     """Write one line or more of an answer."""
     if not screen.unicode:
-        text = text.translate(_ASCII).encode("ascii", "replace").decode()
+        text = ascii_of(text)
     click.echo(text, color=screen.colour)
 
 
-_ASCII = str.maketrans({"█": "#", "▒": "=", "░": ".", "…": "~"})
+_ASCII = str.maketrans(dict(zip("█▒░…─→▲▼»▏", "#=.~->^v>|", strict=True)))
+
+
+def ascii_of(text: str) -> str:
+    """Write text with what every terminal has, as wide as before unless its letters are wide."""
+    return text.translate(_ASCII).encode("ascii", "replace").decode()
 
 
 def wrapped(screen: Screen, text: str, *, indent: int = 0) -> list[str]:

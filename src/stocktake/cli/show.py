@@ -80,13 +80,13 @@ def _plain(
         "state": state.word,
         "state_reason": state.reason,
         "service": plain(service),
-        "reserved": _reserved(entries),
+        "reserved": reserved_of(entries),
         "capacity": {name: _capacity(*amounts) for name, amounts in _sold(node, entries).items()},
         "pci_devices": plain(tuple(devices)),
     }
 
 
-def _reserved(entries: "Sequence[Entry]") -> dict[str, int]:
+def reserved_of(entries: "Sequence[Entry]") -> dict[str, int]:
     """Add up what is kept for the host: vCPUs, MiB, GB rounded up."""
     kept = [entry for entry in entries if entry.kind == "reserved"]
     return {
@@ -98,7 +98,7 @@ def _reserved(entries: "Sequence[Entry]") -> dict[str, int]:
 
 def _sold(node: "ComputeNode", entries: "Sequence[Entry]") -> dict[str, tuple[int, int, float]]:
     """Give total, reserved and ratio by resource."""
-    reserved = _reserved(entries)
+    reserved = reserved_of(entries)
     return {
         "vcpus": (node.vcpus, reserved["vcpus"], node.cpu_allocation_ratio),
         "memory_mb": (node.memory_mb, reserved["memory_mb"], node.ram_allocation_ratio),
@@ -208,10 +208,15 @@ def bar(screen: "Screen", total: int, used: int, reserved: int, length: int = 16
     del screen
     if total <= 0:
         return ""
+    kept, full = filled(total, used, reserved, length)
+    return "▒" * kept + "█" * (full - kept) + "░" * (length - full)
+
+
+def filled(total: int, used: int, reserved: int, length: int) -> tuple[int, int]:
+    """Say how far a bar of a total above 0 is filled: by what is reserved, and by all that is used."""
     kept = min(length, round(reserved * length / total))
     # What is used at all is seen, however little.
-    full = min(length, max(round(used * length / total), kept + (used > reserved)))
-    return "▒" * kept + "█" * (full - kept) + "░" * (length - full)
+    return kept, min(length, max(round(used * length / total), kept + (used > reserved)))
 
 
 def write_cells(screen: "Screen", node: "ComputeNode") -> None:

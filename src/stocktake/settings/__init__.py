@@ -8,6 +8,7 @@ from stocktake.model.rules import Rules, Weights
 from stocktake.settings.checks import parse_listen
 from stocktake.settings.pci import read_device_spec
 from stocktake.settings.read import read_settings
+from stocktake.settings.secrets import redact_url
 from stocktake.settings.sections import (
     Database,
     Fake,
@@ -15,6 +16,7 @@ from stocktake.settings.sections import (
     Libvirt,
     Log,
     Metrics,
+    Notifications,
     Pci,
     Placement,
     ReservedPages,
@@ -30,6 +32,7 @@ __all__ = [
     "Libvirt",
     "Log",
     "Metrics",
+    "Notifications",
     "Pci",
     "Placement",
     "ReservedPages",
@@ -40,6 +43,7 @@ __all__ = [
     "read_device_spec",
     "read_settings",
     "read_supervisor",
+    "redact_url",
     "redacted",
     "rules",
     "weights",

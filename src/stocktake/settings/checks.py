@@ -219,6 +219,17 @@ def _uri(value: str) -> str:
     return "" if _SCHEME.match(value) else "must be a URI such as qemu:///system"
 
 
+def _bus(url: str | None) -> str:
+    # The URL may hold a password: nothing of it is shown.
+    return "" if url is None or _SCHEME.match(url) else "must be a URL such as rabbit://user:password@host:5672/"
+
+
+def _topics(values: tuple[str, ...]) -> str:
+    if not values:
+        return "names no topic"
+    return next((f"{value[:60]!r} is no name of a topic" for value in values if not _PLUG_IN.fullmatch(value)), "")
+
+
 # After it: what is wrong with a value, empty if nothing.
 CHECKS: Mapping[str, Callable[[Any], str]] = {
     "host": _host,
@@ -245,6 +256,10 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "filter_scheduler.metrics_weight_setting": _multipliers,
     "metrics.listen": _listen,
     "metrics.healthy_within_s": _finite,
+    "notifications.transport_url": _bus,
+    "notifications.topics": _topics,
+    "notifications.versioned_notifications_topics": _topics,
+    "notifications.control_exchange": lambda value: _topics((value,)),
 }
 
 

@@ -19,6 +19,8 @@ from stocktake.settings.sources import PREFIX, Given, Name, find_file, read_envi
 from stocktake.settings.table import Row, rows, sections
 
 _SHOWN_MAX = 60
+# Lists of names, which a variable may give with commas.
+_LISTS = frozenset({"compute_monitors", "notifications.topics", "notifications.versioned_notifications_topics"})
 
 
 class Mistake(NamedTuple):
@@ -174,7 +176,7 @@ def _candidates(row: Row, one: Given) -> list[Any]:
     if one.text is None:
         return [one.value]
     candidates = [one.value] if isinstance(one.value, str) else [one.value, one.text]
-    if row.name == "compute_monitors" and isinstance(one.value, str):
+    if row.name in _LISTS and isinstance(one.value, str):
         return [[part.strip() for part in one.value.split(",") if part.strip()]]
     return candidates
 

@@ -1,5 +1,6 @@
 """The page docs/reference/settings.md. Law: it says what the table says, and a test compares them."""
 
+import json
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +120,8 @@ def _default(row: Row) -> str:
         return "unset"
     if isinstance(row.default, (tuple, Mapping)) and not row.default:
         return "empty"
+    if isinstance(row.default, tuple):
+        return f"`{json.dumps(row.default)}`"
     if isinstance(row.default, bool):
         return f"`{str(row.default).lower()}`"
     return f"`{row.default}`"

@@ -198,6 +198,29 @@ class FilterScheduler(Section, frozen=True, kw_only=True):
     ] = -10_000.0
 
 
+class Notifications(Section, frozen=True, kw_only=True):
+    """A message bus that is told of metrics and changes; see [notifications](notifications.md)."""
+
+    transport_url: Annotated[
+        str | None,
+        about(
+            "The message bus, in oslo.messaging's form: `rabbit://user:password@host:5672/vhost`; unset sends nothing.",
+            hide="url",
+        ),
+    ] = None
+    notification_format: Annotated[
+        Literal["unversioned", "versioned", "both"], about("Which of Nova's two forms is sent.")
+    ] = "unversioned"
+    topics: Annotated[tuple[str, ...], about("Where unversioned notifications go.")] = ("notifications",)
+    versioned_notifications_topics: Annotated[tuple[str, ...], about("Where versioned notifications go.")] = (
+        "versioned_notifications",
+    )
+    control_exchange: Annotated[str, about("The exchange that consumers listen to; Nova's unless set.")] = "nova"
+    publisher_id: Annotated[
+        str | None, about("Who the sender says it is.", default="`stocktake-agent:` and `host`")
+    ] = None
+
+
 class Log(Section, frozen=True, kw_only=True):
     """What is written to stderr."""
 
@@ -356,6 +379,7 @@ class Settings(Section, frozen=True, kw_only=True):
     filter_scheduler: FilterScheduler = FilterScheduler()
     log: Log = Log()
     metrics: Metrics = Metrics()
+    notifications: Notifications = Notifications()
     origins: Mapping[str, str] = {}
 
     @property

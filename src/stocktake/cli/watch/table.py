@@ -1,0 +1,215 @@
+"""
+The nodes as lines with bars. Law: figures are told whole; bars take what room is left.
+
+Where it is narrow first bars get short, then names, then bars go; a colour only ever repeats what a figure says.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from math import ceil, floor
+
+from stocktake.cli.screen import columns_of
+from stocktake.cli.show import filled
+from stocktake.cli.state import COLOURS
+from stocktake.cli.watch.lines import Line, Span, cell
+from stocktake.cli.watch.seen import RESOURCES, Amount, Row, sums
+from stocktake.cli.words import count, gib, since
+
+TITLES: Mapping[str, str] = {"vcpus": "VCPUS", "memory": "MEMORY GiB", "disk": "DISK GB"}
+_DIVISORS: Mapping[str, int] = {"vcpus": 1, "memory": 1024, "disk": 1}
+_NAME_MIN, _NAME_MAX = 8, 40
+_BAR_MIN, _BAR_WIDE, _BAR_MAX = 4, 12, 40
+_STATE, _DISABLED = 6, 8
+_CHANGED = len("59 min 59 s")
+_HOST_MAX = 20
+_ROOMY = 100
+_HIGH = 0.8
+# From here on numbers are told in thousands.
+_LONG = 10_000
+
+# What `s` goes through, in this order; figures and problems the largest first.
+SORTS: Mapping[str, Callable[[Row], tuple[object, ...]]] = {
+    "name": lambda row: (row.name,),
+    "vcpus": lambda row: (-row.amounts["vcpus"].share, row.name),
+    "memory": lambda row: (-row.amounts["memory"].share, row.name),
+    "disk": lambda row: (-row.amounts["disk"].share, row.name),
+    "vms": lambda row: (-row.node.running_vms, row.name),
+    "problems": lambda row: (row.state.word in {"up", "manual"}, -row.problems, row.name),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """
+    How many columns everything gets; 0 leaves it out.
+
+    Attributes:
+        texts: the figures beside the bars, by resource; `least`: what the sums need without a bar.
+        short: names are told without their domain, which is no less clear.
+    """
+
+    name: int
+    texts: Mapping[str, int]
+    least: Mapping[str, int]
+    vms: int
+    state: int
+    gap: int
+    bar: int = 0
+    problems: int = 5
+    host: int = 0
+    changed: int = 0
+    short: bool = False
+
+    def resource(self, name: str) -> int:
+        """Give the columns of a resource: bar, a space, figures."""
+        return max(self.texts[name] + (self.bar + 1 if self.bar else 0), self.least[name], len(TITLES[name]) + 1)
+
+    @property
+    def width(self) -> int:
+        """Give the columns of a whole line."""
+        parts = [self.name, self.state, *map(self.resource, RESOURCES)]
+        parts += [self.vms, self.problems, self.host, self.changed]
+        kept = [part for part in parts if part]
+        return sum(kept) + self.gap * (len(kept) - 1)
+
+
+def laid_out(rows: Sequence[Row], columns: int) -> Layout:
+    """Share out the columns among what all these rows need."""
+    layout = Layout(
+        name=_name_width(rows, short=False),
+        texts={name: max(len(figures(name, row.amounts[name])) for row in rows) for name in RESOURCES},
+        least={name: len(figures(name, amount)) for name, amount in sums(rows).items()},
+        vms=max(4, len(str(sum(row.node.running_vms for row in rows)))),
+        state=_DISABLED if any(_is_off(row) for row in rows) else _STATE,
+        gap=2 if columns >= _ROOMY else 1,
+    )
+    hosts = {row.node.host for row in rows}
+    host = min(max(map(columns_of, hosts)), _HOST_MAX) if len(hosts) > 1 else 0
+    for wide in (replace(layout, changed=_CHANGED, host=host), replace(layout, changed=_CHANGED), layout):
+        if _bar(wide, columns) >= _BAR_WIDE:
+            return replace(wide, bar=_bar(wide, columns))
+    return _narrow(layout, rows, columns)
+
+
+def _narrow(layout: Layout, rows: Sequence[Row], columns: int) -> Layout:
+    """Let names give way to bars: first their domains, then down to what can be told apart; at last the bars go."""
+    if len({_short(row.name) for row in rows}) == len(rows):
+        layout = replace(layout, short=True, name=_name_width(rows, short=True))
+    over = max(replace(layout, bar=_BAR_MIN).width - columns, 0)
+    cut = replace(layout, name=max(layout.name - over, _NAME_MIN))
+    bar = _bar(cut, columns)
+    return replace(cut, bar=bar) if bar >= _BAR_MIN else layout
+
+
+def _name_width(rows: Sequence[Row], *, short: bool) -> int:
+    names = (columns_of(_short(row.name) if short else row.name) for row in rows)
+    return min(max(_NAME_MIN, len(_total_title(rows)), *names), _NAME_MAX)
+
+
+def _short(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _bar(layout: Layout, columns: int) -> int:
+    """Give the longest bar with which the line still fits; 0 if none does."""
+    fitting = (bar for bar in range(_BAR_MAX, 0, -1) if replace(layout, bar=bar).width <= columns)
+    return next(fitting, 0)
+
+
+def heading(layout: Layout, sort: str) -> Line:
+    """Give the titles; the one that is sorted by has an arrow."""
+
+    def title(key: str, text: str) -> str:
+        return f"{text}{'▲' if key == 'name' else '▼'}" if key == sort else text
+
+    cells = [cell(title("name", "NODE"), layout.name), cell("STATE", layout.state)]
+    cells += [cell(title(name, TITLES[name]), layout.resource(name)) for name in RESOURCES]
+    cells.append(cell(title("vms", "VMS"), layout.vms, right=True))
+    cells.append(cell(title("problems", "PROB"), layout.problems, right=True))
+    if layout.host:
+        cells.append(cell("HOST", layout.host))
+    if layout.changed:
+        cells.append(cell("CHANGED", layout.changed, right=True))
+    return _joined(layout, [(Span(one.text, "bold"),) for one in cells])
+
+
+def node_line(layout: Layout, row: Row, now: datetime) -> Line:
+    """Show one node."""
+    state = "disabled" if _is_off(row) else row.state.word
+    worst = "red" if row.node.failure or any(one.severity == "error" for one in row.node.problems) else "yellow"
+    cells: list[Line] = [
+        (cell(_short(row.name) if layout.short else row.name, layout.name),),
+        (cell(state, layout.state, COLOURS[state]),),
+    ]
+    cells += [_resource(layout, name, row.amounts[name]) for name in RESOURCES]
+    cells.append((cell(str(row.node.running_vms), layout.vms, right=True),))
+    cells.append((cell(str(row.problems), layout.problems, worst if row.problems else "dim", right=True),))
+    if layout.host:
+        cells.append((cell(row.node.host, layout.host),))
+    if layout.changed:
+        ago = since(row.node.updated_at or row.node.created_at, now)
+        cells.append((cell(ago, layout.changed, "dim", right=True),))
+    return _joined(layout, cells)
+
+
+def sums_line(layout: Layout, rows: Sequence[Row]) -> Line:
+    """Show the sums of all these rows."""
+    totals = sums(rows)
+    cells: list[Line] = [(cell(_total_title(rows), layout.name, "bold"),), (cell("", layout.state),)]
+    cells += [_resource(layout, name, totals[name], "bold") for name in RESOURCES]
+    cells.append((cell(str(sum(row.node.running_vms for row in rows)), layout.vms, "bold", right=True),))
+    cells.append((cell(str(sum(row.problems for row in rows)), layout.problems, "bold", right=True),))
+    return _joined(layout, cells)
+
+
+def _is_off(row: Row) -> bool:
+    """Say whether being disabled is the worst that is to be said of a node."""
+    return row.disabled and row.state.word in {"up", "manual"}
+
+
+def _total_title(rows: Sequence[Row]) -> str:
+    return count(len(rows), "node")
+
+
+def _joined(layout: Layout, cells: Iterable[Line]) -> Line:
+    line: list[Span] = []
+    for one in cells:
+        line += [Span(" " * layout.gap), *one] if line else one
+    return tuple(line)
+
+
+def _resource(layout: Layout, name: str, amount: Amount, style: str = "") -> Line:
+    over = amount.used > amount.total
+    colour = "red" if over else "yellow" if amount.share >= _HIGH else style
+    width, told = layout.resource(name), figures(name, amount)
+    # The sums have longer figures, and a shorter bar.
+    length = min(layout.bar, width - len(told) - 1)
+    if length <= 0:
+        return (cell(told, width, colour, right=True),)
+    return (*bar(amount, length), cell(told, width - length, colour, right=True))
+
+
+def bar(amount: Amount, length: int) -> Line:
+    """Draw what is reserved, promised and free; one that is full to overflowing ends in `»`."""
+    if amount.total <= 0:
+        return (Span(" " * length),)
+    kept, full = filled(amount.total, amount.used, amount.reserved, length)
+    over = amount.used > amount.total
+    colour = "red" if over else "yellow" if amount.share >= _HIGH else "green"
+    spans = [Span("▒" * kept, "cyan"), Span("█" * (full - kept), colour), Span("░" * (length - full), "dim")]
+    if over:
+        spans = [Span("▒" * min(kept, length - 1), "cyan"), Span("█" * (length - 1 - kept), "red"), Span("»", "red")]
+    return tuple(span for span in spans if span.text)
+
+
+def figures(name: str, amount: Amount) -> str:
+    """Write used/total as `nodes` does; long ones in thousands, used rounded up, the total down."""
+    return f"{_figure(name, amount.used, ceil)}/{_figure(name, amount.total, floor)}"
+
+
+def _figure(name: str, number: int, rounded: Callable[[float], int]) -> str:
+    whole = number / _DIVISORS[name]
+    if abs(whole) >= _LONG:
+        return f"{rounded(whole / 100) / 10:g}k"
+    return gib(number) if name == "memory" else str(number)

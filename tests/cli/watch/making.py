@@ -1,0 +1,54 @@
+"""Rows, looks and views for tests of the live view."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from stocktake.cli.state import State
+from stocktake.cli.watch.changes import Change
+from stocktake.cli.watch.frame import Size, View, frame
+from stocktake.cli.watch.lines import text_of
+from stocktake.cli.watch.seen import Row, Seen
+from stocktake.model.problem import Problem
+from stocktake.model.workload import Service
+from tests.contract.ledger.making import node
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SMALL, LARGE = Size(80, 24), Size(200, 50)
+
+
+def row(name: str = "one", *, word: Any = "up", reason: str = "", off: str | None = None, **fields: Any) -> Row:
+    """A node of 8 vCPUs, 16 GiB and 100 GB, of which 2, 1 GiB and 10 are reserved; `off` disables its service."""
+    small = {"uuid": f"uuid of {name}", "host": name, "created_at": NOON, "updated_at": NOON}
+    service = Service(uuid="s", host=name, disabled=off is not None, disabled_reason=off)
+    reserved = {"vcpus": 2, "memory_mb": 1024, "local_gb": 10}
+    return Row(node(name, **{**small, **fields}), service, State(word, reason), reserved)
+
+
+def fleet(count: int) -> tuple[Row, ...]:
+    """So many nodes, each a little fuller than the one before, the last full to overflowing."""
+    return tuple(row(f"node-{number:05}", vcpus_used=number * 9 // max(count - 1, 1)) for number in range(count))
+
+
+def seen(*rows: Row) -> Seen:
+    """A look at these rows."""
+    return Seen(NOON, rows)
+
+
+def view(*rows: Row, **fields: Any) -> View:
+    """Look at these rows."""
+    return View(**{"ledger": "sqlite:////var/lib/stocktake/ledger.db", "now": NOON, "seen": seen(*rows), **fields})
+
+
+def problem(text: str = "it is wrong", **fields: Any) -> Problem:
+    """A warning."""
+    return Problem(**{"code": "some-code", "about": "guest", "text": text, **fields})
+
+
+def change(number: int) -> Change:
+    """Something that changed."""
+    return Change(NOON, f"node-{number:05}", f"vCPUs {number} → {number + 1}")
+
+
+def picture(of: View, size: Size = SMALL) -> list[str]:
+    """The frame as plain text."""
+    return [text_of(line).rstrip() for line in frame(of, size)]
