@@ -10,6 +10,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from stocktake import __version__
@@ -168,9 +169,10 @@ class Agent:
         full = periodic and self._periodic % FULL_EVERY == 0
         self._periodic += periodic
         result = Pass()
+        stop = partial(self._between_steps, parts, result)
         self._watch.begins()
         try:
-            refresh(parts, full=full, stop=self._between_steps, into=result, memory=self._memory)
+            refresh(parts, full=full, stop=stop, into=result, memory=self._memory)
         except IdentityError as error:
             self._watch.refused(error)
             close(parts)
@@ -196,9 +198,12 @@ class Agent:
             before, self._checked = self._checked, (checks, lies)
             parts.telemetry.cache_checked(checks - before[0], lies=lies - before[1])
 
-    def _between_steps(self) -> bool:
+    def _between_steps(self, parts: Parts, result: Pass) -> bool:
         """Say that the pass goes on; say whether it is to stop."""
         self._watch.alive()
+        # A long pass is no silence; once it has counted it has seen that we are who we say.
+        if "tally" in result.seconds:
+            self._beat(parts)
         return self._stopping
 
     def _next_due(

@@ -8,7 +8,7 @@ know a uuid per node (bare metal) are asked instead.
 import logging
 import re
 import uuid as uuids
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stocktake.clock import Ids
@@ -160,7 +160,8 @@ def identified(
             remedy = f"If the machine was replaced, `stocktake nodes --delete {node}` makes room for the new one."
             result.failed[node] = IdentityError(what, where=node, remedy=remedy)
             del hosts[node]
-    _take_over(parts, {uuid for node, uuid in reported.items() if node not in saved}, result)
+    new = {node: uuid for node, uuid in reported.items() if node in hosts and node not in saved}
+    _take_over(parts, new, hosts, result)
     if not hosts:
         # Nothing needs a name now, and a row that no driver vouches for is no ground to settle this host's id.
         kept = read_compute_id(parts.settings.state_path)
@@ -193,15 +194,25 @@ def check_host(parts: Parts, ours: Sequence[ComputeNode]) -> None:
     guard_host(parts.rules.host, own, holder)
 
 
-def _take_over(parts: Parts, uuids: Collection[str], result: Pass) -> None:
-    """Move nodes that are ours now and were another service's before: record, provider and allocations stay."""
+def _take_over(parts: Parts, uuids: Mapping[str, str], hosts: dict[str, Host], result: Pass) -> None:
+    """Take nodes that are ours now and were another service's before: record, promises and allocations stay."""
     if not uuids:
         return
-    for row in parts.ledger.nodes():
-        if row.uuid in uuids and row.host != parts.rules.host:
-            parts.ledger.move_node(row.uuid, parts.rules.host)
-            result.moved[row.hypervisor_hostname] = row.host
-            LOG.warning("took a node over from %s", row.host, extra={"node": row.hypervisor_hostname})
+    owners, me = parts.ledger.owners.read(), parts.rules.host
+    theirs = {node: uuid for node, uuid in uuids.items() if owners.get(uuid, me) != me}
+    if not theirs:
+        return
+    taken = parts.ledger.owners.take({uuid: owners[uuid] for uuid in theirs.values()}, me)
+    for node, uuid in theirs.items():
+        if uuid in taken:
+            result.moved[node] = owners[uuid]
+        else:
+            # Somebody else was faster: it is his.
+            del hosts[node]
+    for host in sorted(set(result.moved.values())):
+        nodes = [node for node, before in result.moved.items() if before == host]
+        told = f"{', '.join(nodes[:3])}{', ...' if len(nodes) > 3 else ''}"
+        LOG.warning("took %d nodes over from %s: %s", len(nodes), host, told, extra={"from": host})
 
 
 def check_driver(parts: Parts, ours: Sequence[ComputeNode]) -> None:

@@ -52,6 +52,7 @@ class Pass:
         unsynced: why the scheduler does not have a saved record.
         deleted, kept: nodes that are gone, and those that should be and why they are not.
         moved: nodes taken over, and the host that had them.
+        handed_over: nodes given to other services, by uuid, and the host that has them now.
         adopted: uuids of guests that became instances.
         expired: uuids of instances whose claim nobody settled in time, and that was given back.
         writes: how many writes Placement took.
@@ -69,6 +70,7 @@ class Pass:
     deleted: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
+    handed_over: dict[str, str] = field(default_factory=dict)
     adopted: list[str] = field(default_factory=list)
     expired: list[str] = field(default_factory=list)
     writes: int = 0

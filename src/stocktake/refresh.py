@@ -7,6 +7,7 @@ audit -> verify -> read -> tally -> desired -> save -> sync; each step takes wha
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from stocktake import __version__
 from stocktake.accounting.tally import tally
@@ -26,6 +27,7 @@ from stocktake.parts import Parts, Pass, failure_of
 from stocktake.placement.desired import desired
 from stocktake.placement.overrides import overrides_for
 from stocktake.report import Books, Reader, Reported, carried, save, sync
+from stocktake.sharing import divided, hand_over, join, still_ours
 from stocktake.vanished import delete_vanished
 from stocktake.verify import verify
 
@@ -52,6 +54,7 @@ def refresh(
     stop: Callable[[], bool] = lambda: False,
     memory: Memory | None = None,
     into: Pass | None = None,
+    progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> Pass:
     """
     Take stock of all nodes, or of one.
@@ -62,6 +65,7 @@ def refresh(
         stop: asked between steps; once it says yes, what is not saved yet is left for the next pass.
         memory: of the passes before this one, with the same parts.
         into: is filled as the pass goes, so that one that raises still tells what it did.
+        progress: told how many nodes the scheduler has heard of, and of how many it will.
 
     Raises:
         IdentityError: this host is not who the ledger says it is; nothing was written.
@@ -71,15 +75,12 @@ def refresh(
     """
     result = into if into is not None else Pass()
     timer = _Timer(parts.clock, result, parts.clock.monotonic_s())
-    host = parts.rules.host
-    ours = parts.ledger.nodes(host=host, replica=True)
-    result.known = ours
-    if parts.bus is not None:
-        parts.bus.begin(ours)
-    check_host(parts, ours)
+    ours = _known(parts, result)
     timer.lap("read")
     check_driver(parts, ours)
-    names = _listed(parts, ours)
+    listed = _listed(parts, ours)
+    division = divided(parts, listed)
+    names = division.mine
     timer.lap("list")
     if stop():
         return result
@@ -92,16 +93,29 @@ def refresh(
     hosts = _verified(views, memory, result)
     timer.lap("verify")
     uuids = identified(parts, names, hosts, ours, result)
-    service = parts.ledger.service(host) or parts.ledger.register(host, version=__version__)
-    _count(parts, hosts, uuids, service, result=result, timer=timer, full=full, stop=stop, memory=memory)
+    service = parts.ledger.service(parts.rules.host) or parts.ledger.register(parts.rules.host, version=__version__)
+    join(parts, service)
+    agree = partial(sync, parts.ledger, parts.scheduler, full=full, stop=stop, progress=progress)
+    _count(parts, hosts, uuids, service, result=result, timer=timer, stop=stop, memory=memory, agree=agree)
     if only is None:
         memory.keep(names)
     _note(parts, ours, result)
     if only is None and not stop():
-        delete_vanished(parts, names, ours, result, stop)
+        delete_vanished(parts, listed, ours, result, stop)
+        hand_over(parts, division, result)
     _announce(parts, result)
     timer.lap("save")
     return result
+
+
+def _known(parts: Parts, result: Pass) -> Sequence[ComputeNode]:
+    """Read this host's nodes as they were saved, and stop if they are another's."""
+    ours = parts.ledger.nodes(host=parts.rules.host, replica=True)
+    result.known = tuple(ours)
+    if parts.bus is not None:
+        parts.bus.begin(ours)
+    check_host(parts, ours)
+    return ours
 
 
 def _count(
@@ -112,9 +126,9 @@ def _count(
     *,
     result: Pass,
     timer: _Timer,
-    full: bool,
     stop: Callable[[], bool],
     memory: Memory,
+    agree: Callable[..., None],
 ) -> None:
     """Read, tally, save and report the nodes whose hosts are verified."""
 
@@ -143,11 +157,11 @@ def _count(
     timer.lap("tally")
     if stop():
         return
-    done = save(parts.ledger, books, books_of)
+    done = save(parts.ledger, books, lambda reader, nodes: books_of(reader, still_ours(parts, nodes, uuids)))
     timer.lap("save")
     if not stop():
         own = parts.settings.allocations == "own"
-        sync(parts.ledger, parts.scheduler, done, full=full, stop=stop, own=own)
+        agree(done, own=own)
     timer.lap("report")
     _merge(done, result)
 

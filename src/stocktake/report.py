@@ -6,6 +6,7 @@ What the scheduler refuses becomes a problem on the node; the next refresh tries
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol
 
 from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, StocktakeError
@@ -99,7 +100,8 @@ def save(
 
     Args:
         books: by node name.
-        again: reads these nodes again and tallies them, without asking the hypervisor.
+        again: reads these nodes again and tallies them, without asking the hypervisor; it leaves out those that other
+            services have now, which are then nobody's trouble here.
     """
     result = Reported(books=dict(books))
     pending: Sequence[str] = tuple(books)
@@ -108,13 +110,16 @@ def save(
         if not saves:
             return result
         pending = _saved(result, saves, ledger.save(tuple(saves.values())))
-        if not pending:
+        fresh = again(ledger, pending) if pending else {}
+        if not fresh:
             return result
-        result.books.update(again(ledger, pending))
+        result.books.update(fresh)
+        pending = tuple(fresh)
     with ledger.transaction() as held:
         held.lock([result.books[name].tally.node.uuid for name in pending])
-        result.books.update(again(held, pending))
-        saves = _saves(result, pending)
+        fresh = again(held, pending)
+        result.books.update(fresh)
+        saves = _saves(result, tuple(fresh))
         pending = _saved(result, saves, held.save(tuple(saves.values()))) if saves else ()
     remedy = "The next refresh tries again."
     for name in pending:
@@ -155,16 +160,25 @@ def sync(
     full: bool,
     stop: Callable[[], bool],
     own: bool = False,
+    progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> None:
     """
     Make the scheduler agree with every saved node until told to stop, and save what it said where that changed.
 
     Args:
         own: the allocations on the nodes are ours to write; else they are never touched.
+        progress: told how many nodes are done, and of how many.
     """
     books = result.books
     trees = {name: books[name].tree for name in result.saved}
-    outcome = scheduler.sync(trees, full=full, stop=stop)
+    done = count()
+
+    def stop_after() -> bool:
+        progress(next(done), len(trees))
+        return stop()
+
+    outcome = scheduler.sync(trees, full=full, stop=stop_after)
+    progress(len(outcome), len(trees))
     synced = {name: books[name] for name, answer in outcome.items() if isinstance(answer, Synced)}
     healed = _healed(ledger, scheduler, synced, result, stop) if own else dict.fromkeys(synced, Healed())
     saves: dict[str, NodeSave] = {}
@@ -215,12 +229,14 @@ def _healed(
 
 def _holdings(node: ComputeNode, book: Books) -> Holdings:
     """Say who should hold what of a node, in classes that are wanted: one that is only kept while in use gets free."""
+    root = book.tree.root
     held = allocations(
         replace(node, owned_classes=_names(book.tree)[1]),
         book.tally.entries,
         book.tally.pci_devices,
         {**book.work.moving, **{instance.uuid: instance for instance in book.work.instances}},
         report_pci=len(book.tree.providers) > 1,
+        whole={name: root.inventories[name].total for name in root.whole},
     )
     return Holdings(tree=book.tree, allocations=held)
 

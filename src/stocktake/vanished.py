@@ -7,7 +7,7 @@ Rules: docs/accounting.md, "Orphan compute nodes".
 import logging
 from collections.abc import Callable, Sequence
 
-from stocktake.errors import PlacementUnreachable, StocktakeError
+from stocktake.errors import DriverError, PlacementUnreachable, StocktakeError
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
 from stocktake.parts import Parts, Pass
@@ -67,8 +67,11 @@ def _delete_providers(parts: Parts, result: Pass, stop: Callable[[], bool]) -> N
 
 def _why_kept(parts: Parts, row: ComputeNode, *, many: bool) -> str | None:
     """Say why a node that is not reported is kept; None if it goes."""
-    if parts.limit.call(lambda: parts.driver.node_exists(row.hypervisor_hostname)):
-        return "it still exists: it moved to another service"
+    try:
+        if parts.limit.call(lambda: parts.driver.node_exists(row.hypervisor_hostname)):
+            return "it still exists: it moved to another service, or the list lacks it"
+    except DriverError as error:
+        return f"whether it still exists can't be said: {error.what}"
     instances = parts.ledger.instances(host=row.host, node=row.hypervisor_hostname)
     if instances:
         return f"it still has {len(instances)} instances; move or delete them"

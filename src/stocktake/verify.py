@@ -22,6 +22,7 @@ from stocktake.model.cpuset import CPU_MAX
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import PciDevice
 from stocktake.model.problem import Problem
+from stocktake.model.provider import Inventory
 from stocktake.model.topology import GuestTopology, HostCell, HostTopology
 from stocktake.model.value import Value, convert, replace
 
@@ -43,6 +44,13 @@ Total = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Used = Annotated[int, Meta(ge=-_LARGEST, le=_LARGEST)]
 
 
+class Sold(Value, frozen=True, kw_only=True):
+    """One class that a node sells as a whole: how much there is, and how much of that is not to be had now."""
+
+    total: Annotated[int, Meta(gt=0, le=2**31 - 1)]
+    reserved: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+
+
 class Report(Value, frozen=True, kw_only=True):
     """The keys that are read, with their types; which of them must be there is said by REQUIRED."""
 
@@ -55,6 +63,7 @@ class Report(Value, frozen=True, kw_only=True):
     local_gb_used: Used = 0
     cpu_info: str = ""
     numa_topology: HostTopology | None = None
+    inventories: dict[str, Sold] | None = None
     hypervisor_type: str | None = None
     hypervisor_version: Used | None = None
     hypervisor_hostname: str | None = None
@@ -102,6 +111,7 @@ def verify(view: HostView) -> Host | Refusal:
         hypervisor_hostname=view.node,
         cpu_info=said.cpu_info,
         supported_instances=said.supported_instances or (),
+        inventories=None if said.inventories is None else {name: _held(of) for name, of in said.inventories.items()},
         numa_topology=topology,
         pci_devices=devices,
         stats=said.stats,
@@ -120,6 +130,11 @@ def verify(view: HostView) -> Host | Refusal:
         *guest_problems,
     )
     return replace(host, problems=(*view.problems, *doubts))
+
+
+def _held(sold: Sold) -> Inventory:
+    """Make an inventory of what is sold; more than there is can't be kept back."""
+    return Inventory(total=sold.total, reserved=min(sold.reserved, sold.total), max_unit=sold.total)
 
 
 def _typed(given: Mapping[str, object]) -> tuple[Report, list[str]]:

@@ -30,6 +30,7 @@ SUMMARY = {
     "cpu_allocation_ratio",
     "ram_allocation_ratio",
     "disk_allocation_ratio",
+    "stats",
     "problems",
     "failure",
     "created_at",

@@ -76,6 +76,13 @@ def test_given_an_entry_then_its_consumer_holds_what_the_node_sells(
     assert on_root(entry(**fields), classes=classes) == {GUEST: held}
 
 
+def test_given_a_node_that_is_sold_as_a_whole_then_who_has_it_holds_all_of_it() -> None:
+    whole = {"CUSTOM_GOLD": 1}
+    one = entry(vcpus=2, memory_mb=512, disk_mb=1)
+    held = wanted(node(frozenset(whole)), [one, entry(None, vcpus=1)], (), report_pci=True, whole=whole)
+    assert held == {GUEST: {ROOT: whole}}
+
+
 def test_given_what_nobody_allocates_then_nobody_holds_it() -> None:
     assert on_root(entry(None, kind="reserved", id="host", **SIZED), entry(None, kind="orphan", **SIZED)) == {}
 

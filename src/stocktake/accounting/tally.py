@@ -37,6 +37,8 @@ def tally(host: Host, work: NodeWork, rules: Rules, *, uuid: str) -> Tally:
     Returns:
         The record with generation and times of the saved one, its entries, and what else is to be saved.
     """
+    if host.inventories is not None:
+        rules = rules.for_whole()
     counted = _counted(host, work, rules)
     table, pci_problems = _pci_table(host, work, rules, counted)
     entries, place_problems = _placed(host, (_reserved(rules), *_holdings(counted, work, table)))

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stocktake.cli.choosing import Choice, called, choice_options, counted, machine
 from stocktake.cli.options import Command, confirm, nearest
 from stocktake.cli.session import Session
+from stocktake.cli.words import count
 from stocktake.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -31,16 +33,21 @@ if TYPE_CHECKING:
     example="""
     $ stocktake nodes
     $ stocktake nodes --host compute-7
+    $ stocktake nodes --state available --trait CUSTOM_FAST --name 'rack7-*'
+    $ stocktake nodes --problem '*' --limit 50
     $ stocktake nodes --json | jq -r '.data[] | select(.state != "up") | .hypervisor_hostname'
     $ stocktake nodes --delete compute-7.example.org
     """,
 )
 @click.option("--host", metavar="HOST", help="Only the nodes of this service.")
+@choice_options
 @click.option("--delete", "doomed", metavar="NODE", help="Delete a node's record and its resource provider.")
 @click.option("--force", is_flag=True, help="With --delete: even if its service is alive and will make it again.")
 @click.option("--yes", is_flag=True, help="With --delete: do not ask.")
 @click.pass_obj
-def nodes_command(session: Session, host: str | None, doomed: str | None, *, force: bool, yes: bool) -> int:
+def nodes_command(
+    session: Session, host: str | None, doomed: str | None, *, choice: Choice, force: bool, yes: bool
+) -> int:
     """List the nodes: state, what is used of what there is, problems.
 
     \b
@@ -50,43 +57,70 @@ def nodes_command(session: Session, host: str | None, doomed: str | None, *, for
     from its agent within service_down_time).
     Figures are used/total, reserved for the host included; CHANGED is when one
     last did.
+
+    Of bare metal MACHINE is what Ironic says: its state, its power, maintenance;
+    --state takes these words too. The sums are of all nodes that match, also
+    where --limit shows fewer.
     """
     session.command = "nodes"
     if doomed is not None:
         return _delete(session, doomed, force=force, yes=yes)
     if force or yes:
         raise click.UsageError("--force and --yes go with --delete NODE.")
-    from stocktake.cli.screen import screen_of, write_json
+    from stocktake.cli.screen import hint, screen_of, write, write_json
     from stocktake.cli.state import states_of
 
     now = session.clock.now()
-    nodes = sorted(session.ledger.nodes(host=host), key=lambda node: node.hypervisor_hostname)
+    nodes = session.ledger.nodes(host=host)
     if host is not None and not nodes:
         known = sorted({node.host for node in session.ledger.nodes()})
         raise NotFound(f"host {host!r} has no nodes.{nearest(host, known)}", remedy="")
     lines = states_of(nodes, session.ledger.services(), now, session.settings.service_down_time)
+    matching = choice.chosen(lines)
+    page = choice.page(matching)
     if session.json:
-        write_json(session, [summary(*line) for line in lines])
-    else:
-        write_nodes(session, screen_of(session), lines, now)
-    return 0
-
-
-def write_nodes(session: Session, screen: "Screen", lines: "Sequence[Line]", now: "datetime") -> None:
-    """Write the table, its sums, and why nodes are not up."""
-    from stocktake.cli.screen import clean, hint, write, write_prose
-    from stocktake.cli.tables import Column, write_table
-
+        write_json(session, [summary(*line) for line in page])
+        return 0
+    screen = screen_of(session)
     if not lines:
         write(screen, f"The ledger {session.ledger.name} has no nodes yet.")
         hint(session, "`stocktake refresh` takes stock of this machine; `stocktake agent` goes on doing so.")
-        return
+    elif not page:
+        write(screen, f"None of {count(len(lines), 'node')} matches.")
+    else:
+        write_nodes(session, screen, page, now, matching=matching)
+        if page[-1] is not matching[-1]:
+            hint(session, f"The next ones: --marker {called(page[-1][0])}")
+    return 0
+
+
+def write_nodes(
+    session: Session,
+    screen: "Screen",
+    lines: "Sequence[Line]",
+    now: "datetime",
+    *,
+    matching: "Sequence[Line] | None" = None,
+) -> None:
+    """
+    Write the table, its sums, and why nodes are not up.
+
+    Args:
+        matching: of whom the sums are, if that is more than what is shown.
+    """
+    from stocktake.cli.screen import clean, hint, write_prose
+    from stocktake.cli.tables import Column, write_table
+
+    matching = matching or lines
+    metal = any(machine(node) for node, _, _ in lines)
+    renamed = any(called(node) != node.hypervisor_hostname for node, _, _ in lines)
     hosts_differ = any(node.host != node.hypervisor_hostname.partition(".")[0] for node, _, _ in lines)
     any_disabled = any(service is not None and service.disabled for _, service, _ in lines)
     columns = (
         Column("NODE", shrinks=True),
         Column("HOST", weight=4 if hosts_differ else 1, shrinks=True),
         Column("STATE"),
+        *((Column("MACHINE", weight=9),) if metal else ()),
         Column("STATUS", weight=5 if any_disabled else 2),
         Column("VCPUS", right=True),
         Column("MEMORY GiB", right=True),
@@ -94,16 +128,20 @@ def write_nodes(session: Session, screen: "Screen", lines: "Sequence[Line]", now
         Column("VMS", right=True, weight=8),
         Column("PROBLEMS", right=True, weight=6),
         Column("CHANGED", right=True, weight=3),
+        *((Column("UUID", weight=1),) if renamed else ()),
     )
-    sums = _sums([node for node, _, _ in lines]) if len(lines) > 1 else None
-    left_out = write_table(screen, columns, [_row(*line, now) for line in lines], sums=sums)
-    for text in _reasons(lines):
+    sums = _sums(lines, matching, metal=metal, renamed=renamed) if len(matching) > 1 else None
+    rows = [_row(*line, now, metal=metal, renamed=renamed) for line in lines]
+    left_out = write_table(screen, columns, rows, sums=sums)
+    for text in (*_states(matching), *_reasons(matching)):
         write_prose(screen, clean(text), colour="yellow")
     if left_out:
         hint(session, f"({left_out} more columns in a wider terminal, or with --json)")
 
 
-def _row(node: "ComputeNode", service: "Service | None", state: "State", now: "datetime") -> "Row":
+def _row(
+    node: "ComputeNode", service: "Service | None", state: "State", now: "datetime", *, metal: bool, renamed: bool
+) -> "Row":
     from stocktake.cli.state import COLOURS
     from stocktake.cli.tables import Cell
     from stocktake.cli.words import gib, since
@@ -111,9 +149,10 @@ def _row(node: "ComputeNode", service: "Service | None", state: "State", now: "d
     status = "disabled" if service is not None and service.disabled else "enabled"
     worst = "red" if any(problem.severity == "error" for problem in node.problems) else "yellow"
     return (
-        node.hypervisor_hostname,
+        called(node),
         node.host,
         Cell(state.word, COLOURS[state.word]),
+        *((", ".join(machine(node)),) if metal else ()),
         Cell(status, COLOURS[status]),
         f"{node.vcpus_used}/{node.vcpus}",
         f"{gib(node.memory_mb_used)}/{gib(node.memory_mb)}",
@@ -121,20 +160,25 @@ def _row(node: "ComputeNode", service: "Service | None", state: "State", now: "d
         str(node.running_vms),
         Cell(str(len(node.problems)), worst if node.problems else "dim"),
         since(node.updated_at or node.created_at, now),
+        *((node.uuid,) if renamed else ()),
     )
 
 
-def _sums(nodes: "Sequence[ComputeNode]") -> "Row":
+def _sums(lines: "Sequence[Line]", matching: "Sequence[Line]", *, metal: bool, renamed: bool) -> "Row":
     from stocktake.cli.tables import Cell
     from stocktake.cli.words import gib
+
+    nodes = [node for node, _, _ in matching]
+    shown = f"{len(lines):,} of " if len(lines) < len(matching) else ""
 
     def pair(used: int, total: int) -> str:
         return f"{used}/{total}"
 
     texts = (
-        f"{len(nodes)} nodes",
+        f"{shown}{len(nodes):,} nodes",
         "",
         "",
+        *(("",) if metal else ()),
         "",
         pair(sum(node.vcpus_used for node in nodes), sum(node.vcpus for node in nodes)),
         f"{gib(sum(node.memory_mb_used for node in nodes))}/{gib(sum(node.memory_mb for node in nodes))}",
@@ -142,8 +186,18 @@ def _sums(nodes: "Sequence[ComputeNode]") -> "Row":
         str(sum(node.running_vms for node in nodes)),
         str(sum(len(node.problems) for node in nodes)),
         "",
+        *(("",) if renamed else ()),
     )
     return [Cell(text, "bold") for text in texts]
+
+
+def _states(lines: "Sequence[Line]") -> list[str]:
+    """Count the states, where there are several, and what machines do."""
+    told = [
+        counted(state.word for _, _, state in lines),
+        counted(machine(node)[0] for node, _, _ in lines if machine(node)),
+    ]
+    return [text for text in told if "," in text]
 
 
 def _reasons(lines: "Sequence[Line]") -> list[str]:
@@ -152,10 +206,10 @@ def _reasons(lines: "Sequence[Line]") -> list[str]:
     nodes_of: dict[str, list[str]] = {}
     for node, service, state in lines:
         if state.reason:
-            nodes_of.setdefault(f"{state.word}: {state.reason}", []).append(node.hypervisor_hostname)
+            nodes_of.setdefault(f"{state.word}: {state.reason}", []).append(called(node))
         if service is not None and service.disabled:
             reason = f"disabled: {service.disabled_reason or 'no reason was given'}"
-            nodes_of.setdefault(reason, []).append(node.hypervisor_hostname)
+            nodes_of.setdefault(reason, []).append(called(node))
     texts: list[str] = []
     for reason, names in list(nodes_of.items())[:shown_max]:
         who = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -189,6 +243,7 @@ def summary(node: "ComputeNode", service: "Service | None", state: "State") -> d
         "cpu_allocation_ratio",
         "ram_allocation_ratio",
         "disk_allocation_ratio",
+        "stats",
         "problems",
         "failure",
         "created_at",
@@ -205,7 +260,7 @@ def summary(node: "ComputeNode", service: "Service | None", state: "State") -> d
 
 def find_node(ledger: "Ledger", name: str) -> "ComputeNode":
     """
-    Find a node by its name or uuid.
+    Find a node by its name or uuid, or by what Ironic calls it.
 
     Raises:
         NotFound: there is none; names the nearest.
@@ -213,7 +268,11 @@ def find_node(ledger: "Ledger", name: str) -> "ComputeNode":
     try:
         return ledger.node(name)
     except NotFound as error:
-        names = [node.hypervisor_hostname for node in ledger.nodes()]
+        nodes = ledger.nodes()
+        named = [node for node in nodes if called(node) == name]
+        if len(named) == 1:
+            return named[0]
+        names = [called(node) for node in nodes]
         if not names:
             remedy = "The ledger has no nodes yet: `stocktake refresh` takes stock of this machine."
             raise NotFound(f"there is no node {name!r}", remedy=remedy) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stocktake.cli.options import Command
+from stocktake.cli.progress import INTERRUPTED, progress_of
 from stocktake.cli.session import Session
 from stocktake.errors import StocktakeError
 
@@ -61,8 +62,9 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     session.command = "refresh"
     parts = session.parts
     before = {node.hypervisor_hostname: node for node in parts.ledger.nodes(host=parts.rules.host)}
-    result = refresh(parts, only=only, full=full)
-    code = exit_code_of(result)
+    with progress_of(session.clock, quiet=session.quiet) as progress:
+        result = refresh(parts, only=only, full=full, stop=progress.stop, progress=progress)
+    code = INTERRUPTED if progress.interrupted else exit_code_of(result)
     if session.json:
         write_json(session, _plain(result, before), exit_code=code)
         return code
@@ -91,6 +93,11 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
         write_nodes(session, screen, lines, now)
         write(screen)
     write_prose(screen, _summary(result, parts.driver.name))
+    if progress.interrupted:
+        known = f"{progress.done:,} of {progress.total:,} nodes" if progress.total else "no new node"
+        text = f"Interrupted: Placement was told of {known}; the next refresh goes on."
+        write_prose(screen, text, colour="yellow")
+        return code
     if nodes:
         name = nodes[0].hypervisor_hostname
         hint(session, f"Next: `stocktake show {name}`, `stocktake explain {name} memory_mb_used`.")

@@ -133,6 +133,7 @@ def write_head(
         ("service", f"{node.host}, last seen {_ago(since(service.last_seen_up if service else None, now))}"),
         ("address", node.host_ip or ""),
         ("hypervisor", kind),
+        *_machine(node),
         ("booted", f"{moment(node.booted_at)}, up {since(node.booted_at, now)}" if node.booted_at else ""),
         ("changed", f"{moment(node.updated_at)}, {_ago(since(node.updated_at, now))}" if node.updated_at else ""),
         ("instances", f"{node.running_vms}, {node.current_workload} with a task"),
@@ -140,6 +141,25 @@ def write_head(
     for title, text in facts:
         if text:
             write(screen, f"  {title:<11}{clean(text)}")
+
+
+def _machine(node: "ComputeNode") -> list[tuple[str, str]]:
+    """Tell of bare metal what Ironic says of it."""
+    from stocktake.cli.choosing import called, machine
+
+    if not machine(node):
+        return []
+    stats = node.stats
+    more = [
+        f"{key.replace('_', ' ')} {stats[key]}"
+        for key in ("resource_class", "shard", "conductor_group")
+        if key in stats
+    ]
+    return [
+        ("machine", ", ".join((called(node), *machine(node), *more))),
+        ("maintained", str(stats.get("maintenance_reason") or "")),
+        ("deployed", f"instance {stats['instance_uuid']}" if "instance_uuid" in stats else ""),
+    ]
 
 
 def _ago(text: str) -> str:

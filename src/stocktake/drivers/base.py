@@ -7,14 +7,14 @@ Third parties add drivers through the entry point group `stocktake.drivers`: a n
 
 import importlib.util
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint
 from typing import Protocol, runtime_checkable
 
 from stocktake import plugins
 from stocktake.clock import Clock
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
-from stocktake.model.hypervisor import Survey
+from stocktake.model.hypervisor import Candidate, Survey
 from stocktake.settings import Settings
 
 GROUP = "stocktake.drivers"
@@ -86,6 +86,24 @@ class Remembering(Protocol):
     @property
     def cache_lies(self) -> int:
         """How many things it found to be otherwise than it kept them."""
+        ...
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """
+    A driver whose nodes several services divide among themselves (`stocktake.sharing`).
+
+    Its `node_names` lists all that any of them may report, and each of its nodes has a uuid that it reports.
+    """
+
+    @property
+    def pool(self) -> Mapping[str, str]:
+        """Say which nodes are listed, as filters: services with the same divide the same nodes."""
+        ...
+
+    def candidates(self) -> Mapping[str, Candidate]:
+        """Tell of the nodes that `node_names` gave last, by name, what it takes to divide them."""
         ...
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from stocktake.clock import Clock, Ids
 from stocktake.ledger import notice, read, schema, transfer, write
 from stocktake.ledger.engine import WAIT_S, Database
+from stocktake.ledger.owners import Owners
 from stocktake.ledger.rows import collector_off
 from stocktake.ledger.transaction import Transaction
 from stocktake.ledger.watch import Watch
@@ -37,6 +38,11 @@ class Ledger:
     def name(self) -> str:
         """The URL without its password."""
         return self._database.name
+
+    @property
+    def owners(self) -> Owners:
+        """Whose the nodes are, and giving them to others."""
+        return Owners(self._database, self._clock)
 
     def schema_version(self) -> str | None:
         """Read the schema's version; None for an empty database."""
@@ -208,17 +214,6 @@ class Ledger:
         """Remember that these deleted nodes' resource providers are gone too."""
         with self._database.writing() as connection:
             write.note_provider_deleted(connection, uuids)
-
-    def move_node(self, uuid: str, host: str) -> None:
-        """
-        Give a node to another service.
-
-        Raises:
-            NotFound: no such node.
-            LedgerError: that service has a node of the same name.
-        """
-        with self._database.writing() as connection:
-            write.move_node(connection, uuid, host, self._clock.now())
 
     def instances(
         self, *, host: str | None = None, node: str | None = None, deleted: bool = False

@@ -121,6 +121,7 @@ SERVICES = Table(
     Column("forced_down", Boolean, nullable=False),
     Column("last_seen_up", Utc),
     Column("version", Text, nullable=False),
+    Column("pool", Json),
     UniqueConstraint("uuid", name="uq_services_uuid"),
     UniqueConstraint("host", "binary", name="uq_services_host_binary"),
 )

@@ -245,14 +245,6 @@ def note_provider_deleted(connection: Connection, uuids: Collection[str]) -> Non
     connection.execute(gone.values(provider_deleted=True))
 
 
-def move_node(connection: Connection, uuid: str, host: str, now: datetime) -> None:
-    """Give a node to another service."""
-    columns = COMPUTE_NODES.c
-    row = _locked(connection, uuid)
-    moved = update(COMPUTE_NODES).where(columns.id == row.id)
-    connection.execute(moved.values(host=host, generation=columns.generation + 1, updated_at=now))
-
-
 def bump(connection: Connection, uuids: Collection[str]) -> None:
     """
     Lock nodes' rows and let their generation grow, so that a save from what was read before is refused.

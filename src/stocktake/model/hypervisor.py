@@ -10,6 +10,7 @@ from datetime import datetime
 from stocktake.model.books import Metric, StatValue
 from stocktake.model.pci import PciDevice
 from stocktake.model.problem import Problem
+from stocktake.model.provider import Inventory
 from stocktake.model.topology import GuestTopology, HostTopology
 from stocktake.model.value import Value
 
@@ -58,6 +59,12 @@ class Survey(Value, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
 
 
+class Candidate(Value, frozen=True, kw_only=True):
+    """A node that several services may report: who does is settled by its uuid."""
+
+    uuid: str
+
+
 class HostView(Value, frozen=True, kw_only=True):
     """A survey stamped by the audit: which node, the agent's `my_ip`, host metrics, what it could not read."""
 
@@ -76,6 +83,7 @@ class Host(Value, frozen=True, kw_only=True):
     Attributes:
         vcpus_used, memory_mb_used, local_gb_used: the hypervisor's own view, shown and logged, never recorded.
         pcpus: how many CPUs are sold to pinned guests; None: those of the cells' `pcpuset`.
+        inventories: what is sold instead of CPUs, memory and disk, where the node is sold as a whole; None: these.
         problems: what is inconsistent, for the node's record.
     """
 
@@ -95,6 +103,7 @@ class Host(Value, frozen=True, kw_only=True):
     hypervisor_hostname: str
     cpu_info: str = ""
     supported_instances: tuple[tuple[str, ...], ...] = ()
+    inventories: Mapping[str, Inventory] | None = None
     numa_topology: HostTopology | None = None
     pci_devices: tuple[PciDevice, ...] = ()
     stats: Mapping[str, StatValue] | None = None

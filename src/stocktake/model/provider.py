@@ -34,6 +34,7 @@ class Provider(Value, frozen=True, kw_only=True):
         inventories: by class; those wanted.
         traits: those wanted.
         own_classes, own_traits: names that are ours to take away when not wanted; every other found one is kept.
+        whole: the classes that are sold as one: who has the node has all there is of them.
     """
 
     uuid: str
@@ -43,6 +44,7 @@ class Provider(Value, frozen=True, kw_only=True):
     traits: frozenset[str] = frozenset()
     own_classes: frozenset[str] = frozenset()
     own_traits: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
 
 
 class ProviderTree(Value, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from stocktake.model.pci import DeviceSpec
-from stocktake.model.value import Value
+from stocktake.model.value import Value, replace
 
 
 class Rules(Value, frozen=True, kw_only=True):
@@ -28,6 +28,18 @@ class Rules(Value, frozen=True, kw_only=True):
     initial_disk_allocation_ratio: float = 1.0
     device_specs: tuple[DeviceSpec, ...] = ()
     report_pci: bool = True
+
+    def for_whole(self) -> "Rules":
+        """Give the rules of a node that is sold as a whole: no host lives on it, and nothing of it is sold twice."""
+        return replace(
+            self,
+            reserved_host_memory_mb=0,
+            reserved_host_cpus=0,
+            reserved_host_disk_mb=0,
+            cpu_allocation_ratio=1.0,
+            ram_allocation_ratio=1.0,
+            disk_allocation_ratio=1.0,
+        )
 
 
 class Weights(Value, frozen=True, kw_only=True):

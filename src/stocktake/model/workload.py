@@ -149,6 +149,7 @@ class Service(Value, frozen=True, kw_only=True):
     Attributes:
         last_seen_up: when the agent last said that it lives.
         version: the agent's program version.
+        pool: what tells the nodes that it divides with other services from others'; None if it has its own only.
     """
 
     uuid: str
@@ -161,5 +162,6 @@ class Service(Value, frozen=True, kw_only=True):
     forced_down: bool = False
     last_seen_up: datetime | None = None
     version: str = ""
+    pool: Mapping[str, str] | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None

@@ -14,7 +14,7 @@ from stocktake.model.rules import Rules
 from stocktake.model.value import replace
 from stocktake.placement.capabilities import TRAIT_OF_CAPABILITY
 from stocktake.placement.devices import device_providers
-from stocktake.placement.names import is_trait
+from stocktake.placement.names import is_custom, is_standard_class, is_trait
 from stocktake.placement.overrides import NodeOverrides, ProviderOverride
 
 COMPUTE_NODE = "COMPUTE_NODE"
@@ -37,7 +37,7 @@ def desired(
         The tree, and what is inconsistent: reserves above totals, unknown traits, entries that can't be combined.
     """
     node = tally.node
-    inventories, problems = _inventories(host, tally, rules)
+    inventories, problems = _inventories(host, tally, rules) if host.inventories is None else _whole(host)
     traits, unknown = _traits(host, disabled=disabled)
     own_traits, own_classes = _own(node.owned_traits), node.owned_classes | NODE_CLASSES
     root = Provider(
@@ -47,6 +47,7 @@ def desired(
         traits=traits,
         own_classes=own_classes,
         own_traits=own_traits,
+        whole=frozenset() if host.inventories is None else frozenset(inventories),
     )
     found = [*problems, *unknown, *overrides.problems]
     children: tuple[Provider, ...] = ()
@@ -95,6 +96,23 @@ def _inventories(host: Host, tally: Tally, rules: Rules) -> tuple[dict[str, Inve
             ratio_is_initial=configured is None,
         )
     return inventories, problems
+
+
+def _whole(host: Host) -> tuple[dict[str, Inventory], list[Problem]]:
+    """Take what a node that is sold as a whole says it sells; a name that the scheduler can't know is left out."""
+    said = host.inventories or {}
+    inventories = {name: held for name, held in said.items() if is_standard_class(name) or is_custom(name)}
+    problems = [_unknown_class(name, host.node) for name in sorted(said.keys() - inventories.keys())]
+    return inventories, problems
+
+
+def _unknown_class(name: str, node: str) -> Problem:
+    return Problem(
+        code="unknown-class",
+        about=name,
+        text=f"{node} is said to sell {name}, which is neither a standard resource class nor a custom one",
+        remedy="Name it CUSTOM_..., in upper-case letters, digits and underscores.",
+    )
 
 
 def _cpus(host: Host) -> tuple[int, int]:

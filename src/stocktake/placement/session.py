@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from stocktake.errors import PlacementError, PlacementUnreachable, SettingsError, StocktakeError
+from stocktake.errors import PlacementError, PlacementUnreachable, StocktakeError
 from stocktake.placement.embedded import URL as EMBEDDED_URL
+from stocktake.signin import open_adapter, read_plugin, reason_of
 from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from keystoneauth1.adapter import Adapter
-    from requests.adapters import BaseAdapter
 
     from stocktake.placement.embedded import Embedded
 
@@ -26,6 +26,7 @@ NEWEST = (1, 39)
 OLDEST = (1, 28)
 CONSUMER_TYPES = (1, 38)
 _CONFLICT = 409
+_SERVICE_TYPE = "placement"
 
 T = TypeVar("T")
 
@@ -173,13 +174,13 @@ class Session:
             response = self._adapter.request(path, method, raise_exc=False, log=False, **options)
             content = response.content
         except (exceptions.ConnectionError, transport.RequestException) as error:
-            raise _unreachable(_reason(error), request) from error
+            raise _unreachable(reason_of(error), request) from error
         except exceptions.HttpError as error:
             raise _auth_failed(error, request) from error
         except exceptions.ClientException as error:
             # The plugin could not authenticate, or Keystone's catalogue has no Placement.
             remedy = "Check placement.url, placement.auth_type and placement.auth in the settings."
-            raise PlacementError(_reason(error), where=request, remedy=remedy) from error
+            raise PlacementError(reason_of(error), where=request, remedy=remedy) from error
         self.answered = True
         return _answer(response.status_code, content, request)
 
@@ -209,13 +210,9 @@ def _unreachable(what: str, where: str) -> PlacementUnreachable:
 
 def _auth_failed(error: Any, request: str) -> StocktakeError:
     if (error.http_status or 0) >= 500:
-        return _unreachable(_reason(error), request)
+        return _unreachable(reason_of(error), request)
     remedy = "Check placement.auth_type and placement.auth in the settings."
-    return PlacementError(f"could not authenticate: {_reason(error)}", where=request, remedy=remedy)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return PlacementError(f"could not authenticate: {reason_of(error)}", where=request, remedy=remedy)
 
 
 def _pair(text: str) -> tuple[int, int]:
@@ -233,9 +230,10 @@ def open_embedded(door: "Embedded", telemetry: Telemetry | None = None) -> Sessi
 
     # Placement's own `noauth2` takes this token for an administrator; nobody else can reach this door.
     plugin = token_endpoint.Token(EMBEDDED_URL, "admin")
-    where = "placement (embedded)"
-    mount = (EMBEDDED_URL, door)
-    return _opened(plugin, {}, mount=mount, url=EMBEDDED_URL, where=where, timeout_s=60, telemetry=telemetry)
+    client = open_adapter(
+        plugin, service_type=_SERVICE_TYPE, url=EMBEDDED_URL, timeout_s=60, mount=(EMBEDDED_URL, door)
+    )
+    return Session(client, where="placement (embedded)", telemetry=telemetry)
 
 
 def open_remote(
@@ -262,71 +260,15 @@ def open_remote(
     Raises:
         SettingsError: no such plugin, an option that it does not know, or one that it lacks.
     """
-    options = dict(auth)
-    if not url and not auth_type:
-        remedy = "Set placement.url, or placement.auth_type and placement.auth so that Keystone's catalogue has it."
-        raise SettingsError("a remote Placement has to be found somehow", where="placement.url", remedy=remedy)
-    name = "none" if auth_type in (None, "noauth") else auth_type
-    if name in ("none", "http_basic", "admin_token"):
-        # These know no catalogue: they must be told where Placement is.
-        if url:
-            options.setdefault("endpoint", url)
-        if "endpoint" not in options:
-            what = f"plugin {name!r} has no catalogue to find Placement in"
-            raise SettingsError(what, where="placement.url", remedy="Set placement.url.")
-    plugin = _plugin(name, options)
-    keep = {"region_name": region_name, "interface": interface}
-    verify: bool | str = False if insecure else (str(cafile) if cafile else True)
-    where = url or "placement"
-    return _opened(plugin, keep, url=url, where=where, timeout_s=timeout_s, verify=verify, telemetry=telemetry)
-
-
-def _plugin(name: str, options: dict[str, object]) -> Any:
-    from keystoneauth1 import exceptions, loading
-
-    where = "placement.auth_type"
-    try:
-        loader: Any = loading.get_plugin_loader(name)
-    except exceptions.NoMatchingPlugin as error:
-        remedy = f"There are: {', '.join(sorted(loading.get_available_plugin_names()))}."
-        raise SettingsError(f"there is no plugin {name!r}", where=where, remedy=remedy) from error
-    known = {option.dest for option in loader.get_options()}
-    given = {key.replace("-", "_"): value for key, value in options.items()}
-    unknown = sorted(given.keys() - known)
-    if unknown:
-        remedy = f"It knows: {', '.join(sorted(known))}."
-        raise SettingsError(
-            f"plugin {name!r} has no option {', '.join(unknown)}", where="placement.auth", remedy=remedy
-        )
-    try:
-        return loader.load_from_options(**given)
-    except (exceptions.MissingRequiredOptions, exceptions.OptionError) as error:
-        raise SettingsError(_reason(error), where="placement.auth", remedy="Add them to the settings.") from error
-
-
-def _opened(
-    plugin: Any,
-    keep: Mapping[str, Any],
-    *,
-    url: str | None,
-    where: str,
-    timeout_s: float,
-    verify: bool | str = True,
-    mount: "tuple[str, BaseAdapter] | None" = None,
-    telemetry: Telemetry | None = None,
-) -> Session:
-    import requests
-    from keystoneauth1 import adapter, session
-
-    transport = None
-    if mount is not None:
-        transport = requests.Session()
-        transport.mount(*mount)
-    door = session.Session(auth=plugin, session=transport, timeout=timeout_s, verify=verify, user_agent="stocktake")
-    client = adapter.Adapter(
-        door,
-        service_type="placement",
-        endpoint_override=url,
-        **{key: value for key, value in keep.items() if value is not None},
+    plugin = read_plugin(auth_type, auth, section="placement", url=url, url_setting="url", service="Placement")
+    client = open_adapter(
+        plugin,
+        service_type=_SERVICE_TYPE,
+        url=url,
+        timeout_s=timeout_s,
+        insecure=insecure,
+        cafile=cafile,
+        region_name=region_name,
+        interface=interface,
     )
-    return Session(client, where=where.rstrip("/"), telemetry=telemetry)
+    return Session(client, where=(url or "placement").rstrip("/"), telemetry=telemetry)

@@ -14,10 +14,16 @@ from stocktake.placement.devices import device_places
 
 _MIB_PER_GIB = 1024
 _NOWHERE: Mapping[str, tuple[str, str]] = {}
+_NOTHING: Mapping[str, int] = {}
 
 
 def wanted(
-    node: ComputeNode, entries: Iterable[Entry], devices: Iterable[PciRecord], *, report_pci: bool
+    node: ComputeNode,
+    entries: Iterable[Entry],
+    devices: Iterable[PciRecord],
+    *,
+    report_pci: bool,
+    whole: Mapping[str, int] = _NOTHING,
 ) -> dict[str, dict[str, dict[str, int]]]:
     """
     Work out what every consumer should hold of a node's providers.
@@ -26,6 +32,7 @@ def wanted(
         node: its `owned_classes` say which classes it has.
         devices: those tracked, held ones as held.
         report_pci: devices are child providers; otherwise nobody holds any.
+        whole: what every consumer holds of a node that is sold as a whole, by class.
 
     Returns:
         Amounts by consumer, provider and class, none of them 0. Entries of one consumer add up; disk is their sum in
@@ -37,7 +44,7 @@ def wanted(
             mine.setdefault(entry.consumer, []).append(entry)
     pci = report_pci and any(entry.pci for several in mine.values() for entry in several)
     places = device_places(node.uuid, node.hypervisor_hostname, devices) if pci else _NOWHERE
-    return {consumer: _held(node, several, places) for consumer, several in mine.items()}
+    return {consumer: _held(node, several, places, whole) for consumer, several in mine.items()}
 
 
 def allocations(
@@ -47,16 +54,18 @@ def allocations(
     instances: Mapping[str, Instance],
     *,
     report_pci: bool,
+    whole: Mapping[str, int] = _NOTHING,
 ) -> dict[str, Allocation]:
     """
     Give the allocations on a node, by consumer.
 
     Args:
         instances: those that the entries are of, by uuid; they say whose project and user it is.
+        whole: see `wanted`.
     """
     owner = {entry.consumer: entry.id for entry in entries if entry.consumer is not None}
     made = {}
-    for consumer, resources in wanted(node, entries, devices, report_pci=report_pci).items():
+    for consumer, resources in wanted(node, entries, devices, report_pci=report_pci, whole=whole).items():
         instance = instances.get(owner[consumer])
         made[consumer] = Allocation(
             consumer=consumer,
@@ -69,7 +78,7 @@ def allocations(
 
 
 def _held(
-    node: ComputeNode, entries: Sequence[Entry], places: Mapping[str, tuple[str, str]]
+    node: ComputeNode, entries: Sequence[Entry], places: Mapping[str, tuple[str, str]], whole: Mapping[str, int]
 ) -> dict[str, dict[str, int]]:
     """Add up one consumer's entries, by provider and class."""
     amounts = {
@@ -82,7 +91,7 @@ def _held(
         shared, pinned = _cpus(entry, pinnable="PCPU" in node.owned_classes)
         amounts["VCPU"] += shared
         amounts["PCPU"] += pinned
-    root = {name: amount for name, amount in amounts.items() if amount and name in node.owned_classes}
+    root = {name: amount for name, amount in amounts.items() if amount and name in node.owned_classes} | {**whole}
     held = {node.uuid: root} if root else {}
     for address in (address for entry in entries for address in entry.pci if address in places):
         provider, name = places[address]

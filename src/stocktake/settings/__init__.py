@@ -13,6 +13,7 @@ from stocktake.settings.sections import (
     Database,
     Fake,
     FilterScheduler,
+    Ironic,
     Libvirt,
     Log,
     Metrics,
@@ -20,15 +21,17 @@ from stocktake.settings.sections import (
     Pci,
     Placement,
     ReservedPages,
-    Settings,
 )
 from stocktake.settings.show import Shown, redacted
 from stocktake.settings.supervisor import Supervisor, read_supervisor
+from stocktake.settings.whole import DEFAULT_INTERVAL_S, Settings
 
 __all__ = [
+    "DEFAULT_INTERVAL_S",
     "Database",
     "Fake",
     "FilterScheduler",
+    "Ironic",
     "Libvirt",
     "Log",
     "Metrics",

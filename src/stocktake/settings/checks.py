@@ -230,6 +230,12 @@ def _topics(values: tuple[str, ...]) -> str:
     return next((f"{value[:60]!r} is no name of a topic" for value in values if not _PLUG_IN.fullmatch(value)), "")
 
 
+def _one_shard(value: str | None) -> str:
+    if value is None:
+        return ""
+    return "" if value.strip() and "," not in value else "must name one shard; run an agent for each"
+
+
 # After it: what is wrong with a value, empty if nothing.
 CHECKS: Mapping[str, Callable[[Any], str]] = {
     "host": _host,
@@ -251,6 +257,11 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "placement.url": _http,
     "placement.timeout_s": _finite,
     "libvirt.connection_uri": _uri,
+    "ironic.endpoint_override": _http,
+    "ironic.timeout_s": _finite,
+    "ironic.api_retry_interval": _finite,
+    "ironic.changes_interval_s": _finite,
+    "ironic.shard": _one_shard,
     "fake.prefix": _host,
     **{f"filter_scheduler.{name}": _multiplier for name in FilterScheduler.__struct_fields__},
     "filter_scheduler.metrics_weight_setting": _multipliers,
@@ -276,13 +287,20 @@ def check_together(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{values['service_down_time']} s must be longer than report_interval, {values['report_interval']} s",
         )
     if values["placement.mode"] == "remote":
-        if values["placement.url"] is None and values["placement.auth_type"] is None:
-            yield "placement.mode", "remote needs placement.url, or placement.auth_type and placement.auth to find it"
-        if values["placement.auth"] and values["placement.auth_type"] is None:
-            yield "placement.auth", "needs placement.auth_type, the name of the keystoneauth1 plugin"
+        yield from _findable("placement.mode", "remote", "placement", "url", values)
+    if values["compute_driver"] == "ironic":
+        yield from _findable("compute_driver", "ironic", "ironic", "endpoint_override", values)
     pages = [(entry.node, entry.size_kb) for entry in values["reserved_huge_pages"]]
     if len(set(pages)) != len(pages):
         yield "reserved_huge_pages", "names a size of one node twice"
+
+
+def _findable(asks: str, what: str, section: str, url: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say what is missing to find an OpenStack service and sign in there."""
+    if values[f"{section}.{url}"] is None and values[f"{section}.auth_type"] is None:
+        yield asks, f"{what} needs {section}.{url}, or {section}.auth_type and {section}.auth to find it"
+    if values[f"{section}.auth"] and values[f"{section}.auth_type"] is None:
+        yield f"{section}.auth", f"needs {section}.auth_type, the name of the keystoneauth1 plugin"
 
 
 def check_path(value: Path) -> str:

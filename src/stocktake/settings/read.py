@@ -14,9 +14,9 @@ from stocktake.settings import defaults
 from stocktake.settings.checks import CHECKS, FORMS, check_path, check_together
 from stocktake.settings.pci import nearest
 from stocktake.settings.secrets import redact_url
-from stocktake.settings.sections import Settings
 from stocktake.settings.sources import PREFIX, Given, Name, find_file, read_environ, read_file, read_flags
 from stocktake.settings.table import Row, rows, sections
+from stocktake.settings.whole import Settings
 
 _SHOWN_MAX = 60
 # Lists of names, which a variable may give with commas.

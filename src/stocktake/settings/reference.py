@@ -8,14 +8,14 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from stocktake.settings.sections import Settings
 from stocktake.settings.sources import PATH_VARIABLE, PREFIX, SYSTEM_PATH
 from stocktake.settings.table import Row, rows, sections
+from stocktake.settings.whole import Settings
 
 _HEAD = f"""\
 # Settings
 
-<!-- Made from the code by `make docs`. Change src/stocktake/settings/sections.py. -->
+<!-- Made from the code by `make docs`. Change src/stocktake/settings/sections.py or whole.py. -->
 
 Settings are read from one TOML file, then from the environment, then from the program's flags; the later wins.
 

@@ -1,5 +1,6 @@
 """
-Every setting: its name, type, default, unit and meaning. Law: this table is the only place where a setting is written.
+Every section of the settings: names, types, defaults, units and meanings. Law: a setting is written here or in `whole`,
+and nowhere else.
 
 Types, ranges, the defaults, the generated reference and what is hidden all follow from it. Names are Nova's where
 Nova has the setting. A default that depends on the machine is worked out in `stocktake.settings.defaults`.
@@ -7,51 +8,21 @@ Nova has the setting. A default that depends on the machine is worked out in `st
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from stocktake.model.pci import DeviceSpec, PciAlias
 from stocktake.model.value import Value
-from stocktake.settings.secrets import hidden
-
-# Whole numbers that a database and JSON can hold.
-_LARGEST = 2**53
-
-AuthOptions = Mapping[str, str | int | float | bool]
-
-
-def about(text: str, *, unit: str = "", hide: str = "", default: str = "", **limits: Any) -> Meta:
-    """
-    Say what a setting means.
-
-    Args:
-        unit: of the value, as shown in the reference.
-        hide: how it is hidden: `url` (the password in it) or `options` (all but names known to be harmless).
-        default: in words, where the machine decides.
-        limits: msgspec's (ge, gt, le, ...).
-    """
-    return Meta(description=text, extra={"unit": unit, "hide": hide, "default": default}, **limits)
-
-
-class Section(Value, frozen=True, kw_only=True):
-    """A table of settings; its repr hides what is secret."""
-
-    def __repr__(self) -> str:
-        """Show the settings, passwords hidden."""
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
-
-    def __rich_repr__(self) -> Any:
-        """Give names and values, passwords hidden."""
-        return ((name, hidden(type(self), name, getattr(self, name))) for name in self.__struct_fields__)
+from stocktake.settings.section import LARGEST, AuthOptions, Section, about
 
 
 class ReservedPages(Value, frozen=True, kw_only=True):
     """Huge pages of one host cell that are not for guests: the size in KiB, `count` in pages."""
 
     node: Annotated[int, Meta(ge=0, le=65535)]
-    size_kb: Annotated[int, Meta(gt=0, le=_LARGEST)]
-    count: Annotated[int, Meta(ge=0, le=_LARGEST)]
+    size_kb: Annotated[int, Meta(gt=0, le=LARGEST)]
+    count: Annotated[int, Meta(ge=0, le=LARGEST)]
 
 
 class Database(Section, frozen=True, kw_only=True):
@@ -146,9 +117,47 @@ class Libvirt(Section, frozen=True, kw_only=True):
             "is, and compared. 1 keeps nothing.",
             unit="passes",
             ge=1,
-            le=_LARGEST,
+            le=LARGEST,
         ),
     ] = 10
+
+
+class Ironic(Section, frozen=True, kw_only=True):
+    """The driver `ironic`."""
+
+    endpoint_override: Annotated[
+        str | None, about("Ironic's address; unset finds it in Keystone's catalog.", hide="url")
+    ] = None
+    auth_type: Annotated[str | None, about("The keystoneauth1 plugin, such as `password`, `http_basic` or `none`.")] = (
+        None
+    )
+    auth: Annotated[
+        AuthOptions,
+        about("That plugin's options, such as `auth_url`, `username`, `password`, `project_name`.", hide="options"),
+    ] = {}
+    region_name: Annotated[str | None, about("The region in Keystone's catalog.")] = None
+    interface: Annotated[Literal["public", "internal", "admin"], about("The interface in Keystone's catalog.")] = (
+        "internal"
+    )
+    cafile: Annotated[Path | None, about("Certificates to trust; unset trusts the system's.")] = None
+    insecure: Annotated[bool, about("Do not check the server's certificate.")] = False
+    timeout_s: Annotated[
+        float, about("How long one request may take; a whole list has `driver_timeout_s`.", unit="s", gt=0, le=3600)
+    ] = 10.0
+    api_max_retries: Annotated[
+        int, about("How often a request is repeated while Ironic does not answer or answers 5xx.", ge=0, le=100)
+    ] = 2
+    api_retry_interval: Annotated[float, about("How long to wait before that.", unit="s", ge=0, le=60)] = 0.5
+    conductor_group: Annotated[
+        str | None, about("Only the nodes of this conductor group; an empty one is Ironic's default group.")
+    ] = None
+    shard: Annotated[str | None, about("Only the nodes of this shard (Ironic 1.82 or newer).")] = None
+    skip_reserve_in_use_ironic_nodes: Annotated[
+        bool, about("Do not reserve a node in Placement only because it has an instance.")
+    ] = False
+    changes_interval_s: Annotated[
+        float, about("How often to look for changed nodes between passes; 0 never does.", unit="s", ge=0, le=3600)
+    ] = 1.0
 
 
 class Fake(Section, frozen=True, kw_only=True):
@@ -247,148 +256,6 @@ class Metrics(Section, frozen=True, kw_only=True):
             "least 180.",
             unit="s",
             ge=0,
-            le=_LARGEST,
+            le=LARGEST,
         ),
     ] = 0.0
-
-
-Ratio = float | None
-
-
-class Settings(Section, frozen=True, kw_only=True):
-    """
-    All settings. Made by `read_settings`; `origins` says where each value came from, by dotted name.
-    """
-
-    host: Annotated[str, about("This service's name in the ledger.", default="the machine's host name", max_length=255)]
-    my_ip: Annotated[
-        str,
-        about("The address that nodes are recorded with.", default="that of the default route's interface"),
-    ]
-    state_path: Annotated[
-        Path,
-        about(
-            "Where this host keeps its identity and, unless set otherwise, its databases.",
-            default="`/var/lib/stocktake` for root, else `$XDG_STATE_HOME/stocktake`",
-        ),
-    ]
-    compute_driver: Annotated[
-        str,
-        about(
-            "Who is asked about nodes: `libvirt`, `host`, `fake`, or a third party's name. `auto` takes libvirt if it "
-            "answers when the program starts, else host; name the driver on hosts that matter."
-        ),
-    ] = "auto"
-    update_resources_interval: Annotated[
-        int,
-        about(
-            "How often the agent takes stock; 0 is the default of 60, negative turns it off.",
-            unit="s",
-            ge=-_LARGEST,
-            le=_LARGEST,
-        ),
-    ] = 0
-    event_settle_s: Annotated[
-        float,
-        about(
-            "How long it has to be quiet after something happened before the agent looks again; five times as long at "
-            "the most.",
-            unit="s",
-            ge=0,
-            le=60,
-        ),
-    ] = 0.02
-    report_interval: Annotated[int, about("How often the agent says that it lives.", unit="s", gt=0, le=_LARGEST)] = 10
-    service_down_time: Annotated[
-        int, about("After how long a silent agent counts as down.", unit="s", gt=0, le=_LARGEST)
-    ] = 60
-    reserved_host_memory_mb: Annotated[int, about("Memory that is not for guests.", unit="MiB", ge=0, le=_LARGEST)] = (
-        512
-    )
-    reserved_host_cpus: Annotated[int, about("CPUs that are not for guests.", unit="CPUs", ge=0, le=65535)] = 0
-    reserved_host_disk_mb: Annotated[int, about("Disk that is not for guests.", unit="MiB", ge=0, le=_LARGEST)] = 0
-    cpu_allocation_ratio: Annotated[
-        Ratio, about("How many vCPUs are sold per CPU; 0 or unset leaves a node's ratio alone.")
-    ] = None
-    ram_allocation_ratio: Annotated[
-        Ratio, about("How many times memory is sold; 0 or unset leaves a node's ratio alone.")
-    ] = None
-    disk_allocation_ratio: Annotated[
-        Ratio, about("How many times disk is sold; 0 or unset leaves a node's ratio alone.")
-    ] = None
-    initial_cpu_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = 4.0
-    initial_ram_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = 1.0
-    initial_disk_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = (
-        1.0
-    )
-    cpu_shared_set: Annotated[
-        str | None, about("Host CPUs for floating guests, such as `0-3,^2`; unset takes all that are not dedicated.")
-    ] = None
-    cpu_dedicated_set: Annotated[str | None, about("Host CPUs for pinned guests, such as `4-15`; unset has none.")] = (
-        None
-    )
-    packing_host_numa_cells_allocation_strategy: Annotated[
-        bool, about("Put guests' cells on the fullest of a node's NUMA cells first; otherwise on the emptiest.")
-    ] = False
-    reserved_huge_pages: Annotated[
-        tuple[ReservedPages, ...],
-        about(
-            "Huge pages that are not for guests: tables of `node`, `size` (KiB, or text such as `1GB`) and `count`, or "
-            "Nova's text form `node:0,size:2048,count:64`."
-        ),
-    ] = ()
-    compute_monitors: Annotated[
-        tuple[str, ...], about("Which host metrics are read with every pass: `cpu` (Nova's `cpu.virt_driver` too).")
-    ] = ()
-    adopt: Annotated[
-        Literal["manual", "auto"],
-        about("`auto` makes instances of guests that nobody promised; for hosts that nobody else keeps books of."),
-    ] = "manual"
-    allocations: Annotated[
-        Literal["own", "foreign"],
-        about(
-            "Who allocates in Placement. `own`: stocktake does; what instances and migrations hold there is what the "
-            "ledger says. `foreign`: somebody else does (an OpenStack), and allocations are never touched."
-        ),
-    ] = "foreign"
-    claim_expiry_s: Annotated[
-        float,
-        about(
-            "After how long a claim that nobody settled is given back, by the next refresh; commands that run under a "
-            "claim renew it while they run.",
-            unit="s",
-            gt=0,
-            le=_LARGEST,
-        ),
-    ] = 600.0
-    provider_config_location: Annotated[
-        Path, about("The directory of provider.yaml files; one that does not exist has none.")
-    ] = Path("/etc/stocktake/provider_config")
-    vanish_share_max: Annotated[
-        float,
-        about("If more than this share of the nodes vanishes at once, a second pass must agree.", ge=0, le=1),
-    ] = 0.5
-    driver_timeout_s: Annotated[
-        float, about("How long the hypervisor may take to answer for all nodes.", unit="s", gt=0, le=3600)
-    ] = 30.0
-    database: Database
-    placement: Placement
-    pci: Pci = Pci()
-    libvirt: Libvirt = Libvirt()
-    fake: Fake = Fake()
-    filter_scheduler: FilterScheduler = FilterScheduler()
-    log: Log = Log()
-    metrics: Metrics = Metrics()
-    notifications: Notifications = Notifications()
-    origins: Mapping[str, str] = {}
-
-    @property
-    def refresh_interval_s(self) -> float | None:
-        """Give the time between passes in seconds; None if the periodic pass is off."""
-        if self.update_resources_interval < 0:
-            return None
-        return float(self.update_resources_interval or DEFAULT_INTERVAL_S)
-
-
-# What an update_resources_interval of 0 means, in Nova as here.
-DEFAULT_INTERVAL_S = 60

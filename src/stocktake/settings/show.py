@@ -4,8 +4,8 @@ from typing import Any
 
 from stocktake.model.value import Value
 from stocktake.settings.secrets import hidden
-from stocktake.settings.sections import Settings
 from stocktake.settings.table import rows, sections
+from stocktake.settings.whole import Settings
 
 DEFAULT = "default"
 

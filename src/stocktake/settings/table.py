@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stocktake.settings.sections import Section, Settings
+from stocktake.settings.section import Section
+from stocktake.settings.whole import Settings
 
 # Not a setting: where the others came from.
 _ORIGINS = "origins"

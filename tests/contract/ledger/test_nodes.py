@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from stocktake.errors import LedgerError, NotFound
+from stocktake.errors import NotFound
 from stocktake.ledger import Ledger, NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.problem import Problem
@@ -188,19 +188,6 @@ def test_given_a_deleted_node_when_its_provider_is_gone_then_it_is_not_listed_ag
     assert len(ledger.deleted_nodes(HOST)) == 2
     ledger.note_provider_deleted([record.uuid])
     assert ledger.deleted_nodes(HOST) == ()
-
-
-def test_given_a_node_when_moved_to_another_service_then_a_late_save_is_a_conflict(ledger: Ledger) -> None:
-    """The old owner must not take it back."""
-    record = saved(ledger)
-    ledger.move_node(record.uuid, "kvm-2")
-    assert ledger.node(record.uuid).host == "kvm-2"
-    assert again(ledger, record) == {}
-    other = saved(ledger)
-    with pytest.raises(LedgerError):
-        ledger.move_node(other.uuid, "kvm-2")
-    with pytest.raises(NotFound):
-        ledger.move_node("nobody", "kvm-2")
 
 
 def test_given_heartbeats_when_read_then_one_row_a_host(ledger: Ledger) -> None:
