@@ -58,7 +58,10 @@ _BEGUN: Mapping[MoveKind, str] = {
     "live-migration": "preparing",
     "evacuation": "accepted",
 }
+_UNSHELVED = ("shelved_offloaded", "spawning")
 _ABORTED: Mapping[str, str] = {"live-migration": "cancelled"}
+# What these are once they are finished: they hold one side only. Others, without a type too, hold both.
+_OVER: Mapping[str, str] = {"live-migration": "completed", "evacuation": "done"}
 
 
 def flavor_id(flavor: Flavor) -> int:
@@ -76,8 +79,10 @@ def built(instance: Instance) -> Instance:
     Raises:
         InvalidInput: there is nothing to settle.
     """
-    if instance.vm_state not in ("building", "shelved_offloaded"):
-        raise _refused(instance, "has no claim of a build that could be kept", "building or shelved_offloaded")
+    claimed = instance.vm_state == "building" or (instance.vm_state, instance.task_state) == _UNSHELVED
+    if not claimed:
+        what = "has no claim of a build that could be kept"
+        raise _refused(instance, what, "building, or shelved_offloaded and spawning")
     return replace(instance, vm_state="active", task_state=None, power_state=1, claim_expires_at=None)
 
 
@@ -121,7 +126,7 @@ def check_move(instance: Instance, kind: MoveKind, source: Location, dest: Locat
     if kind == "resize":
         if flavor is None:
             raise InvalidInput("a resize needs a flavor", where=instance.uuid, remedy="Say what it is to have.")
-        if flavor_id(flavor) == flavor_id(_identified(instance).flavor):
+        if flavor_id(flavor) == _identified(instance).instance_type_id:
             what = "the new flavor is the one that it has"
             raise InvalidInput(what, where=instance.uuid, remedy="To change only the node, take a migration.")
     elif flavor is not None:
@@ -198,14 +203,13 @@ def finished(instance: Instance, migration: Migration) -> Step:
         pci_devices=context.new_pci_devices,
         task_state=None,
     )
-    if migration.migration_type in ("resize", "migration"):
-        there = replace(there, vm_state="resized")
-        if instance.new_flavor is not None:
-            there = replace(there, flavor=instance.new_flavor, instance_type_id=migration.new_instance_type_id)
-        return Step(instance=there, migration=replace(migration, status="finished", claim_expires_at=None))
-    done = "done" if migration.migration_type == "evacuation" else "completed"
-    frees = {_source(migration): context.old_pci_devices}
-    return Step(instance=_settled(there), migration=_over(migration, done), frees=frees)
+    done = _OVER.get(migration.migration_type or "")
+    if done is not None:
+        return Step(instance=_settled(there), migration=_over(migration, done), frees=_old_side(migration, context))
+    there = replace(there, vm_state="resized")
+    if instance.new_flavor is not None:
+        there = replace(there, flavor=instance.new_flavor, instance_type_id=migration.new_instance_type_id)
+    return Step(instance=there, migration=_over(migration, "finished"))
 
 
 def confirmed(instance: Instance, migration: Migration) -> Step:
@@ -219,8 +223,7 @@ def confirmed(instance: Instance, migration: Migration) -> Step:
     if migration.status != "finished":
         raise _not_now(migration, "be confirmed", "a finished resize or cold migration")
     settled = replace(_settled(instance), vm_state=context.old_vm_state or "active")
-    frees = {_source(migration): context.old_pci_devices}
-    return Step(instance=settled, migration=_over(migration, "confirmed"), frees=frees)
+    return Step(instance=settled, migration=_over(migration, "confirmed"), frees=_old_side(migration, context))
 
 
 def reverted(instance: Instance, migration: Migration) -> Step:
@@ -243,8 +246,7 @@ def reverted(instance: Instance, migration: Migration) -> Step:
         numa_topology=context.old_numa_topology,
         pci_devices=context.old_pci_devices,
     )
-    frees = {_destination(migration): context.new_pci_devices}
-    return Step(instance=back, migration=_over(migration, "reverted"), frees=frees)
+    return Step(instance=back, migration=_over(migration, "reverted"), frees=_new_side(migration, context))
 
 
 def aborted(instance: Instance, migration: Migration) -> Step:
@@ -257,9 +259,10 @@ def aborted(instance: Instance, migration: Migration) -> Step:
     context = _context(instance, migration)
     if migration.status not in _BEGUN.values():
         raise _not_now(migration, "be aborted", "one that is not finished; revert that")
-    frees = {_destination(migration): context.new_pci_devices}
+    # On the node where it stays, it was read with the devices of both sides.
+    as_it_was = replace(_settled(instance), pci_devices=context.old_pci_devices)
     status = _ABORTED.get(migration.migration_type or "", "failed")
-    return Step(instance=replace(_settled(instance), task_state=None), migration=_over(migration, status), frees=frees)
+    return Step(instance=as_it_was, migration=_over(migration, status), frees=_new_side(migration, context))
 
 
 def _identified(instance: Instance) -> Instance:
@@ -278,12 +281,26 @@ def _over(migration: Migration, status: str) -> Migration:
     return replace(migration, status=status, claim_expires_at=None)
 
 
-def _source(migration: Migration) -> Location:
-    return Location(host=migration.source_compute or "", node=migration.source_node or "")
+def _old_side(migration: Migration, context: MigrationContext) -> Mapping[Location, tuple[str, ...]]:
+    """Name the devices that only the source has of a move."""
+    at = Location(host=migration.source_compute or "", node=migration.source_node or "")
+    return {at: _but(context.old_pci_devices, context.new_pci_devices if _stays(migration) else ())}
 
 
-def _destination(migration: Migration) -> Location:
-    return Location(host=migration.dest_compute or "", node=migration.dest_node or "")
+def _new_side(migration: Migration, context: MigrationContext) -> Mapping[Location, tuple[str, ...]]:
+    """Name the devices that only the destination has of a move."""
+    at = Location(host=migration.dest_compute or "", node=migration.dest_node or "")
+    return {at: _but(context.new_pci_devices, context.old_pci_devices if _stays(migration) else ())}
+
+
+def _stays(migration: Migration) -> bool:
+    """Say whether both sides are on one node; on two, equal addresses are different devices."""
+    source = (migration.source_compute, migration.source_node)
+    return source == (migration.dest_compute, migration.dest_node)
+
+
+def _but(addresses: tuple[str, ...], kept: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(address for address in addresses if address not in kept)
 
 
 def _context(instance: Instance, migration: Migration) -> MigrationContext:
