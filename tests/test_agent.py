@@ -61,6 +61,7 @@ class WatchedDriver:
         self._driver = driver
         self._clock = clock
         self.asked_s: list[float] = []
+        self.settles = False
         self.during: list[Callable[[], object]] = []
         self._wake: Callable[[], None] = lambda: None
 
@@ -81,6 +82,9 @@ class WatchedDriver:
 
     def watch(self, wake: Callable[[], None]) -> None:
         self._wake = wake
+
+    def settling(self) -> bool:
+        return self.settles
 
     def happens(self) -> None:
         """Tell of something."""
@@ -305,6 +309,12 @@ def test_given_events_all_the_time_then_it_says_that_it_lives(stage: Stage) -> N
     (service,) = stage.parts.ledger.services()
     assert service.last_seen_up is not None
     assert service.last_seen_up >= START + timedelta(seconds=1020)
+
+
+def test_given_a_driver_that_sees_guests_start_then_what_happens_meanwhile_is_answered_together(stage: Stage) -> None:
+    stage.driver.settles = True
+    happens(stage, 10, 10.3, 10.6, 10.9)
+    assert stage.run(20) == pytest.approx([0, 10.02, 11.02])
 
 
 def test_given_new_settings_when_reloaded_then_the_new_driver_is_watched(stage: Stage) -> None:

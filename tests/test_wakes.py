@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.wakes import REST_LONGEST_S, RESTS_MAX, SETTLES_MAX, Wakes
+from stocktake.wakes import REST_LONGEST_S, RESTS_MAX, SETTLES_MAX, UNSETTLED_REST_S, Wakes
 
 SETTLE_S = 0.02
 
@@ -48,10 +48,12 @@ class Stage:
     def due_s(self) -> float | None:
         return self.wakes.due_s(SETTLE_S)
 
-    def a_pass(self, began_s: float, took_s: float, *, waited_s: float = 0.0, periodic: bool = False) -> None:
+    def a_pass(
+        self, began_s: float, took_s: float, *, waited_s: float = 0.0, periodic: bool = False, settling: bool = False
+    ) -> None:
         self.at(began_s).wakes.begin(periodic=periodic)
         self.busy_s += took_s - waited_s
-        self.at(began_s + took_s).wakes.end()
+        self.at(began_s + took_s).wakes.end(settling=settling)
 
 
 @pytest.fixture
@@ -99,9 +101,15 @@ def test_given_a_wake_during_a_pass_then_it_is_for_the_next_one(stage: Stage) ->
     stage.at(200.02).wakes.begin(periodic=False)
     stage.at(200.03).wakes.wake()
     stage.busy_s += 0.03
-    stage.at(200.05).wakes.end()
+    stage.at(200.05).wakes.end(settling=False)
     assert stage.due_s() == pytest.approx(200.08)
     assert stage.signals == 2
+
+
+def test_given_a_driver_that_knows_of_more_to_come_then_the_next_pass_waits_for_that(stage: Stage) -> None:
+    stage.a_pass(200, 0.1, settling=True)
+    stage.at(200.2).wakes.wake()
+    assert stage.due_s() == pytest.approx(200.1 + UNSETTLED_REST_S)
 
 
 def test_given_a_storm_then_rests_grow_to_a_limit_and_are_short_again_after_it(stage: Stage) -> None:

@@ -158,7 +158,7 @@ class Agent:
             parts.telemetry.coalesced(coalesced)
             fine = self._one_pass(parts, periodic=periodic)
             self._count_lies(parts)
-            self._wakes.end()
+            self._wakes.end(settling=isinstance(parts.driver, Watching) and parts.driver.settling())
             self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
             first = False
         if parts is not None:

@@ -3,7 +3,8 @@ Step 1, what happens between two passes and how soon one answers it. Law: no wak
 
 Wakes that come together are answered together: once it has been quiet for `settle_s`, or after five times that where it
 never is. After a pass they rest for as long as it kept a CPU busy; in a storm, when wakes do not even wait for that,
-longer the longer it lasts. What a pass waited is no work: libvirt, for one, lists no guest while it kills one.
+longer the longer it lasts. What a pass waited is no work: libvirt, for one, lists no guest while it kills one. While
+the driver sees guests start, which are counted already, the rest is a second.
 """
 
 import threading
@@ -17,6 +18,7 @@ SETTLES_MAX = 5
 # In a storm the rest doubles up to so many times the work, but by doubling it does not grow beyond so long.
 RESTS_MAX = 8
 REST_LONGEST_S = 1.0
+UNSETTLED_REST_S = 1.0
 
 
 @dataclass(slots=True)
@@ -98,9 +100,9 @@ class Wakes:
             self.counts.coalesced += answered - own
             return answered, answered - own
 
-    def end(self) -> None:
-        """End the pass, and rest."""
+    def end(self, *, settling: bool) -> None:
+        """End the pass, and rest; `settling`: the driver knows of more to come."""
         work_s = self._busy_s() - self._began_busy_s
-        rest_s = max(work_s, min(work_s * self._rests, REST_LONGEST_S))
+        rest_s = max(work_s, min(work_s * self._rests, REST_LONGEST_S), UNSETTLED_REST_S if settling else 0.0)
         with self._guard:
             self._rested_s = self._clock.monotonic_s() + rest_s

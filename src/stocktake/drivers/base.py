@@ -73,6 +73,15 @@ class Watching(Protocol):
         """
         ...
 
+    def settling(self) -> bool:
+        """
+        Say whether the last survey saw something begin whose end will be told, such as a guest that starts.
+
+        What has begun is counted already. So wakes are answered a little later, and together: many guests that start
+        one after the other are not worth a pass each. Asked after every pass; never waits.
+        """
+        ...
+
 
 @runtime_checkable
 class Remembering(Protocol):

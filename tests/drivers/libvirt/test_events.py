@@ -343,6 +343,28 @@ def test_given_real_guests_when_nothing_happens_then_a_survey_asks_nothing_of_an
 
 
 @pytest.mark.system
+def test_given_a_guest_that_is_starting_then_it_is_counted_and_more_is_to_come_until_it_has(
+    libvirtd: PrivateLibvirtd, wakes: Wakes
+) -> None:
+    libvirtd.define(GuestSpec(name="a", vcpus=2))
+    driver = driver_for(libvirtd.uri, libvirtd.images)
+    driver.watch(wakes.wake)
+    survey_of(driver)
+    assert not driver.settling()
+    start = threading.Thread(target=libvirtd.boot, args=("a",))
+    start.start()
+    # It takes some tenths of a second, a survey some thousandths.
+    while not driver.settling():
+        assert start.is_alive(), "it was never seen starting"
+        guest = by_name(survey_of(driver))["a"]
+    assert (guest.active, guest.vcpus) == (True, 2)
+    start.join()
+    survey_of(driver)
+    assert not driver.settling()
+    driver.close()
+
+
+@pytest.mark.system
 def test_given_a_libvirtd_that_is_killed_then_that_wakes_and_when_it_is_back_all_is_read_and_told_again(
     own: PrivateLibvirtd, wakes: Wakes, asked: Asked
 ) -> None:

@@ -43,6 +43,10 @@ class LibvirtDriver:
         """Call `wake` whenever libvirt tells that something changed, or that the connection is lost."""
         self._events.watch(wake)
 
+    def settling(self) -> bool:
+        """Whether guests were starting when they were last read."""
+        return self._sweeper.starting > 0
+
     def node_names(self) -> tuple[str, ...]:
         """
         Give the one node's name.

@@ -41,6 +41,7 @@ _STATES: Mapping[int, str] = {
     libvirt.VIR_DOMAIN_CRASHED: "crashed",
     libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
 }
+_STARTING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
 
 
 class Disk(NamedTuple):
@@ -127,13 +128,19 @@ class DefinitionCache:
 Measure = Callable[[Domain, Disk, Kept], Image]
 
 
+class Reading(NamedTuple):
+    """All guests in the order of their uuids, their images, and how many of them are just starting."""
+
+    guests: tuple[Guest, ...]
+    images: tuple[Image, ...]
+    starting: int
+
+
 def read_guests(
     hypervisor: Hypervisor, cache: DefinitionCache, layout: Layout, measure: Measure, *, anew: bool
-) -> tuple[tuple[Guest, ...], tuple[Image, ...]]:
+) -> Reading:
     """
-    Read every guest, running or not, in the order of their uuids; and all their images.
-
-    A guest that goes away in between is left out.
+    Read every guest, running or not. A guest that goes away in between is left out.
 
     Args:
         measure: reads one image; raises InvalidData where it can't be read.
@@ -141,14 +148,16 @@ def read_guests(
     """
     guests: list[Guest] = []
     images: list[Image] = []
+    starting = 0
     listed = sorted(((domain.UUIDString(), domain, state) for domain, state in _list(hypervisor)), key=itemgetter(0))
-    for uuid, domain, state in listed:
+    for uuid, domain, (state, reason) in listed:
         run = domain.ID()
         kept = None if anew else cache.kept(uuid, run=run, layout=layout)
         kept = kept or _read(hypervisor, uuid, domain, cache, run=run, layout=layout)
         if kept is None:
             continue
         definition = kept.definition
+        starting += (state, reason) == _STARTING
         own, unread = _measure(domain, kept, measure)
         images.extend(own)
         troubles = "; ".join((*definition.troubles, *unread))
@@ -169,17 +178,21 @@ def read_guests(
             )
         )
     cache.keep_only({guest.uuid for guest in guests})
-    return tuple(guests), tuple(images)
+    return Reading(tuple(guests), tuple(images), starting)
 
 
-def _list(hypervisor: Hypervisor) -> list[tuple[Domain, int]]:
+def _list(hypervisor: Hypervisor) -> list[tuple[Domain, tuple[int, int]]]:
+    """List the domains with their states and the reasons for them."""
     try:
         listed = hypervisor.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
             raise
-        return [(domain, domain.state()[0]) for domain in hypervisor.listAllDomains()]
-    return [(domain, stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)) for domain, stats in listed]
+        return [(domain, (domain.state()[0], domain.state()[1])) for domain in hypervisor.listAllDomains()]
+    return [
+        (domain, (stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE), stats.get("state.reason", 0)))
+        for domain, stats in listed
+    ]
 
 
 def _read(

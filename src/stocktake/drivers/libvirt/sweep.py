@@ -36,6 +36,7 @@ class Sweeper:
     Attributes:
         stale: how many guests were found changed without an event, ever.
         checks: how often what is kept was compared with what is so, ever.
+        starting: how many guests were just starting when they were read last.
     """
 
     def __init__(self, options: Options, events: Events) -> None:
@@ -49,6 +50,7 @@ class Sweeper:
         self._booted_at: datetime | None = None
         self.stale = 0
         self.checks = 0
+        self.starting = 0
 
     def sweep(self, hypervisor: Hypervisor) -> tuple[str, Survey]:
         """
@@ -64,26 +66,27 @@ class Sweeper:
         local = is_local(hypervisor.getURI())
         facts = self._facts.read(hypervisor, local=local)
         measure = self._measure_local if local else _ask_once
-        guests, images = read_guests(hypervisor, self._definitions, facts.layout, measure, anew=look.guests)
+        reading = read_guests(hypervisor, self._definitions, facts.layout, measure, anew=look.guests)
+        self.starting = reading.starting
         self._images.turn()
         memory = read_memory(hypervisor)
         path = self._options.instances_path
         disk = read_local_disk(path) if local else read_pool_disk(hypervisor, path)
         report = {
             **facts.report,
-            **disk_report(disk, growth_bytes(images)),
+            **disk_report(disk, growth_bytes(reading.images)),
             "hypervisor_hostname": name,
             "uuid": None,
             "memory_mb": memory.total_mb,
             "memory_mb_used": memory.used_mb,
             # Nova's meaning: what the running guests have, pinned or not.
-            "vcpus_used": sum(guest.vcpus for guest in guests if guest.active),
+            "vcpus_used": sum(guest.vcpus for guest in reading.guests if guest.active),
             "pci_passthrough_devices": self._facts.devices(hypervisor),
             "stats": {},
             "booted_at": self._boot_time() if local else None,
         }
         self._since_full = 0 if look.full else self._since_full + 1
-        return name, Survey(report=report, guests=guests, problems=self._problems)
+        return name, Survey(report=report, guests=reading.guests, problems=self._problems)
 
     def _look(self) -> _Look:
         """Let go of what was touched, and say what has to be read anew."""
