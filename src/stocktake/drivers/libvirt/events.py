@@ -18,7 +18,7 @@ from stocktake.drivers.libvirt.connection import Callback, Deregister, Hyperviso
 
 LOG = logging.getLogger(__name__)
 
-# Hypervisors that were seen to tell of what these kinds are about (docs/decisions/0013): of others all is read anew.
+# Hypervisors that were seen to tell of what these kinds are about (docs/decisions/0015): of others all is read anew.
 _TELLING = ("QEMU", "TEST")
 
 # All kinds that may change what is counted of a guest; without one of them nothing that was read of guests is kept.
