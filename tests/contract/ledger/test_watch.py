@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from stocktake.errors import LedgerError
@@ -146,6 +147,13 @@ def test_given_promises_of_another_host_then_they_are_not_heard(ears: Ears, some
     for _ in range(5):
         somebody.put_instances([instance(host=OTHER), instance(host=None)])
     heard_once(ears, lambda: somebody.put_instances([instance()]))
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_given_somebody_with_sql_of_his_own_when_he_notifies_then_that_is_heard(ears: Ears, url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("NOTIFY stocktake, 'nobody'")
+        heard_once(ears, lambda: connection.execute(f"NOTIFY stocktake, '{HOST}'".encode()))
 
 
 def test_given_a_watch_that_is_closed_then_its_thread_ends(url: str) -> None:
