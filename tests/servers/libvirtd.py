@@ -57,6 +57,7 @@ class GuestSpec:
         huge_kib: the size of its huge pages.
         metadata: XML to put into <metadata>.
         devices: XML to put into <devices>.
+        balloon: the model of its memory balloon; one that is there libvirt asks about memory.
     """
 
     name: str
@@ -71,6 +72,7 @@ class GuestSpec:
     huge_kib: int | None = None
     metadata: str = ""
     devices: str = ""
+    balloon: str = "none"
 
 
 def guest_xml(spec: GuestSpec, disks: tuple[tuple[Path, str], ...] = ()) -> str:
@@ -95,7 +97,7 @@ def guest_xml(spec: GuestSpec, disks: tuple[tuple[Path, str], ...] = ()) -> str:
       {_numatune(spec)}
       <os><type arch='x86_64'>hvm</type></os>
       {_cpu(spec)}
-      <devices>{drives}{spec.devices}<memballoon model='none'/></devices>
+      <devices>{drives}{spec.devices}<memballoon model='{spec.balloon}'/></devices>
     </domain>"""
 
 

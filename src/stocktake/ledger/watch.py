@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -159,7 +159,7 @@ class SqliteSource:
         self._path = database.path.absolute()
         self._log_path = Path(f"{self._path}-wal")
         self._lost = partial(lost, sqlite3.Error)
-        with self._lost():
+        with self._lost(), ExitStack() as opened:
             self._file = self._path.stat().st_ino
             self._connection = sqlite3.connect(
                 # Never made anew: that would be a ledger without promises.
@@ -169,7 +169,9 @@ class SqliteSource:
                 isolation_level=None,
                 check_same_thread=False,
             )
+            opened.callback(self._connection.close)
             self._seen = self._version()
+            opened.pop_all()
         self._log: tuple[int, ...] = ()
         self._look_again = True
 
@@ -208,14 +210,16 @@ class PostgresqlSource:
     def __init__(self, database: Database, host: str) -> None:
         self._hosts = (host, EVERYONE)
         self._lost = partial(lost, database.engine.dialect.loaded_dbapi.Error)
-        with self._lost():
+        with self._lost(), ExitStack() as opened:
             pooled = database.engine.raw_connection()
             self._connection: Any = pooled.dbapi_connection
             pooled.detach()
             assert self._connection is not None, "it was opened just now"
+            opened.callback(self._connection.close)
             self._connection.rollback()
             self._connection.autocommit = True
             self._connection.execute(f"LISTEN {CHANNEL}")
+            opened.pop_all()
 
     def heard(self, ear: Ear) -> bool:
         """Wait until the server says something."""
