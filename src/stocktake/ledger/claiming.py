@@ -7,7 +7,7 @@ Every function takes the connection of a writing transaction. Rows are locked no
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, func, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from stocktake.errors import NotFound
 from stocktake.ledger import notice, read, write
@@ -60,13 +60,13 @@ def instance(connection: Connection, uuid: str) -> Instance | None:
 def whereabouts(connection: Connection, uuid: str) -> frozenset[str]:
     """Name the nodes, by uuid, that an instance is on or that its migrations in play touch; none is locked."""
     columns, nodes = INSTANCES.c, COMPUTE_NODES.c
-    places = {
-        tuple(row) for row in connection.execute(select(columns.host, columns.node).where(ALIVE, columns.uuid == uuid))
-    }
+    places = set(map(tuple, connection.execute(select(columns.host, columns.node).where(ALIVE, columns.uuid == uuid))))
     for one in migrations_of(connection, uuid):
         places |= {(one.source_compute, one.source_node), (one.dest_compute, one.dest_node)}
     hosts = sorted({host for host, _ in places if host is not None})
-    query = select(nodes.host, nodes.hypervisor_hostname, nodes.uuid).where(ALIVE, among(nodes.host, hosts))
+    names = sorted({name for _, name in places if name is not None})
+    query = select(nodes.host, nodes.hypervisor_hostname, nodes.uuid)
+    query = query.where(ALIVE, among(nodes.host, hosts), among(nodes.hypervisor_hostname, names))
     return frozenset(row[2] for row in connection.execute(query) if (row[0], row[1]) in places)
 
 
@@ -139,14 +139,16 @@ def write_books(
     return saved
 
 
-def free_devices(connection: Connection, uuid: str, host: str, node: str, addresses: Collection[str]) -> None:
-    """Free devices of a node that an instance holds; the node's next tally counts them."""
+def free_devices(
+    connection: Connection, uuid: str, host: str, node: str, addresses: Collection[str], *, now: datetime
+) -> None:
+    """Free devices of a node that an instance holds, and drop those that are gone; its next tally counts them."""
     nodes, columns = COMPUTE_NODES.c, PCI_DEVICES.c
     mine = select(nodes.id).where(ALIVE, nodes.host == host, nodes.hypervisor_hostname == node).scalar_subquery()
-    held = update(PCI_DEVICES).where(
-        columns.compute_node_id == mine, columns.instance_uuid == uuid, among(columns.address, addresses)
-    )
-    connection.execute(held.values(status="available", instance_uuid=None, request_id=None))
+    held = (columns.compute_node_id == mine, columns.instance_uuid == uuid, among(columns.address, addresses))
+    connection.execute(delete(PCI_DEVICES).where(*held, columns.status == "removed"))
+    free = {"status": "available", "instance_uuid": None, "request_id": None, "updated_at": now}
+    connection.execute(update(PCI_DEVICES).where(*held).values(free))
 
 
 def next_migration_id(connection: Connection) -> int:

@@ -55,8 +55,8 @@ class Transaction:
         claiming.change_migrations(self._connection, migrations, self.now)
 
     def free_devices(self, uuid: str, host: str, node: str, addresses: Collection[str]) -> None:
-        """Free devices of a node that an instance holds; the node's next tally counts them."""
-        claiming.free_devices(self._connection, uuid, host, node, addresses)
+        """Free devices of a node that an instance holds, and drop those that are gone; its next tally counts them."""
+        claiming.free_devices(self._connection, uuid, host, node, addresses, now=self.now)
 
     def next_migration_id(self) -> int:
         """Give the id of the next migration; nobody else gets it before this transaction ends."""
