@@ -100,6 +100,12 @@ def anonymous(body: bytes) -> bytes:
     return json.dumps({**page, "nodes": [{**node, "uuid": None} for node in page["nodes"]]}).encode()
 
 
+def told(path: str, how: dict[str, Any]) -> str:
+    """Name a case the same in every process."""
+    words = (f"{key} {getattr(value, '__name__', value)}" for key, value in how.items() if key != "body")
+    return f"{path} {' '.join(words)}"
+
+
 FAULTS: list[tuple[str, dict[str, Any], type[StocktakeError]]] = [
     ("/v1/nodes", {"answer": 500}, DriverUnreachable),
     ("/v1/nodes", {"answer": 503, "body": b"<html>no server</html>"}, DriverUnreachable),
@@ -120,7 +126,7 @@ FAULTS: list[tuple[str, dict[str, Any], type[StocktakeError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "how", "error"), FAULTS, ids=[f"{path} {how}"[:60] for path, how, _ in FAULTS])
+@pytest.mark.parametrize(("path", "how", "error"), FAULTS, ids=[told(path, how) for path, how, _ in FAULTS])
 def test_given_a_list_that_fails_when_refreshed_then_nothing_goes_all_is_told_and_the_next_pass_puts_it_right(
     *,
     state: Path,
@@ -156,7 +162,7 @@ def test_given_one_page_that_fails_once_when_refreshed_then_only_that_page_is_as
     assert len([path for path in proxy.paths if path.startswith("/v1/nodes?")]) == 4
 
 
-@pytest.mark.parametrize("change", [no_nodes, shorter])
+@pytest.mark.parametrize("change", [no_nodes, shorter], ids=["no_nodes", "shorter"])
 def test_given_a_page_that_stays_lost_when_refreshed_again_then_the_rest_is_reported_and_still_nothing_goes(
     state: Path, proxy: Between, parts: Parts, there: Readback, change: Callable[[bytes], bytes]
 ) -> None:
