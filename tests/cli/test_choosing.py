@@ -113,5 +113,16 @@ def test_given_a_name_that_nothing_has_when_asked_for_then_the_nearest_names_are
     assert "Did you mean bm-00" in metal.run("show", "bm-00").err
 
 
+def test_given_a_machine_that_changes_when_refreshed_then_it_is_told_by_its_name(metal: Program) -> None:
+    path = Path(metal.settings["fake.fleet"])
+    described = json.loads(path.read_text())
+    described["nodes"][0]["resources"]["stats"] |= {"provision_state": "available", "power_state": "power off"}
+    path.write_text(json.dumps({"nodes": described["nodes"][:7]}))
+    result = metal.run("refresh")
+    assert "bm-000: machine active, on -> available, off" in result.out
+    assert "bm-007: deleted, the driver no longer reports it" in result.out
+    assert metal.run("refresh", "--node", "bm-001").out.startswith("bm-001: nothing changed")
+
+
 def test_given_nodes_of_other_kinds_when_listed_then_nothing_is_said_of_machines(fleet: Program) -> None:
     assert not {"MACHINE", "UUID"} & set(fleet.run("nodes").out.splitlines()[0].split())

@@ -71,6 +71,8 @@ def test_given_a_guest_that_appears_when_refreshed_then_what_changed_is_told(pro
         "unsynced",
         "deleted",
         "kept",
+        "moved",
+        "handed_over",
         "adopted",
         "placement_writes",
         "seconds",

@@ -2,6 +2,7 @@
 `refresh`: take stock once, now. Law: it says what changed, and its exit code says whether all is well.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from stocktake.cli.options import Command
 from stocktake.cli.progress import INTERRUPTED, progress_of
 from stocktake.cli.session import Session
+from stocktake.cli.words import count
 from stocktake.errors import StocktakeError
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     makes the ledger. Exit code 1 if a node carries an error or should have gone
     and was kept, 3 if something could not be reached.
     """
+    from stocktake.cli.choosing import called
     from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
     from stocktake.cli.state import states_of
     from stocktake.refresh import refresh
@@ -62,6 +65,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     session.command = "refresh"
     parts = session.parts
     before = {node.hypervisor_hostname: node for node in parts.ledger.nodes(host=parts.rules.host)}
+    only = next((name for name, node in before.items() if called(node) == only), only)
     with progress_of(session.clock, quiet=session.quiet) as progress:
         result = refresh(parts, only=only, full=full, stop=progress.stop, progress=progress)
     code = INTERRUPTED if progress.interrupted else exit_code_of(result)
@@ -71,7 +75,8 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     from stocktake.cli.nodes import write_nodes
 
     screen = screen_of(session)
-    told = [_told(name, result, before) for name in sorted({*result.nodes, *result.failed})]
+    names = sorted({*result.nodes, *result.failed}, key=lambda name: _called(name, result, before))
+    told = [_told(name, result, before) for name in names]
     # What went wrong is told first, and never left out.
     told = sorted((line for line in told if line[0]), key=lambda line: line[1] != "red")
     shown = max(_LINES_MAX, sum(colour == "red" for _, colour in told))
@@ -79,14 +84,10 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
         write_prose(screen, clean(text), colour=colour)
     if len(told) > shown:
         write(screen, f"… and {len(told) - shown:,} more")
-    for name in result.deleted:
-        write(screen, f"{name}: deleted, the driver no longer reports it")
-    for name, why in result.kept.items():
-        write_prose(screen, clean(f"{name}: no longer reported, and kept: {why}"), colour="yellow")
-    for uuid in result.adopted:
-        write(screen, f"adopted guest {uuid} as an instance")
+    for text, colour in _others(result, before):
+        write_prose(screen, clean(text), colour=colour)
     now = session.clock.now()
-    nodes = [node for _, node in sorted(result.nodes.items())]
+    nodes = [result.nodes[name] for name in names if name in result.nodes]
     if nodes and len(nodes) <= _TABLE_MAX:
         write(screen)
         lines = states_of(nodes, parts.ledger.services(), now, parts.settings.service_down_time)
@@ -99,7 +100,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
         write_prose(screen, text, colour="yellow")
         return code
     if nodes:
-        name = nodes[0].hypervisor_hostname
+        name = called(nodes[0])
         hint(session, f"Next: `stocktake show {name}`, `stocktake explain {name} memory_mb_used`.")
     return code
 
@@ -114,6 +115,8 @@ def exit_code_of(result: "Pass") -> int:
 
 def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, list[object]]:
     """List what changed of a node: field to before and after."""
+    from stocktake.cli.choosing import machine
+
     old, new = before.get(name), result.nodes.get(name)
     if old is None or new is None:
         return {}
@@ -122,24 +125,49 @@ def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> 
         for field in _TOLD
         if getattr(old, field) != getattr(new, field)
     }
+    if machine(old) != machine(new):
+        changes["machine"] = [", ".join(machine(old)), ", ".join(machine(new))]
     if len(old.problems) != len(new.problems):
         changes["problems"] = [len(old.problems), len(new.problems)]
     return changes
 
 
+def _called(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> str:
+    from stocktake.cli.choosing import called
+
+    node = result.nodes.get(name) or before.get(name)
+    return called(node) if node is not None else name
+
+
+def _others(result: "Pass", before: "Mapping[str, ComputeNode]") -> list[tuple[str, str]]:
+    """Say what became of nodes that are not ours any more, or are only now; and of guests."""
+    told = [
+        (f"{_called(name, result, before)}: deleted, the driver no longer reports it", "") for name in result.deleted
+    ]
+    for name, why in result.kept.items():
+        told.append((f"{_called(name, result, before)}: no longer reported, and kept: {why}", "yellow"))
+    for host, number in Counter(result.moved.values()).items():
+        told.append((f"took {count(number, 'node')} over from {host}", ""))
+    for host, number in Counter(result.handed_over.values()).items():
+        told.append((f"handed {count(number, 'node')} over to {host}", ""))
+    told += [(f"adopted guest {uuid} as an instance", "") for uuid in result.adopted]
+    return told
+
+
 def _told(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> tuple[str, str]:
     """Say in a line what became of a node, and in which colour."""
+    who = _called(name, result, before)
     if name in result.failed:
-        return f"{name}: not refreshed: {result.failed[name]}", "red"
+        return f"{who}: not refreshed: {result.failed[name]}", "red"
     if name in result.unsynced:
-        return f"{name}: saved, and Placement does not have it: {result.unsynced[name]}", "red"
+        return f"{who}: saved, and Placement does not have it: {result.unsynced[name]}", "red"
     if name not in before:
-        return f"{name}: new", "green"
+        return f"{who}: {'taken over' if name in result.moved else 'new'}", "green"
     if name not in result.changed:
-        return ("", "") if len(result.nodes) > 1 else (f"{name}: nothing changed", "")
+        return ("", "") if len(result.nodes) > 1 else (f"{who}: nothing changed", "")
     changes = _changes(name, result, before)
     told = ", ".join(f"{field} {old} -> {new}" for field, (old, new) in changes.items())
-    return f"{name}: {told or 'changed, no figure did'}", ""
+    return f"{who}: {told or 'changed, no figure did'}", ""
 
 
 def _summary(result: "Pass", driver: str) -> str:
@@ -171,6 +199,8 @@ def _plain(result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, obj
         "unsynced": errors(result.unsynced),
         "deleted": result.deleted,
         "kept": result.kept,
+        "moved": result.moved,
+        "handed_over": result.handed_over,
         "adopted": result.adopted,
         "placement_writes": result.writes,
         "seconds": result.seconds,
