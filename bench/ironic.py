@@ -78,6 +78,7 @@ def _steady(state: Path, ironic: IronicServer, there: PlacementServer) -> Row:
             whole_ms = _milliseconds(lambda: refresh(parts, memory=memory))
             lists.append(sum(listing))
             beside.append(whole_ms - sum(listing))
+        full_ms = _milliseconds(lambda: refresh(parts, full=True, memory=memory))
     return {
         "case": f"{NODES:,} nodes, nothing changed",
         "first_ms": round(first_ms, 1),
@@ -85,6 +86,7 @@ def _steady(state: Path, ironic: IronicServer, there: PlacementServer) -> Row:
         "list_ms": round(statistics.median(lists), 1),
         "beside_ms": round(statistics.median(beside), 1),
         "beside_most_ms": round(max(beside), 1),
+        "full_ms": round(full_ms, 1),
     }
 
 

@@ -108,6 +108,10 @@ class IronicDriver:
             self._watcher = threading.Thread(target=self._look_on, args=(wake,), name="ironic-changes", daemon=True)
             self._watcher.start()
 
+    def settling(self) -> bool:
+        """Say no: what one look finds is told at once, and there is a look a second at most."""
+        return False
+
     def close(self) -> None:
         """End the watcher and close the connections."""
         self._closed.set()
