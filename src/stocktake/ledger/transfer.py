@@ -264,7 +264,9 @@ def _incoming(line: AnyLine, number: int) -> Incoming:
             return Incoming(number, SERVICES, SERVICE.values(line.row))
         case NodeLine():
             gone = {"deleted": DELETED if line.deleted_at else 0, "deleted_at": line.deleted_at}
-            values = NODE.values(line.row) | gone | {"provider_deleted": line.provider_deleted}
+            # The first version had no MiB: whole GiB never understate, until the next refresh sums them.
+            disk = {"disk_mb_used": line.row.disk_mb_used or line.row.local_gb_used * 1024}
+            values = NODE.values(line.row) | gone | disk | {"provider_deleted": line.provider_deleted}
             return Incoming(number, COMPUTE_NODES, values)
         case EntriesLine():
             values = {"node_uuid": line.node_uuid, "entries": line.entries}

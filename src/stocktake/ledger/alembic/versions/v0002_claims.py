@@ -1,10 +1,12 @@
 """Claims: when they expire, a row for each entry, the exact disk, the tags of free devices."""
 
 import json
-from typing import Any
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 from alembic import op
+
+from stocktake.errors import LedgerError
 
 revision = "0002"
 down_revision = "0001"
@@ -19,6 +21,8 @@ PENDING = sa.text("deleted = 0 AND claim_expires_at IS NOT NULL")
 def upgrade() -> None:
     """Add what claims need; every entry is kept."""
     op.add_column("compute_nodes", sa.Column("disk_mb_used", BIG, server_default="0", nullable=False))
+    # Whole GiB, which never understate, until the next refresh sums the MiB.
+    op.execute(sa.text("UPDATE compute_nodes SET disk_mb_used = local_gb_used * 1024"))
     op.add_column("pci_devices", sa.Column("tags", sa.Text(), server_default="{}", nullable=False))
     for table in ("instances", "migrations"):
         op.add_column(table, sa.Column("claim_expires_at", TIME))
@@ -44,10 +48,16 @@ def _split_entries() -> None:
         sa.Column("entry", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("node_uuid", "kind", "id"),
     )
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for node_uuid, text in old:
-        for entry in json.loads(text):
-            key = (node_uuid, entry["kind"], entry["id"])
-            rows[key] = {"node_uuid": node_uuid, "kind": key[1], "id": key[2], "entry": json.dumps(entry)}
+    rows = {(row["node_uuid"], row["kind"], row["id"]): row for uuid, text in old for row in _rows(uuid, text)}
     if rows:
         op.bulk_insert(table, list(rows.values()))
+
+
+def _rows(node_uuid: str, text: str) -> Iterator[dict[str, str]]:
+    try:
+        for entry in json.loads(text):
+            yield {"node_uuid": node_uuid, "kind": entry["kind"], "id": entry["id"], "entry": json.dumps(entry)}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        what = f"compute_node_entries node_uuid {node_uuid} can't be read: {error!r}"
+        remedy = "Somebody else wrote it: delete the row, the next refresh writes it anew. The ledger is as it was."
+        raise LedgerError(what, where="ledger", remedy=remedy) from error
