@@ -195,6 +195,8 @@ EITHER = (replace(A_PF, name="either"), replace(A_VF, name="either"))
         ([asks(A_VF)], [*a_card(1, 3, whole=False), *a_card(2, 2, whole=False)], [["0000:02:10.0"]]),
         # A card that is in use before one that is whole, though it has more left.
         ([asks(A_VF)], [*a_card(1, 1), *a_card(2, 4, used=1)], [["0000:02:10.1"]]),
+        # A function that does not say whose it is breaks up nothing.
+        ([asks(A_VF)], [*a_card(1, 1), replace(VF, address="0000:09:10.0", parent_addr=None)], [["0000:09:10.0"]]),
         # A plain device before a function.
         ([asks(ANY)], [*a_card(1, 2), GPU], [[GPU.address]]),
         # The PF that has the fewest functions; none if something else will do.

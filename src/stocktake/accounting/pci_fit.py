@@ -8,8 +8,8 @@ request that has no other, and a PF and its functions never both.
 
 How much work it is: giving devices to requests is a matching, by augmenting paths. Only where a free PF and its free
 functions are both asked for may it take more than one. Cards that are alike are tried as one, and after TRIES_MAX
-matchings the best found so far stands. Sixteen cards of 32 functions, no two alike, and eight requests take some
-hundreds; cards as they are in hosts a handful.
+matchings the best found so far stands, be it none. Cards as they are in hosts take a handful; sixteen of 32 functions
+drawn at random, for eight requests at random, a few hundreds at worst.
 """
 
 from collections import Counter
@@ -188,7 +188,7 @@ def _devices(
         if not wanted_by:
             continue
         card = provider_address(record)
-        parent = table.get(card) if record.dev_type == "type-VF" else None
+        parent = table.get(record.parent_addr or "")
         devices.append(
             _Device(
                 address=record.address,
@@ -344,7 +344,7 @@ def _reason(
 
 
 def _placed(records: Iterable[PciRecord]) -> str:
-    """Say where devices are: `1 is on host cell 0, 2 on host cell 1`."""
+    """Say where devices are: `1 on host cell 0, 2 on host cell 1`."""
     counts = Counter(record.numa_node for record in records)
     known = [f"{counts[node]} on host cell {node}" for node in sorted(node for node in counts if node is not None)]
     unknown = [f"{counts[None]} on a cell that nobody knows"] if counts[None] else []
