@@ -58,7 +58,6 @@ _BEGUN: Mapping[MoveKind, str] = {
     "live-migration": "preparing",
     "evacuation": "accepted",
 }
-_UNSHELVED = ("shelved_offloaded", "spawning")
 _ABORTED: Mapping[str, str] = {"live-migration": "cancelled"}
 # What these are once they are finished: they hold one side only. Others, without a type too, hold both.
 _OVER: Mapping[str, str] = {"live-migration": "completed", "evacuation": "done"}
@@ -72,6 +71,13 @@ def flavor_id(flavor: Flavor) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=4).digest()) >> 1
 
 
+def is_claimed(instance: Instance) -> bool:
+    """Say whether an instance is being built or unshelved: its room is claimed, and its machine may not be there."""
+    return instance.vm_state == "building" or (
+        instance.vm_state == "shelved_offloaded" and instance.task_state == "spawning"
+    )
+
+
 def built(instance: Instance) -> Instance:
     """
     Settle the claim of a build or an unshelve: the machine is there.
@@ -79,8 +85,7 @@ def built(instance: Instance) -> Instance:
     Raises:
         InvalidInput: there is nothing to settle.
     """
-    claimed = instance.vm_state == "building" or (instance.vm_state, instance.task_state) == _UNSHELVED
-    if not claimed:
+    if not is_claimed(instance):
         what = "has no claim of a build that could be kept"
         raise _refused(instance, what, "building, or shelved_offloaded and spawning")
     return replace(instance, vm_state="active", task_state=None, power_state=1, claim_expires_at=None)
