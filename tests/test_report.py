@@ -1,13 +1,14 @@
 """Step 7: save what changed, then make the scheduler agree; nothing unsaved reaches the scheduler."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerError, PlacementUnreachable, StocktakeError
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import Ledger, Transaction, open_ledger
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Inventory, Provider, ProviderTree
@@ -15,9 +16,12 @@ from stocktake.model.value import replace
 from stocktake.model.workload import NodeWork
 from stocktake.placement import NoScheduler, Synced
 from stocktake.placement.scheduler import never
-from stocktake.report import Books, Reader, Reported, carried, changed, save, sync
+from stocktake.report import ROUNDS_MAX, Books, Reader, Reported, carried, changed, save, sync
 from tests.parts import dump
-from tests.test_identity import a_node
+from tests.servers.postgres import postgres, postgres_url
+from tests.test_identity import THEIRS, a_node
+
+__all__ = ["postgres", "postgres_url"]
 
 REFUSED = Problem(code="placement-refused", about="n", text="no")
 
@@ -99,6 +103,80 @@ def test_given_a_row_that_another_changed_when_saved_then_it_is_read_and_tallied
     result = save(ledger, {"n": books(replace(read, current_workload=3), read)}, again)
     assert asked == [("n",)]
     assert (result.saved["n"].running_vms, result.saved["n"].current_workload) == (7, 3)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def busy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger on either database, which several use at once."""
+    of = f"sqlite:///{tmp_path}/busy.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    made = open_ledger(of, clock=SystemClock(), ids=RandomIds())
+    yield made
+    made.close()
+
+
+def test_given_a_row_that_others_change_between_every_read_and_save_when_saved_then_the_last_round_holds_it(
+    busy: Ledger,
+) -> None:
+    first = save(busy, {"n": books(a_node())}, nobody).saved["n"]
+    quiet = save(busy, {"q": books(a_node(uuid=THEIRS, name="quiet"))}, nobody).saved["q"]
+    readers: list[Reader] = []
+
+    def claim() -> int:
+        with busy.transaction() as held:
+            (row,) = held.hold([first.uuid]).values()
+            return held.write_books(row, replace(row, running_vms=row.running_vms + 1), gone=(), come=()).generation
+
+    with ThreadPoolExecutor(1) as others:
+        late: list[Future[int]] = []
+
+        def again(reader: Reader, names: Sequence[str]) -> Mapping[str, Books]:
+            assert names == ("n",)
+            readers.append(reader)
+            record = reader.work(first.host, [first.hypervisor_hostname], {})[first.hypervisor_hostname].record
+            assert record is not None
+            # Others never pause: they claim after each read. While the row is held, they wait.
+            late.append(others.submit(claim))
+            if reader is busy:
+                late[-1].result(20)
+            return {"n": books(replace(record, current_workload=3), record)}
+
+        claim()
+        both = {
+            "n": books(replace(first, current_workload=3), first),
+            "q": books(replace(quiet, current_workload=5), quiet),
+        }
+        result = save(busy, both, again)
+        assert late[-1].result(20) == result.saved["n"].generation + 1
+
+    assert result.failed == {}
+    assert [reader is busy for reader in readers] == [True] * (ROUNDS_MAX - 1) + [False]
+    assert isinstance(readers[-1], Transaction)
+    assert (result.saved["n"].current_workload, result.saved["n"].running_vms) == (3, ROUNDS_MAX)
+    now = busy.node(first.uuid)
+    assert (now.current_workload, now.running_vms) == (3, ROUNDS_MAX + 1)
+    assert (result.saved["q"].current_workload, result.changed) == (5, {"n", "q"})
+
+
+def test_given_a_row_that_is_as_it_should_be_in_the_last_round_when_saved_then_it_is_not_written(
+    ledger: Ledger,
+) -> None:
+    read = save(ledger, {"n": books(a_node())}, nobody).saved["n"]
+    old = replace(read, generation=read.generation + 99)
+
+    def again(reader: Reader, _: Sequence[str]) -> Mapping[str, Books]:
+        return {"n": books(read, read) if isinstance(reader, Transaction) else books(read, old)}
+
+    result = save(ledger, {"n": books(replace(old, running_vms=1), old)}, again)
+    assert (result.saved, result.changed, result.failed) == ({"n": read}, set(), {})
+    assert ledger.node(read.uuid) == read
+
+
+def test_given_a_node_that_is_deleted_meanwhile_when_saved_then_it_is_made_again(ledger: Ledger) -> None:
+    """The driver has it still: what it is counted from is what there is."""
+    read = save(ledger, {"n": books(a_node())}, nobody).saved["n"]
+    ledger.delete_node(read.uuid)
+    result = save(ledger, {"n": books(replace(read, running_vms=1), read)}, lambda *_: {"n": books(a_node())})
+    assert (result.failed, ledger.node(read.uuid)) == ({}, result.saved["n"])
 
 
 def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_so(ledger: Ledger) -> None:
