@@ -380,3 +380,10 @@ def test_given_vfs_of_one_pf_that_differ_in_cell_when_pooled_then_their_order_do
     forth = counted((near, far, lost)).node.pci_device_pools
     assert [pool.numa_node for pool in forth] == [None, 0, 1]
     assert counted((lost, far, near)).node.pci_device_pools == forth
+
+
+def test_given_devices_without_tags_when_pooled_then_only_the_free_are_and_a_count_gives_tags() -> None:
+    old = {one.address: a_record(one, "available", None) for one in (GPU, PF)} | {VF1.address: a_record(VF1)}
+    assert [(pool.product_id, pool.count, pool.tags) for pool in pci.pools(old)] == [("20b5", 1, {}), ("1528", 1, {})]
+    books = counted((GPU, VF1), work([an_instance(1)], pci_devices=(*old.values(),)))
+    assert [one.tags["address"] for one in books.pci_devices] == [PF.address, GPU.address]
