@@ -17,7 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import libvirt
+import psutil
 from tests.servers.libvirtd import GuestSpec, PrivateLibvirtd, guest_xml, private_libvirtd, qcow2_image
+from tests.servers.placement import private_placement
+from tests.system.readback import remote
 from tests.system.running import Agent, Host
 
 from stocktake.cli.parts import close_parts, open_parts
@@ -42,7 +45,7 @@ def measured(directory: Path) -> list[Row]:
     with private_libvirtd() as server:
         for number in range(GUESTS):
             server.start(GuestSpec(name=f"g{number:03}", vcpus=1 + number % 3, disks_gib=(10,)))
-        return [*_passes(server), *_freshness(server)]
+        return [*_passes(server), *_freshness(server), _memory_with_remote_placement(server)]
 
 
 def _settings(server: PrivateLibvirtd) -> dict[str, object]:
@@ -119,6 +122,7 @@ def _freshness(server: PrivateLibvirtd) -> list[Row]:
         with host.agent("-vv") as agent:
             agent.until_said("passed")
             idle_percent = _idle_percent(agent)
+            memory = _memory(agent, "embedded", target_mb=160)
             late_ms = [late for number in range(CHANGES // 2) for late in _change(server, agent, number)]
     late_ms.sort()
     return [
@@ -135,7 +139,21 @@ def _freshness(server: PrivateLibvirtd) -> list[Row]:
             "percent_of_a_core": round(idle_percent, 3),
             "target": 0.2,
         },
+        memory,
     ]
+
+
+def _memory_with_remote_placement(server: PrivateLibvirtd) -> Row:
+    with tempfile.TemporaryDirectory(prefix="stocktake-bench-") as name, private_placement(Path(name)) as placement:
+        host = Host(Path(name) / "state", {**_settings(server), "placement": remote(placement)})
+        with host.agent("-vv") as agent:
+            agent.until_said("passed")
+            return _memory(agent, "remote", target_mb=80)
+
+
+def _memory(agent: Agent, mode: str, *, target_mb: int) -> Row:
+    taken_mb = psutil.Process(agent.pid).memory_info().rss / 1_000_000
+    return {"case": f"the agent, {GUESTS} guests, Placement {mode}", "mb": round(taken_mb), "target_mb": target_mb}
 
 
 def _change(server: PrivateLibvirtd, agent: Agent, number: int) -> Iterator[float]:
