@@ -299,7 +299,9 @@ def test_given_any_value_edited_and_signed_anew_when_imported_then_it_is_taken_o
     except InvalidData:
         assert len(exported(ledger)) == 2
     else:
-        assert len(exported(ledger)) == len(lines)
+        # A node without entries has no line of them.
+        nothing = target is documents[place] and target.get("entries") == []
+        assert len(exported(ledger)) == len(lines) - nothing
         with ledger._database.writing() as connection:
             for table in reversed(METADATA.sorted_tables):
                 connection.execute(delete(table))
