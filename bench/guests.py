@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import libvirt
@@ -22,6 +23,7 @@ from tests.servers.libvirtd import GuestSpec, PrivateLibvirtd, guest_xml, privat
 from tests.servers.placement import private_placement
 from tests.system.readback import remote
 from tests.system.running import Agent, Host
+from tests.system.scraping import health
 
 from stocktake.cli.parts import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
@@ -44,8 +46,12 @@ def measured(directory: Path) -> list[Row]:
     del directory  # The server has its own.
     with private_libvirtd() as server:
         for number in range(GUESTS):
-            server.start(GuestSpec(name=f"g{number:03}", vcpus=1 + number % 3, disks_gib=(10,)))
+            server.start(GuestSpec(name=f"g{number:03}", vcpus=_vcpus_of(number), disks_gib=(10,)))
         return [*_passes(server), *_freshness(server), _memory_with_remote_placement(server)]
+
+
+def _vcpus_of(number: int) -> int:
+    return 1 + number % 3
 
 
 def _settings(server: PrivateLibvirtd) -> dict[str, object]:
@@ -73,7 +79,9 @@ def _passes(server: PrivateLibvirtd) -> list[Row]:
     """Measure a first pass, and steady ones beside their floors."""
     with _opened(server) as parts:
         memory = Memory()
-        first_ms = _ms(lambda: refresh(parts, full=True, memory=memory))
+        # Most of a first pass is loading the embedded Placement, whoever asks it.
+        loading_ms = _ms(parts.scheduler.providers)
+        first_ms = loading_ms + _ms(lambda: refresh(parts, full=True, memory=memory))
         refresh(parts, memory=memory)
         names = parts.driver.node_names()
         bare = libvirt.openReadOnly(server.uri)
@@ -86,7 +94,12 @@ def _passes(server: PrivateLibvirtd) -> list[Row]:
         bare.close()
     median = {name: statistics.median(times) for name, times in timed.items()}
     return [
-        {"case": f"{GUESTS} guests, first pass", "ms": round(first_ms, 1), "target_ms": 150},
+        {
+            "case": f"{GUESTS} guests, first pass, floor: loading Placement",
+            "ms": round(first_ms, 1),
+            "floor_ms": round(loading_ms, 1),
+            "target_ms": 150,
+        },
         _beside(f"{GUESTS} guests, steady pass, everything", median["refresh"], median["floor"], target_ms=25),
         _beside(f"{GUESTS} guests, steady, the driver alone", median["survey"], median["bare"], target_ms=math.nan),
     ]
@@ -119,10 +132,11 @@ def _freshness(server: PrivateLibvirtd) -> list[Row]:
     """Start and end guests beside a running agent, one after the other, and see when its books have each."""
     with tempfile.TemporaryDirectory(prefix="stocktake-bench-") as state:
         host = Host(Path(state), _settings(server))
-        with host.agent("-vv") as agent:
-            agent.until_said("passed")
+        with _settled(host) as agent:
             idle_percent = _idle_percent(agent)
             memory = _memory(agent, "embedded", target_mb=160)
+        with host.agent("-vv") as agent:
+            agent.until_said("passed")
             late_ms = [late for number in range(CHANGES // 2) for late in _change(server, agent, number)]
     late_ms.sort()
     return [
@@ -146,9 +160,18 @@ def _freshness(server: PrivateLibvirtd) -> list[Row]:
 def _memory_with_remote_placement(server: PrivateLibvirtd) -> Row:
     with tempfile.TemporaryDirectory(prefix="stocktake-bench-") as name, private_placement(Path(name)) as placement:
         host = Host(Path(name) / "state", {**_settings(server), "placement": remote(placement)})
-        with host.agent("-vv") as agent:
-            agent.until_said("passed")
+        with _settled(host) as agent:
             return _memory(agent, "remote", target_mb=80)
+
+
+@contextlib.contextmanager
+def _settled(host: Host) -> Iterator[Agent]:
+    """Run an agent, with its metrics, on a ledger that is there, and wait for its first pass."""
+    host.run("-q", "refresh")
+    host.set(metrics__listen="127.0.0.1:0")
+    with host.agent("-v") as agent:
+        agent.until(lambda: health(agent)[0] == HTTPStatus.OK)
+        yield agent
 
 
 def _memory(agent: Agent, mode: str, *, target_mb: int) -> Row:
@@ -162,7 +185,7 @@ def _change(server: PrivateLibvirtd, agent: Agent, number: int) -> Iterator[floa
     qcow2_image(image, 1024**3)
     server.give_away(image)
     spec = GuestSpec(name=f"late-{number}", vcpus=2)
-    before = _vcpus_used(agent)
+    before = sum(map(_vcpus_of, range(GUESTS)))
     domain = server.connection.createXML(guest_xml(spec, ((image, "qcow2"),)), libvirt.VIR_DOMAIN_START_PAUSED)
     yield _until_recorded(agent, before + 2, time.monotonic())
     domain.destroy()
@@ -170,16 +193,15 @@ def _change(server: PrivateLibvirtd, agent: Agent, number: int) -> Iterator[floa
     image.unlink()
 
 
-def _vcpus_used(agent: Agent) -> int:
-    return int(_record_lines(agent)[-1].partition("vcpus_used=")[2].split()[0])
-
-
-def _record_lines(agent: Agent) -> list[str]:
-    return [line for line in list(agent.lines) if "final resource view" in line]
+def vcpus_used(agent: Agent) -> int | None:
+    """Give the vCPUs in use of the record that was saved last, and that Placement has; None before there was one."""
+    last = next((line for line in reversed(list(agent.lines)) if "final resource view" in line), "")
+    words = last.partition("vcpus_used=")[2].split()
+    return int(words[0]) if words else None
 
 
 def _until_recorded(agent: Agent, vcpus: int, since_s: float) -> float:
-    agent.until(lambda: _vcpus_used(agent) == vcpus)
+    agent.until(lambda: vcpus_used(agent) == vcpus)
     # libvirt tells of a guest before it returns to whoever started it.
     return max(0.0, (agent.times_s("final resource view")[-1] - since_s) * 1000)
 

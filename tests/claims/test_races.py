@@ -127,6 +127,8 @@ def test_given_processes_that_are_killed_when_their_claims_expire_then_nothing_i
         # What the killed ones had pending is given back; what they had kept is kept.
         agent.until(lambda: all(one.claim_expires_at is None for one in ledger.instances()))
         agent.until(lambda: not ledger.migrations() or all(one.status == "finished" for one in ledger.migrations()))
+        # The agent is killed next: what was given back has to be out of Placement, and noted, before.
+        agent.until(lambda: not ledger.work("alpha", [NODE], {})[NODE].deleted_uuids)
         kept = {one.uuid for one in ledger.instances()}
         moving = {str(one.uuid) for one in ledger.migrations()}
     assert [one for one in said if one.startswith("exit")] == []
