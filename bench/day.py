@@ -132,7 +132,7 @@ def _day(kind: str, agent: Agent, start: Callable[[], None], end: Callable[[], N
 
 
 def _median(seen: list[_Seen], what: str) -> float:
-    return statistics.median(getattr(one, what) for one in seen)
+    return float(statistics.median(getattr(one, what) for one in seen))
 
 
 def _has(agent: Agent, vcpus: int) -> bool:
