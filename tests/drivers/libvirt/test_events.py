@@ -8,6 +8,7 @@ import libvirt
 import pytest
 
 from stocktake.drivers.base import Watching
+from stocktake.drivers.libvirt import events
 from stocktake.drivers.libvirt.driver import LibvirtDriver
 from stocktake.drivers.libvirt.events import DEVICE_KINDS, GUEST_KINDS
 from stocktake.drivers.libvirt.facts import _page_counts
@@ -23,7 +24,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 @pytest.fixture
-def wakes() -> Wakes:
+def wakes(monkeypatch: pytest.MonkeyPatch) -> Wakes:
+    """Count what is told; what the driver does by the clock would come among it."""
+    monkeypatch.setattr(events, "LOOKS_AGAIN_MS", (3_600_000,))
     return Wakes()
 
 
@@ -87,6 +90,15 @@ def test_given_a_driver_that_was_asked_before_when_it_is_watched_then_it_tells_f
     entitle(sample, "late")
     wakes.until(1)
     assert title_of(sample_host) == "late"
+
+
+def test_given_a_new_connection_then_it_is_looked_at_again_a_few_times_without_an_event(
+    sample_host: LibvirtDriver, wakes: Wakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "LOOKS_AGAIN_MS", (1, 2, 3))
+    sample_host.watch(wakes.wake)
+    survey_of(sample_host)
+    wakes.until(3)
 
 
 def test_given_ten_thousand_events_then_each_wakes_and_the_last_is_what_is_read(

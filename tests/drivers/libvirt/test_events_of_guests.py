@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stocktake.drivers.libvirt import events
 from stocktake.drivers.libvirt.driver import LibvirtDriver
 from tests.drivers.libvirt.hearing import Asked, Wakes
 from tests.drivers.libvirt.test_driver import by_name, driver_for, survey_of
@@ -21,7 +22,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 @pytest.fixture
-def wakes() -> Wakes:
+def wakes(monkeypatch: pytest.MonkeyPatch) -> Wakes:
+    """Count what is told; what the driver does by the clock would come among it."""
+    monkeypatch.setattr(events, "LOOKS_AGAIN_MS", (3_600_000,))
     return Wakes()
 
 

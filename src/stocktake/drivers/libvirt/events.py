@@ -8,7 +8,7 @@ touched, and it wakes whoever watches. Whatever takes an answer of libvirt's is 
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,6 +36,10 @@ GUEST_KINDS = (
 )
 DEVICE_KINDS = (libvirt.VIR_NODE_DEVICE_EVENT_ID_LIFECYCLE, libvirt.VIR_NODE_DEVICE_EVENT_ID_UPDATE)
 POOL_KINDS = (libvirt.VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE, libvirt.VIR_STORAGE_POOL_EVENT_ID_REFRESH)
+
+# A libvirtd that has just started still finds guests dead while it answers, and tells nobody: so after a connection is
+# made, it is looked at again after each of these.
+LOOKS_AGAIN_MS = (1_000, 3_000, 11_000)
 
 
 class Touched(NamedTuple):
@@ -100,6 +104,9 @@ class Events:
         self.tells_devices = self._subscribe(hypervisor, ways, DEVICE_KINDS, self._on_device)
         ways = (hypervisor.storagePoolEventRegisterAny, hypervisor.storagePoolEventDeregisterAny)
         self._subscribe(hypervisor, ways, POOL_KINDS, self._on_pool)
+        looks = iter(LOOKS_AGAIN_MS)
+        timer = libvirt.virEventAddTimeout(next(looks), self._on_time, looks)
+        self._undo.append(partial(libvirt.virEventRemoveTimeout, timer))
         # libvirt's test driver has no connection to lose.
         with contextlib.suppress(libvirt.libvirtError):
             hypervisor.registerCloseCallback(self._on_close, None)
@@ -108,7 +115,8 @@ class Events:
     def leave(self) -> None:
         """Unsubscribe: libvirt keeps a connection open for as long as anybody is subscribed on it."""
         for undo in self._undo:
-            # On a lost connection libvirt forgets the callback and then fails to tell the other side.
+            # On a lost connection libvirt forgets the callback and then fails to tell the other side; and a timer may
+            # have ended by itself.
             with contextlib.suppress(libvirt.libvirtError):
                 undo()
         self._undo.clear()
@@ -157,6 +165,15 @@ class Events:
 
     def _on_pool(self, *_about: object) -> None:
         self._call()
+
+    def _on_time(self, timer: int, looks: Iterator[int]) -> None:
+        self._call()
+        pause_ms = next(looks, None)
+        if pause_ms is not None:
+            libvirt.virEventUpdateTimeout(timer, pause_ms)
+            return
+        with contextlib.suppress(libvirt.libvirtError):
+            libvirt.virEventRemoveTimeout(timer)
 
     def _on_close(self, *_about: object) -> None:
         with self._guard:
