@@ -7,6 +7,8 @@ Every error this program raises on purpose. Law: what failed, where, and what th
     │   └── InvalidData          a JSON, XML, YAML or import document
     ├── NotFound                 no such node, instance, service (exit code 2, HTTP 404)
     ├── ClaimRefused             there is no room for what was asked; all reasons at once (exit code 1, HTTP 409)
+    ├── AccessDenied             who asks may not do that (exit code 2, HTTP 403)
+    │   └── NotSignedIn          no token, or one that is unknown, expired or revoked (exit code 2, HTTP 401)
     ├── IdentityError            this host is not who the ledger says it is (exit code 2)
     ├── Unreachable              a part could not be reached (exit code 3, HTTP 503)
     │   ├── DriverUnreachable    the hypervisor does not answer, or not in time
@@ -88,6 +90,14 @@ class ClaimRefused(StocktakeError):
         self.reasons = tuple(reasons)
 
 
+class AccessDenied(StocktakeError):
+    """Who asks may not do that."""
+
+
+class NotSignedIn(AccessDenied):
+    """There is no token, or one that is unknown, expired or revoked."""
+
+
 class IdentityError(StocktakeError):
     """This host is not who the ledger says it is."""
 
@@ -139,6 +149,7 @@ class PlacementConflict(StocktakeError):
 EXIT_CODES: tuple[tuple[type[StocktakeError], int], ...] = (
     (InvalidInput, 2),
     (NotFound, 2),
+    (AccessDenied, 2),
     (IdentityError, 2),
     (ClaimRefused, 1),
     (StocktakeError, 3),

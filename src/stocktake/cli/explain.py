@@ -14,9 +14,9 @@ from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from stocktake.cli.figures import Figure, Part
     from stocktake.cli.screen import Screen
     from stocktake.model.books import ComputeNode, Entry
+    from stocktake.views.figures import Figure, Part
 
 _SHORT_UUID = 8
 
@@ -43,9 +43,9 @@ def explain_command(session: Session, node_name: str, field: str | None) -> int:
     parts of that number and the arithmetic. A FIELD there is not lists those
     there are. Exit code 1 if the entries do not add up to the record.
     """
-    from stocktake.cli.figures import figures
     from stocktake.cli.nodes import find_node
     from stocktake.cli.screen import screen_of, write, write_json, write_prose
+    from stocktake.views.figures import figures
 
     session.command = "explain"
     node = find_node(session.ledger, node_name)

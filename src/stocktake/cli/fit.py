@@ -96,7 +96,7 @@ def _plain(wanted: "Wanted", found: "Candidates") -> dict[str, object]:
 def write_candidates(session: Session, screen: "Screen", found: "Candidates") -> None:
     """Write the nodes that the machine fits, then the others."""
     from stocktake.cli.screen import hint, write
-    from stocktake.cli.words import count
+    from stocktake.views.words import count
 
     every = len(found.fitting) + len(found.refused)
     if not every:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stocktake.cli.screen import Screen
-    from stocktake.cli.state import State
     from stocktake.cli.tables import Row
     from stocktake.ledger import Ledger
     from stocktake.model.books import ComputeNode
     from stocktake.model.workload import Service
+    from stocktake.views.state import State
 
     Line = tuple[ComputeNode, Service | None, State]
 
@@ -57,7 +57,7 @@ def nodes_command(session: Session, host: str | None, doomed: str | None, *, for
     if force or yes:
         raise click.UsageError("--force and --yes go with --delete NODE.")
     from stocktake.cli.screen import screen_of, write_json
-    from stocktake.cli.state import states_of
+    from stocktake.views.state import states_of
 
     now = session.clock.now()
     nodes = sorted(session.ledger.nodes(host=host), key=lambda node: node.hypervisor_hostname)
@@ -104,9 +104,9 @@ def write_nodes(session: Session, screen: "Screen", lines: "Sequence[Line]", now
 
 
 def _row(node: "ComputeNode", service: "Service | None", state: "State", now: "datetime") -> "Row":
-    from stocktake.cli.state import COLOURS
+    from stocktake.cli.screen import COLOURS
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import gib, since
+    from stocktake.views.words import gib, since
 
     status = "disabled" if service is not None and service.disabled else "enabled"
     worst = "red" if any(problem.severity == "error" for problem in node.problems) else "yellow"
@@ -126,7 +126,7 @@ def _row(node: "ComputeNode", service: "Service | None", state: "State", now: "d
 
 def _sums(nodes: "Sequence[ComputeNode]") -> "Row":
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import gib
+    from stocktake.views.words import gib
 
     def pair(used: int, total: int) -> str:
         return f"{used}/{total}"

@@ -93,7 +93,7 @@ def _plain(found: Found) -> dict[str, object]:
 def _write(session: Session, screen: "object", found: Sequence[Found]) -> None:
     from stocktake.cli.screen import Screen, hint, write
     from stocktake.cli.tables import Cell, Column, write_table
-    from stocktake.cli.words import gib
+    from stocktake.views.words import gib
 
     assert isinstance(screen, Screen)
     if not found:

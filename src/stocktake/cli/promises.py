@@ -99,7 +99,7 @@ def _delete(session: Session, uuid: str) -> int:
 def _instance(instance: "Instance") -> "Row":
     from stocktake.accounting.instances import disk_mb
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import gib
+    from stocktake.views.words import gib
 
     state = "deleted" if instance.deleted else instance.vm_state or "unknown"
     return (
@@ -159,7 +159,7 @@ def _migration(migration: "Migration", now: object) -> "Row":
     from datetime import datetime
 
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import since
+    from stocktake.views.words import since
 
     assert isinstance(now, datetime)
     status = migration.status or "unknown"

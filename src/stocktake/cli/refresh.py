@@ -55,8 +55,8 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     and was kept, 3 if something could not be reached.
     """
     from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
-    from stocktake.cli.state import states_of
     from stocktake.refresh import refresh
+    from stocktake.views.state import states_of
 
     session.command = "refresh"
     parts = session.parts

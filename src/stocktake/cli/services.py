@@ -47,7 +47,7 @@ def services_command(context: click.Context) -> int:
     services = sorted(session.ledger.services(), key=lambda service: service.host)
     now, down_time_s = session.clock.now(), session.settings.service_down_time
     if session.json:
-        from stocktake.cli.state import service_word
+        from stocktake.views.state import service_word
 
         data = [{**plain(service), "state": service_word(service, now, down_time_s)} for service in services]
         write_json(session, data)
@@ -70,9 +70,10 @@ def services_command(context: click.Context) -> int:
 
 
 def _row(service: "Service", now: "datetime", down_time_s: float) -> "Row":
-    from stocktake.cli.state import COLOURS, service_word
+    from stocktake.cli.screen import COLOURS
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import since
+    from stocktake.views.state import service_word
+    from stocktake.views.words import since
 
     word = service_word(service, now, down_time_s)
     return (

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stocktake.cli.screen import Screen
-    from stocktake.cli.state import State
     from stocktake.cli.tables import Row
     from stocktake.model.books import ComputeNode, Entry
     from stocktake.model.pci import PciRecord
     from stocktake.model.workload import Service
+    from stocktake.views.state import State
 
 
 @click.command(
@@ -42,7 +42,7 @@ def show_command(session: Session, node_name: str) -> int:
     """
     from stocktake.cli.nodes import find_node
     from stocktake.cli.screen import screen_of, write_json
-    from stocktake.cli.state import state_of
+    from stocktake.views.state import state_of
 
     session.command = "show"
     ledger = session.ledger
@@ -115,9 +115,8 @@ def write_head(
     screen: "Screen", node: "ComputeNode", service: "Service | None", state: "State", now: "datetime"
 ) -> None:
     """Write who the node is and how it is."""
-    from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.cli.state import COLOURS
-    from stocktake.cli.words import moment, since
+    from stocktake.cli.screen import COLOURS, clean, write, write_prose
+    from stocktake.views.words import moment, since
 
     disabled = service is not None and service.disabled
     status = screen.paint("disabled", fg="yellow") if disabled else "enabled"
@@ -157,7 +156,7 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
     """Write what there is, what is kept, promised and left, and what may be promised in all."""
     from stocktake.cli.screen import write, write_prose
     from stocktake.cli.tables import Cell, Column, write_table
-    from stocktake.cli.words import ratio
+    from stocktake.views.words import ratio
 
     used = {
         "vcpus": node.vcpus_used,
@@ -307,7 +306,7 @@ def write_devices(screen: "Screen", node: "ComputeNode", devices: "Sequence[PciR
 def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
     """Write metrics and traits."""
     from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.cli.words import count, since
+    from stocktake.views.words import count, since
 
     blocks = [
         (
@@ -327,7 +326,7 @@ def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
 def write_problems(screen: "Screen", node: "ComputeNode") -> None:
     """Write what is inconsistent, and what to do about it."""
     from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.cli.words import count
+    from stocktake.views.words import count
 
     write(screen)
     if not node.problems and node.failure is None:

@@ -14,6 +14,7 @@ from stocktake.clock import Clock, Ids
 from stocktake.ledger import read, schema, transfer, write
 from stocktake.ledger.engine import WAIT_S, Database
 from stocktake.ledger.rows import collector_off
+from stocktake.ledger.tokens import Tokens
 from stocktake.ledger.transaction import Transaction
 from stocktake.ledger.write import NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Entry
@@ -23,13 +24,19 @@ from stocktake.model.workload import Instance, Migration, NodeWork, Service
 
 
 class Ledger:
-    """The promises and the books, in a SQLite file or a PostgreSQL database. Threads may share one."""
+    """
+    The promises and the books, in a SQLite file or a PostgreSQL database. Threads may share one.
+
+    Attributes:
+        tokens: who may use the fleet through `stocktake serve`.
+    """
 
     def __init__(self, database: Database, replica: Database | None, clock: Clock, ids: Ids) -> None:
         self._database = database
         self._replica = replica
         self._clock = clock
         self._ids = ids
+        self.tokens = Tokens(database, clock, ids)
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ Law: only here is the environment read.
 """
 
 from stocktake.model.rules import Rules, Weights
+from stocktake.settings.checks import listening_on
 from stocktake.settings.pci import read_device_spec
 from stocktake.settings.read import read_settings
 from stocktake.settings.sections import (
@@ -16,6 +17,7 @@ from stocktake.settings.sections import (
     Pci,
     Placement,
     ReservedPages,
+    Server,
     Settings,
 )
 from stocktake.settings.show import Shown, redacted
@@ -29,8 +31,10 @@ __all__ = [
     "Pci",
     "Placement",
     "ReservedPages",
+    "Server",
     "Settings",
     "Shown",
+    "listening_on",
     "read_device_spec",
     "read_settings",
     "redacted",

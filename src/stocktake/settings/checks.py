@@ -20,6 +20,7 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._:-]*[A-Za-z0-9_])?")
 _PLUG_IN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
+_PORT_MAX = 65535
 _RATIO_MAX = 1_000_000.0
 _MULTIPLIER_MAX = 1e12
 _PAGE_KB = {"": 1, "k": 1, "kb": 1, "kib": 1, "m": 1024, "mb": 1024, "mib": 1024}
@@ -190,6 +191,30 @@ def _http(url: str | None) -> str:
     return "" if sound else "must be a URL such as https://placement.example.org"
 
 
+def listening_on(value: str) -> tuple[str, int]:
+    """
+    Read an address and a port, such as `127.0.0.1:8790` or `[::1]:8790`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, colon, port = value.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not bare or (":" in bare) != (bare != host) or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII):
+        raise ValueError(value)
+    if int(port) > _PORT_MAX:
+        raise ValueError(value)
+    return bare, int(port)
+
+
+def _listen(value: str) -> str:
+    try:
+        listening_on(value)
+    except ValueError:
+        return f"{value[:60]!r} is no address and port, such as 127.0.0.1:8790 or [::1]:8790"
+    return ""
+
+
 def _uri(value: str) -> str:
     return "" if _SCHEME.match(value) else "must be a URI such as qemu:///system"
 
@@ -216,6 +241,11 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "placement.timeout_s": _finite,
     "libvirt.connection_uri": _uri,
     "fake.prefix": _host,
+    "server.listen": _listen,
+    "server.url": _http,
+    "server.request_timeout_s": _finite,
+    "server.rate_per_s": _finite,
+    "server.shutdown_s": _finite,
     **{f"filter_scheduler.{name}": _multiplier for name in FilterScheduler.__struct_fields__},
     "filter_scheduler.metrics_weight_setting": _multipliers,
 }
@@ -238,6 +268,8 @@ def check_together(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "placement.mode", "remote needs placement.url, or placement.auth_type and placement.auth to find it"
         if values["placement.auth"] and values["placement.auth_type"] is None:
             yield "placement.auth", "needs placement.auth_type, the name of the keystoneauth1 plugin"
+    if values["server.tls_key"] is not None and values["server.tls_cert"] is None:
+        yield "server.tls_key", "needs server.tls_cert, the certificate that it belongs to"
     pages = [(entry.node, entry.size_kb) for entry in values["reserved_huge_pages"]]
     if len(set(pages)) != len(pages):
         yield "reserved_huge_pages", "names a size of one node twice"

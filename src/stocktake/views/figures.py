@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from stocktake.cli.words import count
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.pci import PciRecord
 from stocktake.model.topology import CellTake, NodeCell, NodePages
+from stocktake.views.words import count
 
 _MIB_PER_GIB = 1024
 Amount = int | str

@@ -7,30 +7,20 @@ and keeps its last figures. `failed`: somebody has to do something before it can
 silent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from stocktake.accounting.standing import is_alive, is_by_hand
-from stocktake.cli.words import since
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
+from stocktake.views.words import since
 
 Word = Literal["up", "manual", "stale", "failed", "down"]
 
 # These go away by themselves, or by a pass that agrees.
 _PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "node-vanished"})
-
-COLOURS: Mapping[str, str] = {
-    "up": "green",
-    "manual": "",
-    "stale": "yellow",
-    "failed": "red",
-    "down": "red",
-    "enabled": "",
-    "disabled": "yellow",
-}
 
 
 @dataclass(frozen=True, slots=True)

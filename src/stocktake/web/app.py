@@ -1,0 +1,210 @@
+"""
+The application: routes, and what is done round every call. Law: whatever a request is, its answer is one that we wrote.
+
+Round every call: who asks, whether he may, how often he may, what he says, how long it may take, what became of it.
+"""
+
+import asyncio
+import hashlib
+import inspect
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+from starlette.types import ASGIApp
+
+from stocktake.errors import AccessDenied, StocktakeError
+from stocktake.web.auth import Caller, Doorkeeper, not_signed_in
+from stocktake.web.calls import ENCODER, Call, Reply, Route, Stage
+from stocktake.web.limits import Rates
+from stocktake.web.openapi import document
+from stocktake.web.parts import Web
+from stocktake.web.reading import body_of, check_accepts, query_of, value_of
+from stocktake.web.routes import ROUTES
+from stocktake.web.status import Refused, answer_of, problem_of, status_of
+
+LOG = logging.getLogger(__name__)
+AUDIT = logging.getLogger("stocktake.audit")
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def make_app(web: Web, routes: Sequence[Route] = ROUTES) -> ASGIApp:
+    """Make the application; `app.state.stopping` is to be set when the server is to end."""
+    desk = Desk(web)
+
+    @asynccontextmanager
+    async def living(app: Starlette) -> AsyncIterator[None]:
+        desk.stage = app.state.stage = Stage(CapacityLimiter(web.settings.server.threads), app.state.stopping)
+        yield
+        app.state.stopping.set()
+
+    by_path: dict[str, dict[str, Route]] = defaultdict(dict)
+    for one in routes:
+        by_path[one.path][one.method] = one
+    app = Starlette(
+        routes=[
+            Path(path, desk.endpoint(methods), methods=list(methods), include_in_schema=False)
+            for path, methods in by_path.items()
+        ],
+        exception_handlers={HTTPException: _unknown, Exception: _broken},
+        lifespan=living,
+    )
+    app.router.redirect_slashes = False
+    app.state.stopping = asyncio.Event()
+    app.state.document = document(routes)
+    return app
+
+
+class Desk:
+    """Takes calls: one for an application."""
+
+    def __init__(self, web: Web) -> None:
+        self.web = web
+        self.stage = Stage(CapacityLimiter(web.settings.server.threads), asyncio.Event())
+        self._door = Doorkeeper(web)
+        self._rates = Rates(web.settings.server.rate_per_s, web.clock)
+
+    def endpoint(self, methods: dict[str, Route]) -> Any:
+        """Make what answers the calls of one path."""
+
+        async def answer(request: Request) -> Response:
+            route = methods["GET" if request.method == "HEAD" else request.method]
+            return await self._answered(route, request)
+
+        return answer
+
+    async def _answered(self, route: Route, request: Request) -> Response:
+        caller = Caller(address=request.client.host if request.client else "")
+        try:
+            caller = await to_thread.run_sync(self._door.caller, request, limiter=self.stage.limiter)
+            self._check(route, caller, request)
+            response = await self._run(route, caller, request)
+        except StocktakeError as error:
+            response = _refusal(route, error, request)
+        except ClientDisconnect:
+            # Nobody is there to read it.
+            response = Response(status_code=HTTPStatus.BAD_REQUEST)
+        if request.method not in _SAFE:
+            _audit(route, caller, request, response.status_code)
+        return response
+
+    def _check(self, route: Route, caller: Caller, request: Request) -> None:
+        wait_s = self._rates.take(caller.key)
+        if wait_s > 0:
+            headers = {"Retry-After": str(-(-wait_s // 1).__int__())}
+            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "too many requests", remedy="Slow down.", headers=headers)
+        if route.roles is not None:
+            if caller.role is None:
+                raise not_signed_in()
+            if caller.role not in route.roles:
+                wanted = " or ".join(sorted(route.roles))
+                raise AccessDenied(f"a token of role {caller.role} may not do that; it takes one of role {wanted}")
+        if request.method not in _SAFE:
+            _check_origin(request)
+        check_accepts(route, request.headers.get("accept", "*/*"))
+
+    async def _run(self, route: Route, caller: Caller, request: Request) -> Response:
+        server = self.web.settings.server
+        query = query_of(route.query, request.query_params) if route.query else None
+        try:
+            async with asyncio.timeout(server.request_timeout_s):
+                body = None
+                if route.body is not None:
+                    body = value_of(route, await body_of(request, server.request_bytes_max))
+                call = Call(self.web, caller, request.path_params, query, body, request, self.stage)
+                if inspect.iscoroutinefunction(route.handler):
+                    answer = await route.handler(call)
+                else:
+                    answer = await to_thread.run_sync(
+                        route.handler, call, limiter=self.stage.limiter, abandon_on_cancel=True
+                    )
+        except TimeoutError as error:
+            what = f"no answer within {server.request_timeout_s:g} s"
+            remedy = "What was asked may still be done: look before trying again."
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy) from error
+        return _written(route, answer, request)
+
+
+def _written(route: Route, answer: Any, request: Request) -> Response:
+    """Write an answer; one that the client has already is not written again."""
+    if isinstance(answer, Response):
+        return answer
+    reply = answer if isinstance(answer, Reply) else Reply(answer, status=route.status)
+    headers = dict(reply.headers)
+    body = b"" if reply.value is None else ENCODER.encode(reply.value)
+    if route.method == "GET":
+        tag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+        headers |= {"ETag": tag, "Cache-Control": "private, no-cache"}
+        known = [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
+        if tag in known or tag.removeprefix("W/") in known or known == ["*"]:
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(body, status_code=reply.status, headers=headers, media_type=route.media if body else None)
+
+
+def _refusal(route: Route, error: StocktakeError, request: Request) -> Response:
+    status = int(error.status) if isinstance(error, Refused) else status_of(error)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        LOG.warning("%s %s: %s", request.method, request.url.path, error, extra={"code": error.code})
+    if route.errors is not None:
+        return route.errors(status, error, request)
+    headers = error.headers if isinstance(error, Refused) else None
+    return answer_of(problem_of(error, status), headers)
+
+
+def _check_origin(request: Request) -> None:
+    """
+    Refuse a write that another site's page sends from somebody's browser, with what the browser knows of him.
+
+    Raises:
+        AccessDenied: it is one.
+    """
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    origin = request.headers.get("origin")
+    host = request.headers.get("host", "")
+    if site not in {"same-origin", "none"} or (origin is not None and origin.partition("://")[2] != host):
+        raise AccessDenied("a page of another site may not do that", where=origin or site)
+
+
+def _audit(route: Route, caller: Caller, request: Request, status: int) -> None:
+    """Write down who did what to what, and what became of it; never what was sent."""
+    AUDIT.info(
+        "%s %s: %d",
+        request.method,
+        request.url.path,
+        status,
+        extra={
+            "action": route.name,
+            "by": caller.note or caller.token or "nobody",
+            "role": caller.role or "",
+            "token": caller.token or "",
+            "address": caller.address,
+            "status": status,
+        },
+    )
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    """Answer what no route is for: 404, or 405 with the methods that there are."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    what = f"{request.method} {request.url.path[:200]}" if status == HTTPStatus.METHOD_NOT_ALLOWED else "no such page"
+    remedy = "GET /v1/openapi.json says what there is."
+    refused = Refused(status, what, where=request.url.path[:200], remedy=remedy)
+    return answer_of(problem_of(refused, error.status_code), error.headers)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """Answer for a mistake of ours; starlette raises it once more for the log."""
+    del error
+    what = "the server made a mistake; its log says which"
+    refused = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, what, where=request.url.path[:200], remedy="Report it.")
+    return answer_of(problem_of(refused, int(refused.status)))
