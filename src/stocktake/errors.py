@@ -83,11 +83,15 @@ class ClaimRefused(StocktakeError):
 
     Attributes:
         reasons: one sentence for each dimension that ran out.
+        refused: each node that was asked, with its reasons in numbers (`stocktake.claims.Refused`).
     """
 
-    def __init__(self, reasons: Sequence[str], *, where: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, reasons: Sequence[str], *, where: str = "", remedy: str = "", refused: Sequence[object] = ()
+    ) -> None:
         super().__init__("; ".join(reasons), where=where, remedy=remedy)
         self.reasons = tuple(reasons)
+        self.refused = tuple(refused)
 
 
 class AccessDenied(StocktakeError):

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.options import Command, confirm, nearest
+from stocktake.cli.options import Command, confirm
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, NotFound
+from stocktake.views.words import nearest
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from stocktake.cli.screen import Screen
     from stocktake.cli.tables import Row
-    from stocktake.ledger import Ledger
     from stocktake.model.books import ComputeNode
     from stocktake.model.workload import Service
     from stocktake.views.state import State
@@ -57,6 +57,7 @@ def nodes_command(session: Session, host: str | None, doomed: str | None, *, for
     if force or yes:
         raise click.UsageError("--force and --yes go with --delete NODE.")
     from stocktake.cli.screen import screen_of, write_json
+    from stocktake.views.nodes import summary_of
     from stocktake.views.state import states_of
 
     now = session.clock.now()
@@ -66,7 +67,7 @@ def nodes_command(session: Session, host: str | None, doomed: str | None, *, for
         raise NotFound(f"host {host!r} has no nodes.{nearest(host, known)}", remedy="")
     lines = states_of(nodes, session.ledger.services(), now, session.settings.service_down_time)
     if session.json:
-        write_json(session, [_summary(*line) for line in lines])
+        write_json(session, [summary_of(*line) for line in lines])
     else:
         write_nodes(session, screen_of(session), lines, now)
     return 0
@@ -165,69 +166,12 @@ def _reasons(lines: "Sequence[Line]") -> list[str]:
     return texts
 
 
-def _summary(node: "ComputeNode", service: "Service | None", state: "State") -> dict[str, object]:
-    from stocktake.model.value import plain
-
-    fields = (
-        "uuid",
-        "hypervisor_hostname",
-        "host",
-        "host_ip",
-        "hypervisor_type",
-        "vcpus",
-        "vcpus_used",
-        "memory_mb",
-        "memory_mb_used",
-        "free_ram_mb",
-        "local_gb",
-        "local_gb_used",
-        "free_disk_gb",
-        "disk_available_least",
-        "running_vms",
-        "current_workload",
-        "cpu_allocation_ratio",
-        "ram_allocation_ratio",
-        "disk_allocation_ratio",
-        "problems",
-        "failure",
-        "created_at",
-        "updated_at",
-    )
-    return {
-        **{name: plain(getattr(node, name)) for name in fields},
-        "state": state.word,
-        "state_reason": state.reason,
-        "disabled": service.disabled if service else False,
-        "disabled_reason": service.disabled_reason if service else None,
-    }
-
-
-def find_node(ledger: "Ledger", name: str) -> "ComputeNode":
-    """
-    Find a node by its name or uuid.
-
-    Raises:
-        NotFound: there is none; names the nearest.
-    """
-    try:
-        return ledger.node(name)
-    except NotFound as error:
-        names = [node.hypervisor_hostname for node in ledger.nodes()]
-        if not names:
-            remedy = "The ledger has no nodes yet: `stocktake refresh` takes stock of this machine."
-            raise NotFound(f"there is no node {name!r}", remedy=remedy) from error
-        short = [known for known in names if known.partition(".")[0] == name]
-        if len(short) == 1:
-            return ledger.node(short[0])
-        remedy = nearest(name, names).strip() or "`stocktake nodes` lists them."
-        raise NotFound(f"there is no node {name!r}", remedy=remedy) from error
-
-
 def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
     from stocktake.accounting.standing import is_alive
     from stocktake.cli.parts import open_placement
     from stocktake.cli.screen import screen_of, write, write_json
+    from stocktake.views.finding import find_node
 
     ledger = session.ledger
     node = find_node(ledger, name)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.options import Commands, nearest
+from stocktake.cli.options import Commands
 from stocktake.cli.session import Session
 from stocktake.errors import NotFound
+from stocktake.views.words import nearest
 
 if TYPE_CHECKING:
     from datetime import datetime

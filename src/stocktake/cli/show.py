@@ -40,8 +40,9 @@ def show_command(session: Session, node_name: str) -> int:
     devices; traits; metrics; problems and what to do about them. Exit code 1 if
     it carries a problem that is an error.
     """
-    from stocktake.cli.nodes import find_node
     from stocktake.cli.screen import screen_of, write_json
+    from stocktake.views.finding import find_node
+    from stocktake.views.nodes import detail_of
     from stocktake.views.state import state_of
 
     session.command = "show"
@@ -51,64 +52,19 @@ def show_command(session: Session, node_name: str) -> int:
     now = session.clock.now()
     state = state_of(node, service, now, session.settings.service_down_time)
     entries = tuple(ledger.entries(node.uuid))
-    work = ledger.work(node.host, (node.hypervisor_hostname,), {})[node.hypervisor_hostname]
+    devices = ledger.devices([node.uuid])[node.uuid]
     code = 1 if any(problem.severity == "error" for problem in node.problems) else 0
     if session.json:
-        write_json(session, _plain(node, service, state, entries, work.pci_devices), exit_code=code)
+        write_json(session, detail_of(node, service, state, entries, devices), exit_code=code)
         return code
     screen = screen_of(session)
     write_head(screen, node, service, state, now)
     write_amounts(screen, node, entries)
     write_cells(screen, node)
-    write_devices(screen, node, work.pci_devices)
+    write_devices(screen, node, devices)
     write_rest(screen, node, now)
     write_problems(screen, node)
     return code
-
-
-def _plain(
-    node: "ComputeNode",
-    service: "Service | None",
-    state: "State",
-    entries: "Sequence[Entry]",
-    devices: "Sequence[PciRecord]",
-) -> dict[str, object]:
-    from stocktake.model.value import plain
-
-    return {
-        **plain(node),
-        "state": state.word,
-        "state_reason": state.reason,
-        "service": plain(service),
-        "reserved": _reserved(entries),
-        "capacity": {name: _capacity(*amounts) for name, amounts in _sold(node, entries).items()},
-        "pci_devices": plain(tuple(devices)),
-    }
-
-
-def _reserved(entries: "Sequence[Entry]") -> dict[str, int]:
-    """Add up what is kept for the host: vCPUs, MiB, GB rounded up."""
-    kept = [entry for entry in entries if entry.kind == "reserved"]
-    return {
-        "vcpus": sum(entry.vcpus for entry in kept),
-        "memory_mb": sum(entry.memory_mb for entry in kept),
-        "local_gb": -(-sum(entry.disk_mb for entry in kept) // 1024),
-    }
-
-
-def _sold(node: "ComputeNode", entries: "Sequence[Entry]") -> dict[str, tuple[int, int, float]]:
-    """Give total, reserved and ratio by resource."""
-    reserved = _reserved(entries)
-    return {
-        "vcpus": (node.vcpus, reserved["vcpus"], node.cpu_allocation_ratio),
-        "memory_mb": (node.memory_mb, reserved["memory_mb"], node.ram_allocation_ratio),
-        "local_gb": (node.local_gb, reserved["local_gb"], node.disk_allocation_ratio),
-    }
-
-
-def _capacity(total: int, reserved: int, ratio: float) -> int:
-    """Work out what may be promised, Placement's way: what is not reserved, times the ratio, rounded down."""
-    return int(max(total - reserved, 0) * ratio)
 
 
 def write_head(
@@ -156,6 +112,7 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
     """Write what there is, what is kept, promised and left, and what may be promised in all."""
     from stocktake.cli.screen import write, write_prose
     from stocktake.cli.tables import Cell, Column, write_table
+    from stocktake.views.nodes import capacity_of, sold_of
     from stocktake.views.words import ratio
 
     used = {
@@ -165,8 +122,8 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
     }
     titles = {"vcpus": "vCPUs", "memory_mb": "memory MiB", "local_gb": "disk GB"}
     rows: list[Row] = []
-    for name, (total, reserved, times) in _sold(node, entries).items():
-        capacity = _capacity(total, reserved, times)
+    for name, (total, reserved, times) in sold_of(node, entries).items():
+        capacity = capacity_of(total, reserved, times)
         free = total - used[name]
         left = capacity - (used[name] - reserved)
         rows.append(

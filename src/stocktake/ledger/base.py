@@ -112,6 +112,11 @@ class Ledger:
         with self._database.reading() as connection, collector_off():
             return read.devices(connection, node_uuids)
 
+    def strangers(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+        """Read the entries of guests on these nodes that nobody promised there, by the nodes' uuids."""
+        with self._database.reading() as connection:
+            return read.strangers(connection, node_uuids)
+
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""
         with self._database.reading() as connection:
@@ -215,11 +220,23 @@ class Ledger:
             write.move_node(connection, uuid, host, self._clock.now())
 
     def instances(
-        self, *, host: str | None = None, node: str | None = None, deleted: bool = False
+        self,
+        *,
+        host: str | None = None,
+        node: str | None = None,
+        named: str | None = None,
+        deleted: bool = False,
     ) -> tuple[Instance, ...]:
-        """Read instances, the first made first; the deleted ones too if asked."""
+        """Read instances, the first made first: by host, node, uuid or name; the deleted ones too if asked."""
         with self._database.reading() as connection, collector_off():
-            return read.instances(connection, host=host, node=node, deleted=deleted)
+            return read.instances(connection, host=host, node=node, named=named, deleted=deleted)[0]
+
+    def some_instances(
+        self, *, after: int, limit: int, host: str | None = None, node: str | None = None, deleted: bool = False
+    ) -> tuple[tuple[Instance, ...], int | None]:
+        """Read at most so many instances made after a row, by its id, and the last one's id if there are more."""
+        with self._database.reading() as connection, collector_off():
+            return read.instances(connection, host=host, node=node, deleted=deleted, after=after, limit=limit)
 
     def put_instances(self, instances: Sequence[Instance]) -> None:
         """
