@@ -4,7 +4,8 @@ Every error this program raises on purpose. Law: what failed, where, and what th
     StocktakeError
     ├── InvalidInput             what a person or a document gave is wrong (exit code 2, HTTP 400)
     │   ├── SettingsError        the settings file or the environment
-    │   └── InvalidData          a JSON, XML, YAML or import document
+    │   ├── InvalidData          a JSON, XML, YAML or import document
+    │   └── NotNow               it can't be done in the state that the thing is in (exit code 2, HTTP 409)
     ├── NotFound                 no such node, instance, service (exit code 2, HTTP 404)
     ├── ClaimRefused             there is no room for what was asked; all reasons at once (exit code 1, HTTP 409)
     ├── AccessDenied             who asks may not do that (exit code 2, HTTP 403)
@@ -18,6 +19,7 @@ Every error this program raises on purpose. Law: what failed, where, and what th
     ├── NodeNotFound             the hypervisor does not know the node
     ├── ReportRefused            what the hypervisor said of a node can't be believed; all reasons at once
     ├── LedgerError              the database refused a statement
+    │   └── AlreadyThere         there is such a thing already (HTTP 409)
     ├── PlacementError           the scheduler refused a request (4xx)
     └── PlacementConflict        a generation conflict outlived its bounded retries
 """
@@ -71,6 +73,10 @@ class SettingsError(InvalidInput):
 
 class InvalidData(InvalidInput):
     """A document can't be read."""
+
+
+class NotNow(InvalidInput):
+    """It can't be done in the state that the thing is in."""
 
 
 class NotFound(StocktakeError):
@@ -140,6 +146,10 @@ class ReportRefused(StocktakeError):
 
 class LedgerError(StocktakeError):
     """The database refused a statement."""
+
+
+class AlreadyThere(LedgerError):
+    """There is such a thing in the ledger already."""
 
 
 class PlacementError(StocktakeError):

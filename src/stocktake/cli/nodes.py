@@ -9,7 +9,7 @@ import click
 
 from stocktake.cli.options import Command, confirm
 from stocktake.cli.session import Session
-from stocktake.errors import InvalidInput, NotFound
+from stocktake.errors import NotFound
 from stocktake.views.words import nearest
 
 if TYPE_CHECKING:
@@ -168,33 +168,17 @@ def _reasons(lines: "Sequence[Line]") -> list[str]:
 
 def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
-    from stocktake.accounting.standing import is_alive
-    from stocktake.cli.parts import open_placement
     from stocktake.cli.screen import screen_of, write, write_json
+    from stocktake.removal import check_removable, remove
     from stocktake.views.finding import find_node
 
     ledger = session.ledger
     node = find_node(ledger, name)
     name = node.hypervisor_hostname
-    instances = ledger.instances(host=node.host, node=name)
-    if instances:
-        remedy = f"Move or delete them first: `stocktake instances --node {name}`."
-        raise InvalidInput(f"it still has {len(instances)} instances", where=name, remedy=remedy)
-    service = ledger.service(node.host)
-    alive = service is not None and is_alive(service, session.clock.now(), session.settings.service_down_time)
-    if alive and not force:
-        remedy = "Stop the agent first, or the node comes back; --force deletes it all the same."
-        raise InvalidInput(f"its agent on {node.host} is alive", where=name, remedy=remedy)
+    check_removable(ledger, node, session.clock.now(), session.settings.service_down_time, force=force)
     if not yes:
         confirm(f"Delete node {name} of host {node.host} and its resource provider {node.uuid}?")
-    scheduler = open_placement(session.settings, session.clock)
-    try:
-        ledger.delete_node(node.uuid)
-        # Should the scheduler fail now, the next refresh of the host takes the provider away.
-        scheduler.delete_tree(node.uuid)
-        ledger.note_provider_deleted([node.uuid])
-    finally:
-        scheduler.close()
+    remove(ledger, session.scheduler, node)
     if session.json:
         write_json(session, {"deleted": name, "uuid": node.uuid})
     else:

@@ -243,7 +243,7 @@ class Ledger:
         Insert instances. Which devices they hold is not written: `save` writes devices with their holders.
 
         Raises:
-            LedgerError: one is there already; names it, and none is inserted.
+            AlreadyThere: one is there already; names it, and none is inserted.
         """
         with self._database.writing() as connection:
             write.put_instances(connection, instances, self._clock.now())
@@ -287,7 +287,7 @@ class Ledger:
         Insert migrations under their ids.
 
         Raises:
-            LedgerError: one is there already; names it, and none is inserted.
+            AlreadyThere: one is there already; names it, and none is inserted.
         """
         with self._database.writing() as connection:
             write.put_migrations(connection, migrations, self._clock.now())

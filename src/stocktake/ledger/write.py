@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stocktake.errors import LedgerError, NotFound
+from stocktake.errors import AlreadyThere, NotFound
 from stocktake.ledger.among import among
 from stocktake.ledger.read import BINARY
 from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, entry_values
@@ -383,7 +383,7 @@ def _refuse_missing(kind: str, wanted: Sequence[object], inserted: Sequence[obje
             refused.append(one)
         seen.add(one)
     if len(rest) != len(wanted):
-        raise LedgerError(f"{kind} {_shown(refused)} is in the ledger already", where="ledger")
+        raise AlreadyThere(f"{kind} {_shown(refused)} is in the ledger already", where="ledger")
 
 
 def _shown(names: Sequence[object]) -> str:

@@ -30,7 +30,7 @@ from stocktake.web.openapi import document
 from stocktake.web.parts import Web
 from stocktake.web.reading import body_of, check_accepts, query_of, value_of
 from stocktake.web.routes import ROUTES
-from stocktake.web.status import Refused, answer_of, problem_of, status_of
+from stocktake.web.status import NotServed, answer_of, problem_of, status_of
 
 LOG = logging.getLogger(__name__)
 AUDIT = logging.getLogger("stocktake.audit")
@@ -93,7 +93,7 @@ class Desk:
         except ClientDisconnect:
             # Nobody is there to read it.
             response = Response(status_code=HTTPStatus.BAD_REQUEST)
-        if request.method not in _SAFE:
+        if route.writes:
             _audit(route, caller, request, response.status_code)
         return response
 
@@ -101,7 +101,7 @@ class Desk:
         wait_s = self._rates.take(caller.key)
         if wait_s > 0:
             headers = {"Retry-After": str(-(-wait_s // 1).__int__())}
-            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "too many requests", remedy="Slow down.", headers=headers)
+            raise NotServed(HTTPStatus.TOO_MANY_REQUESTS, "too many requests", remedy="Slow down.", headers=headers)
         if route.roles is not None:
             if caller.role is None:
                 raise not_signed_in()
@@ -130,7 +130,7 @@ class Desk:
         except TimeoutError as error:
             what = f"no answer within {server.request_timeout_s:g} s"
             remedy = "What was asked may still be done: look before trying again."
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy) from error
+            raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy) from error
         return _written(route, answer, request)
 
 
@@ -151,12 +151,12 @@ def _written(route: Route, answer: Any, request: Request) -> Response:
 
 
 def _refusal(route: Route, error: StocktakeError, request: Request) -> Response:
-    status = int(error.status) if isinstance(error, Refused) else status_of(error)
+    status = int(error.status) if isinstance(error, NotServed) else status_of(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         LOG.warning("%s %s: %s", request.method, request.url.path, error, extra={"code": error.code})
     if route.errors is not None:
         return route.errors(status, error, request)
-    headers = error.headers if isinstance(error, Refused) else None
+    headers = error.headers if isinstance(error, NotServed) else None
     return answer_of(problem_of(error, status), headers)
 
 
@@ -198,7 +198,7 @@ async def _unknown(request: Request, error: Exception) -> Response:
     status = HTTPStatus(error.status_code)
     what = f"{request.method} {request.url.path[:200]}" if status == HTTPStatus.METHOD_NOT_ALLOWED else "no such page"
     remedy = "GET /v1/openapi.json says what there is."
-    refused = Refused(status, what, where=request.url.path[:200], remedy=remedy)
+    refused = NotServed(status, what, where=request.url.path[:200], remedy=remedy)
     return answer_of(problem_of(refused, error.status_code), error.headers)
 
 
@@ -206,5 +206,5 @@ async def _broken(request: Request, error: Exception) -> Response:
     """Answer for a mistake of ours; starlette raises it once more for the log."""
     del error
     what = "the server made a mistake; its log says which"
-    refused = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, what, where=request.url.path[:200], remedy="Report it.")
+    refused = NotServed(HTTPStatus.INTERNAL_SERVER_ERROR, what, where=request.url.path[:200], remedy="Report it.")
     return answer_of(problem_of(refused, int(refused.status)))

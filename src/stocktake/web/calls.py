@@ -29,6 +29,8 @@ Roles = frozenset[Role]
 ANYBODY: Roles | None = None
 READERS: Roles = frozenset({"viewer", "operator"})
 OPERATORS: Roles = frozenset({"operator"})
+# Whoever has a token.
+ANY_TOKEN: Roles = frozenset({"viewer", "agent", "operator"})
 # For what an agent does; its handlers see to it that it is to its own host's rows.
 AGENTS: Roles = frozenset({"agent", "operator"})
 
@@ -99,6 +101,7 @@ class Route:
         hidden: not in the OpenAPI document.
         errors: writes errors in another form than problem+json.
         checked: unknown fields of the body are refused; off for the bulk of machines that speak to each other.
+        writes: it changes something, and is written to the audit log.
     """
 
     method: Method
@@ -113,6 +116,7 @@ class Route:
     hidden: bool
     errors: Errors | None
     checked: bool
+    writes: bool
 
     @property
     def name(self) -> str:
@@ -141,6 +145,7 @@ def route(
     hidden: bool = False,
     errors: Errors | None = None,
     checked: bool = True,
+    writes: bool | None = None,
 ) -> Route:
     """Make a route of a handler, whose signature says what it takes and gives."""
     hints = get_type_hints(handler, include_extras=True)
@@ -163,19 +168,8 @@ def route(
         hidden=hidden,
         errors=errors,
         checked=checked,
+        writes=method != "GET" if writes is None else writes,
     )
-
-
-class Page(Value, Generic[T], frozen=True, kw_only=True):
-    """
-    Some of many.
-
-    Attributes:
-        next: the `marker` that the next page begins after; None on the last.
-    """
-
-    items: tuple[T, ...]
-    next: str | None = None
 
 
 ENCODER = msgspec.json.Encoder(order="deterministic")

@@ -10,7 +10,7 @@ import msgspec
 
 from stocktake import __version__
 from stocktake.web.calls import Route
-from stocktake.web.status import MEDIA, Problem
+from stocktake.web.status import MEDIA, HttpProblem
 
 _PART = re.compile(r"{(\w+)}")
 _REF = "#/components/schemas/{name}"
@@ -33,8 +33,8 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     """Describe routes."""
     shown = [route for route in routes if not route.hidden]
     kinds = [kind for route in shown for kind in (route.answer, route.body, route.query) if kind is not None]
-    schemas, components = msgspec.json.schema_components([*kinds, Problem], ref_template=_REF)
-    table = dict(zip(map(repr, [*kinds, Problem]), schemas, strict=True))
+    schemas, components = msgspec.json.schema_components([*kinds, HttpProblem], ref_template=_REF)
+    table = dict(zip(map(repr, [*kinds, HttpProblem]), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in shown:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, table, components)
@@ -108,7 +108,7 @@ def _responses(route: Route, table: dict[str, Any]) -> dict[str, Any]:
     fine: dict[str, Any] = {"description": "Done."}
     if route.answer is not None or route.media != "application/json":
         fine = {"description": "The answer.", "content": {route.media: {"schema": schema}}}
-    problem = {MEDIA: {"schema": table[repr(Problem)]}}
+    problem = {MEDIA: {"schema": table[repr(HttpProblem)]}}
     return {
         str(route.status): fine,
         **{str(status): {"description": text, "content": problem} for status, text in _problems(route)},

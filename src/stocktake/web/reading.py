@@ -11,9 +11,10 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from stocktake.errors import InvalidInput
+from stocktake.model.strict import decode_strictly
 from stocktake.model.value import decode
 from stocktake.web.calls import Query, Route
-from stocktake.web.status import Refused
+from stocktake.web.status import NotServed
 
 JSON = "application/json"
 
@@ -50,11 +51,11 @@ async def body_of(request: Request, limit: int) -> bytes:
     Read a body, and never more of one than is allowed.
 
     Raises:
-        Refused: it is larger than that, or no JSON by its media type.
+        NotServed: it is larger than that, or no JSON by its media type.
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != JSON:
-        raise Refused(
+        raise NotServed(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"a body of {media[:60] or 'no media type'}", remedy=f"Send {JSON}."
         )
     parts: list[bytes] = []
@@ -63,7 +64,7 @@ async def body_of(request: Request, limit: int) -> bytes:
         size += len(part)
         if size > limit:
             remedy = "The limit is the server's setting server.request_bytes_max."
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of more than {limit:,} bytes", remedy=remedy)
+            raise NotServed(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of more than {limit:,} bytes", remedy=remedy)
         parts.append(part)
     return b"".join(parts)
 
@@ -75,7 +76,8 @@ def value_of(route: Route, body: bytes) -> Any:
     Raises:
         InvalidData: it is not JSON, or something is missing or wrong; says which path.
     """
-    return decode(body, route.body, where="body")
+    read = decode_strictly if route.checked else decode
+    return read(body, route.body, where="body")
 
 
 def check_accepts(route: Route, accept: str) -> None:
@@ -83,7 +85,7 @@ def check_accepts(route: Route, accept: str) -> None:
     See to it that the answer's form is one that the client accepts.
 
     Raises:
-        Refused: it is not.
+        NotServed: it is not.
     """
     kind = route.media.partition("/")[0]
     fine = {"*/*", f"{kind}/*", route.media, "application/problem+json"}
@@ -91,7 +93,7 @@ def check_accepts(route: Route, accept: str) -> None:
         media, _semicolon, parameters = part.partition(";")
         if media.strip().lower() in fine and not _is_zero(parameters):
             return
-    raise Refused(HTTPStatus.NOT_ACCEPTABLE, f"the answer is {route.media}", where="Accept")
+    raise NotServed(HTTPStatus.NOT_ACCEPTABLE, f"the answer is {route.media}", where="Accept")
 
 
 def _is_zero(parameters: str) -> bool:

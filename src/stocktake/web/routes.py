@@ -4,10 +4,13 @@ The whole front on a page. Law: what is not in this list can't be asked, and wha
 Each noun's file has its routes beside its handlers; each room of the front is one line here.
 """
 
-from stocktake.web.api import about, nodes
+from stocktake.web.api import about, claims, fleet, nodes, promises
 from stocktake.web.calls import Route
 
 ROUTES: tuple[Route, ...] = (
     *about.ROUTES,
     *nodes.ROUTES,
+    *promises.ROUTES,
+    *claims.ROUTES,
+    *fleet.ROUTES,
 )

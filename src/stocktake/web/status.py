@@ -7,12 +7,15 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
+from stocktake.claims import Refused
 from stocktake.errors import (
     AccessDenied,
+    AlreadyThere,
     ClaimRefused,
     InvalidInput,
     LedgerError,
     NotFound,
+    NotNow,
     NotSignedIn,
     PlacementConflict,
     StocktakeError,
@@ -25,6 +28,7 @@ MEDIA = "application/problem+json"
 RETRY_AFTER_S = 2
 
 STATUSES: tuple[tuple[type[StocktakeError], int], ...] = (
+    (NotNow, 409),
     (InvalidInput, 400),
     (NotSignedIn, 401),
     (AccessDenied, 403),
@@ -32,12 +36,13 @@ STATUSES: tuple[tuple[type[StocktakeError], int], ...] = (
     (ClaimRefused, 409),
     (PlacementConflict, 409),
     (Unreachable, 503),
+    (AlreadyThere, 409),
     (LedgerError, 500),
     (StocktakeError, 502),
 )
 
 
-class Problem(Value, frozen=True, kw_only=True):
+class HttpProblem(Value, frozen=True, kw_only=True, omit_defaults=True):
     """
     What went wrong (RFC 9457).
 
@@ -46,6 +51,7 @@ class Problem(Value, frozen=True, kw_only=True):
         title: the status in words.
         detail: what failed, where, and what can be done, on one line.
         code, what, where, remedy, reasons: the error's own, as in `--json`.
+        refused: nodes that have no room, each with what it lacks in numbers.
     """
 
     type: str
@@ -57,6 +63,7 @@ class Problem(Value, frozen=True, kw_only=True):
     where: str = ""
     remedy: str = ""
     reasons: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 def status_of(error: StocktakeError) -> int:
@@ -64,10 +71,10 @@ def status_of(error: StocktakeError) -> int:
     return next(status for kind, status in STATUSES if isinstance(error, kind))
 
 
-def problem_of(error: StocktakeError, status: int | None = None) -> Problem:
+def problem_of(error: StocktakeError, status: int | None = None) -> HttpProblem:
     """Say an error as a problem."""
     status = status or status_of(error)
-    return Problem(
+    return HttpProblem(
         type=f"urn:stocktake:{error.code}",
         title=HTTPStatus(status).phrase,
         status=status,
@@ -77,10 +84,11 @@ def problem_of(error: StocktakeError, status: int | None = None) -> Problem:
         where=error.where,
         remedy=error.remedy,
         reasons=tuple(getattr(error, "reasons", ())),
+        refused=tuple(one for one in getattr(error, "refused", ()) if isinstance(one, Refused)),
     )
 
 
-def answer_of(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+def answer_of(problem: HttpProblem, headers: Mapping[str, str] | None = None) -> Response:
     """Write a problem as an answer."""
     given = dict(headers or {})
     if problem.status == HTTPStatus.UNAUTHORIZED:
@@ -90,7 +98,7 @@ def answer_of(problem: Problem, headers: Mapping[str, str] | None = None) -> Res
     return Response(ENCODER.encode(problem), status_code=problem.status, media_type=MEDIA, headers=given)
 
 
-class Refused(StocktakeError):
+class NotServed(StocktakeError):
     """
     What HTTP itself refuses: a method, a media type, a size, a rate. Never leaves `web`.
 

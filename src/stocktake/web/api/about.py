@@ -3,8 +3,9 @@
 from typing import Any
 
 from stocktake import __version__
+from stocktake.model.access import Role
 from stocktake.model.value import Value
-from stocktake.web.calls import ANYBODY, Call, route
+from stocktake.web.calls import ANY_TOKEN, ANYBODY, Call, route
 
 
 class Health(Value, frozen=True, kw_only=True):
@@ -26,7 +27,22 @@ def described(call: Call[None, None]) -> dict[str, Any]:
     return document
 
 
+class WhoAmI(Value, frozen=True, kw_only=True):
+    """What the token that was shown is good for; `host` is an agent's."""
+
+    role: Role
+    host: str | None
+    token: str | None
+
+
+def who_am_i(call: Call[None, None]) -> WhoAmI:
+    """Say who the server takes the caller for."""
+    assert call.caller.role is not None, "somebody without a role does not get here"
+    return WhoAmI(role=call.caller.role, host=call.caller.host, token=call.caller.token)
+
+
 ROUTES = (
     route("GET", "/healthz", health, ANYBODY),
+    route("GET", "/v1/whoami", who_am_i, ANY_TOKEN),
     route("GET", "/v1/openapi.json", described, ANYBODY),
 )

@@ -1,24 +1,63 @@
-"""`/v1/nodes`. Law: the ledger is read, nobody else is asked."""
+"""`/v1/nodes`: what each has, what is promised, what is left, and why. Law: reading asks the ledger, nobody else."""
 
-from stocktake.ledger import Ledger
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from msgspec import Meta
+
 from stocktake.model.books import ComputeNode
+from stocktake.removal import check_removable, remove
+from stocktake.views.figures import Explained, explained
+from stocktake.views.finding import find_node
 from stocktake.views.nodes import NodeDetail, NodeSummary, detail_of, summary_of
-from stocktake.views.state import state_of, states_of
-from stocktake.web.calls import READERS, Call, Page, Query, route
+from stocktake.views.state import Word, state_of, states_of
+from stocktake.web.calls import OPERATORS, READERS, Call, Query, route
+from stocktake.web.paging import Page, PageQuery, page_of
 
 
-class NodesQuery(Query, frozen=True, kw_only=True):
-    """Which nodes."""
+class NodesQuery(PageQuery, frozen=True, kw_only=True):
+    """Which nodes; each filter narrows down further."""
 
-    host: str | None = None
+    host: Annotated[str | None, Meta(description="Those of this service.")] = None
+    name: Annotated[str | None, Meta(description="Those of this name; `*` and `?` stand for any text, any letter.")] = (
+        None
+    )
+    state: Annotated[tuple[Word, ...], Meta(description="Those in one of these states.")] = ()
+    problem: Annotated[
+        str | None, Meta(description="Those with a problem of this code; `any` is with any, `none` without.")
+    ] = None
+    trait: Annotated[tuple[str, ...], Meta(description="Those with all of these traits.")] = ()
+
+
+class ExplainQuery(Query, frozen=True, kw_only=True):
+    """Which figure."""
+
+    field: Annotated[str | None, Meta(description="One figure, such as `memory_mb_used`; all unless given.")] = None
+
+
+class DeleteQuery(Query, frozen=True, kw_only=True):
+    """How sure."""
+
+    force: Annotated[bool, Meta(description="Even if its agent is alive, and will make it again.")] = False
 
 
 def listed(call: Call[NodesQuery, None]) -> Page[NodeSummary]:
-    """List the nodes: state, used, total, problems."""
-    ledger, down_s = call.web.ledger, call.web.settings.service_down_time
-    nodes = ledger.nodes(host=call.query.host)
-    states = states_of(nodes, ledger.services(), call.web.clock.now(), down_s)
-    return Page(items=tuple(summary_of(*one) for one in states))
+    """List the nodes, by name: state, used, total, problems."""
+    ledger, query = call.web.ledger, call.query
+    nodes = [node for node in ledger.nodes(host=query.host) if _matches(node, query)]
+    states = states_of(nodes, ledger.services(), call.web.clock.now(), call.web.settings.service_down_time)
+    asked = [one for one in states if not query.state or one[2].word in query.state]
+    page = page_of(asked, lambda one: (one[0].hypervisor_hostname, one[0].uuid), query)
+    return Page(items=tuple(summary_of(*one) for one in page.items), next=page.next)
+
+
+def _matches(node: ComputeNode, query: NodesQuery) -> bool:
+    codes = {problem.code for problem in (*node.problems, *((node.failure,) if node.failure else ()))}
+    return (
+        (query.name is None or fnmatchcase(node.hypervisor_hostname, query.name))
+        and (query.problem is None or query.problem in codes or (query.problem == ("any" if codes else "none")))
+        and node.traits.issuperset(query.trait)
+    )
 
 
 def shown(call: Call[None, None]) -> NodeDetail:
@@ -31,17 +70,29 @@ def shown(call: Call[None, None]) -> NodeDetail:
     return detail_of(node, service, state, ledger.entries(node.uuid), devices)
 
 
-def find_node(ledger: Ledger, name: str) -> ComputeNode:
-    """
-    Find a node by its name or uuid.
+def why(call: Call[ExplainQuery, None]) -> Explained:
+    """Say why a node's numbers are what they are: who takes what, and the arithmetic."""
+    ledger = call.web.ledger
+    node = find_node(ledger, call.path["node"])
+    devices = ledger.devices([node.uuid])[node.uuid]
+    return explained(node, ledger.entries(node.uuid), devices, call.query.field)
 
-    Raises:
-        NotFound: there is none; names the nearest.
+
+def deleted(call: Call[DeleteQuery, None]) -> None:
     """
-    return ledger.node(name)
+    Delete a node's record and its resource provider.
+
+    One that still has instances stays, and so does one whose agent is alive, unless forced.
+    """
+    web = call.web
+    node = find_node(web.ledger, call.path["node"])
+    check_removable(web.ledger, node, web.clock.now(), web.settings.service_down_time, force=call.query.force)
+    remove(web.ledger, web.scheduler, node)
 
 
 ROUTES = (
     route("GET", "/v1/nodes", listed, READERS),
     route("GET", "/v1/nodes/{node}", shown, READERS),
+    route("DELETE", "/v1/nodes/{node}", deleted, OPERATORS, status=204),
+    route("GET", "/v1/nodes/{node}/explain", why, READERS),
 )

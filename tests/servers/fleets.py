@@ -1,0 +1,28 @@
+"""A made-up fleet in a ledger: nodes with instances in all states, migrations, orphans and misplaced guests."""
+
+from pathlib import Path
+
+from stocktake import __version__
+from stocktake.clock import Clock, RandomIds, SystemClock
+from stocktake.drivers.fleet_work import generate_work
+from stocktake.ledger import open_ledger
+from stocktake.refresh import refresh
+from tests.parts import parts_of
+
+SEED = 1
+
+
+def stocked(directory: Path, url: str, *, host: str = "compute-1", nodes: int = 8, clock: Clock | None = None) -> None:
+    """Fill a ledger with the fleet of a host, its agent alive; names of nodes begin with the host's."""
+    clock = clock or SystemClock()
+    ledger = open_ledger(url, clock=clock, ids=RandomIds())
+    work = generate_work(SEED, nodes, host=host, now=clock.now(), prefix=host)
+    ledger.put_instances(work.instances)
+    ledger.put_migrations(work.migrations)
+    settings = {"host": host, "fake": {"nodes": nodes, "seed": SEED, "prefix": host}}
+    state = directory / host
+    state.mkdir(exist_ok=True)
+    with parts_of(state, clock=clock, ledger=ledger, **settings) as parts:
+        result = refresh(parts)
+        assert result.fine, result
+        ledger.heartbeat(host, version=__version__)
