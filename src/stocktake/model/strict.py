@@ -12,6 +12,8 @@ from stocktake.errors import InvalidData
 
 T = TypeVar("T")
 _INT_MAX = 2**63 - 1
+# Up to here every whole number is one that a float holds exactly.
+_EXACT_MAX = 2**53
 _SHOWN_MAX = 5
 
 
@@ -23,13 +25,25 @@ def decode_strictly(text: bytes | str, kind: type[T], *, where: str) -> T:
         InvalidData: not JSON, something missing or wrong, or one of `oddities`; says which path.
     """
     try:
-        value = msgspec.json.decode(text, type=kind)
-        found = list(oddities(msgspec.json.decode(text), value))
+        raw = _whole(msgspec.json.decode(text))
+        value = msgspec.convert(raw, kind)
+        found = list(oddities(raw, value))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidData(str(error), where=where) from error
     if found:
         raise InvalidData("; ".join(found[:_SHOWN_MAX]), where=where)
     return value
+
+
+def _whole(raw: Any) -> Any:
+    """Read 5.0 as 5: JSON has one kind of number, and its schema calls both whole."""
+    if isinstance(raw, dict):
+        return {key: _whole(value) for key, value in raw.items()}
+    if isinstance(raw, list):
+        return [_whole(value) for value in raw]
+    if isinstance(raw, float) and raw.is_integer() and abs(raw) < _EXACT_MAX:
+        return int(raw)
+    return raw
 
 
 def oddities(raw: Any, value: object) -> Iterator[str]:

@@ -7,7 +7,7 @@ Every figure says what the record has, what its parts add up to, and whether the
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from stocktake.errors import InvalidInput
+from stocktake.errors import NotFound
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.pci import PciRecord
@@ -77,12 +77,12 @@ def explained(
     Explain all figures of a node, or one.
 
     Raises:
-        InvalidInput: there is no such figure; names the nearest, and those there are.
+        NotFound: there is no such figure; names the nearest, and those there are.
     """
     known = figures(node, entries, devices)
     if field is not None and field not in known:
         remedy = f"{nearest(field, list(known))} There are: {', '.join(known)}.".strip()
-        raise InvalidInput(f"there is no field {field!r} to explain", where=node.hypervisor_hostname, remedy=remedy)
+        raise NotFound(f"there is no field {field!r} to explain", where=node.hypervisor_hostname, remedy=remedy)
     chosen = tuple(known.values()) if field is None else (known[field],)
     return Explained(
         uuid=node.uuid,

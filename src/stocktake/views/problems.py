@@ -6,6 +6,7 @@ Silent agents, nodes that could not be refreshed, what a refresh found inconsist
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from hashlib import blake2b
 
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
@@ -36,7 +37,15 @@ class FleetProblem(Problem, frozen=True, kw_only=True):
         """What problems are put in order by: the worst first."""
         place = _FIRST.index(self.code) if self.code in _FIRST else len(_FIRST)
         severity = "0" if self.severity == "error" else "1"
-        return severity, str(place), self.code, self.host, self.node or "", self.about, self.text
+        return (
+            severity,
+            str(place),
+            self.code,
+            self.host,
+            self.node or "",
+            self.about,
+            blake2b(self.text.encode(), digest_size=6).hexdigest(),
+        )
 
 
 def fleet_problems(

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 
 from stocktake.errors import AccessDenied, StocktakeError
 from stocktake.web.auth import Caller, Doorkeeper, not_signed_in
-from stocktake.web.calls import ENCODER, Call, Reply, Route, Stage
+from stocktake.web.calls import Call, Reply, Route, Stage, encoded
 from stocktake.web.limits import Rates
 from stocktake.web.openapi import document
 from stocktake.web.parts import Web
@@ -122,16 +122,18 @@ class Desk:
                     body = value_of(route, await body_of(request, server.request_bytes_max))
                 call = Call(self.web, caller, request.path_params, query, body, request, self.stage)
                 if inspect.iscoroutinefunction(route.handler):
-                    answer = await route.handler(call)
-                else:
-                    answer = await to_thread.run_sync(
-                        route.handler, call, limiter=self.stage.limiter, abandon_on_cancel=True
-                    )
+                    return _written(route, await route.handler(call), request)
+                return await to_thread.run_sync(
+                    _worked, route, call, limiter=self.stage.limiter, abandon_on_cancel=True
+                )
         except TimeoutError as error:
             what = f"no answer within {server.request_timeout_s:g} s"
             remedy = "What was asked may still be done: look before trying again."
             raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy) from error
-        return _written(route, answer, request)
+
+
+def _worked(route: Route, call: Call[Any, Any]) -> Response:
+    return _written(route, route.handler(call), call.request)
 
 
 def _written(route: Route, answer: Any, request: Request) -> Response:
@@ -140,7 +142,7 @@ def _written(route: Route, answer: Any, request: Request) -> Response:
         return answer
     reply = answer if isinstance(answer, Reply) else Reply(answer, status=route.status)
     headers = dict(reply.headers)
-    body = b"" if reply.value is None else ENCODER.encode(reply.value)
+    body = b"" if reply.value is None else encoded(reply.value)
     if route.method == "GET":
         tag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
         headers |= {"ETag": tag, "Cache-Control": "private, no-cache"}

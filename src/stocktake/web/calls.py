@@ -6,16 +6,17 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from stocktake.errors import StocktakeError
 from stocktake.model.access import Role
-from stocktake.model.value import Value
+from stocktake.model.value import Value, encode
 from stocktake.web.auth import Caller
 from stocktake.web.parts import Web
 
@@ -33,6 +34,10 @@ OPERATORS: Roles = frozenset({"operator"})
 ANY_TOKEN: Roles = frozenset({"viewer", "agent", "operator"})
 # For what an agent does; its handlers see to it that it is to its own host's rows.
 AGENTS: Roles = frozenset({"agent", "operator"})
+
+
+# Text that somebody typed: a name, a uuid, a code.
+Text = Annotated[str, Meta(pattern="^[^\\u0000]+$", max_length=255)]
 
 
 class Query(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,4 +177,13 @@ def route(
     )
 
 
-ENCODER = msgspec.json.Encoder(order="deterministic")
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+
+
+def encoded(value: object) -> bytes:
+    """Write a value as JSON so that equal values give equal text."""
+    try:
+        return _ENCODER.encode(value)
+    except TypeError:
+        # A mapping whose keys are numbers, such as the pinning of a guest's CPUs: slower, and the same text.
+        return encode(value).encode()

@@ -13,6 +13,8 @@ from stocktake.web.calls import Route
 from stocktake.web.status import MEDIA, HttpProblem
 
 _PART = re.compile(r"{(\w+)}")
+_NO_ZERO = "^[^\\u0000]*$"
+_INT_MAX = 2**63 - 1
 _REF = "#/components/schemas/{name}"
 # What may go wrong with any route, and what it means.
 _PROBLEMS = {
@@ -34,10 +36,13 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     shown = [route for route in routes if not route.hidden]
     kinds = [kind for route in shown for kind in (route.answer, route.body, route.query) if kind is not None]
     schemas, components = msgspec.json.schema_components([*kinds, HttpProblem], ref_template=_REF)
+    for component in components.values():
+        _tighten(component)
     table = dict(zip(map(repr, [*kinds, HttpProblem]), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in shown:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, table, components)
+    _link(paths)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -56,6 +61,31 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
             },
         },
     }
+
+
+def _tighten(schema: Any) -> None:
+    """
+    Say what holds of everything here: no field that nobody knows, no zero byte, no number over 63 bits.
+
+    In a body they are refused, in an answer there are none.
+    """
+    if isinstance(schema, list):
+        for one in schema:
+            _tighten(one)
+    if not isinstance(schema, dict):
+        return
+    if "properties" in schema:
+        schema["additionalProperties"] = False
+        _tighten(list(schema["properties"].values()))
+    elif isinstance(schema.get("additionalProperties"), dict):
+        schema.setdefault("propertyNames", {"pattern": _NO_ZERO})
+    if schema.get("type") == "string" and not {"format", "enum", "const"} & schema.keys():
+        schema.setdefault("pattern", _NO_ZERO)
+    if schema.get("type") == "integer":
+        schema.setdefault("minimum", -_INT_MAX)
+        schema.setdefault("maximum", _INT_MAX)
+    for key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
+        _tighten(schema.get(key))
 
 
 def _operation(route: Route, table: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
@@ -115,11 +145,30 @@ def _responses(route: Route, table: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _names_a_node(route: Route) -> bool:
+    return route.query is not None and "node" in route.query.__struct_fields__
+
+
+def _link(paths: dict[str, dict[str, Any]]) -> None:
+    """Say what can be done with a new claim: whatever is done to one instance."""
+    made = paths.get("/v1/claims", {}).get("post")
+    if made is not None:
+        made["responses"]["201"]["links"] = {
+            operation["operationId"]: {
+                "operationId": operation["operationId"],
+                "parameters": {"instance": "$response.body#/instance/uuid"},
+            }
+            for path, operations in paths.items()
+            for operation in operations.values()
+            if path.startswith("/v1/instances/{instance}")
+        }
+
+
 def _problems(route: Route) -> list[tuple[int, str]]:
     left_out = set[int]()
     if route.roles is None:
         left_out |= {401, 403}
-    if "{" not in route.path:
+    if "{" not in route.path and route.body is None and not _names_a_node(route):
         left_out.add(404)
     if route.body is None:
         left_out |= {413, 415}

@@ -22,7 +22,7 @@ from stocktake.errors import (
     Unreachable,
 )
 from stocktake.model.value import Value
-from stocktake.web.calls import ENCODER
+from stocktake.web.calls import encoded
 
 MEDIA = "application/problem+json"
 RETRY_AFTER_S = 2
@@ -95,7 +95,7 @@ def answer_of(problem: HttpProblem, headers: Mapping[str, str] | None = None) ->
         given["WWW-Authenticate"] = 'Bearer realm="stocktake", Basic realm="stocktake", charset="UTF-8"'
     if problem.status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         given.setdefault("Retry-After", str(RETRY_AFTER_S))
-    return Response(ENCODER.encode(problem), status_code=problem.status, media_type=MEDIA, headers=given)
+    return Response(encoded(problem), status_code=problem.status, media_type=MEDIA, headers=given)
 
 
 class NotServed(StocktakeError):

@@ -20,10 +20,9 @@ from stocktake.model.workload import Flavor
 from stocktake.views.finding import find_instance, find_node
 from stocktake.views.fitting import FitAnswer, answer_of, wanted_of
 from stocktake.views.promises import ClaimedShown, claimed_shown
-from stocktake.web.calls import OPERATORS, READERS, Call, route
+from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
 
 AUTO = "auto"
-Text = Annotated[str, Meta(min_length=1, max_length=255)]
 Uuid = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 # In how many seconds a claim that nobody settles is given back; null takes the setting claim_expiry_s.
 Expiry = Annotated[float, Meta(gt=0, le=LONGEST_S)] | Literal["never"] | None
@@ -73,21 +72,41 @@ class Unshelve(Value, frozen=True, kw_only=True):
     expires_s: Expiry = None
 
 
-class Move(Value, frozen=True, kw_only=True):
-    """
-    Where a machine is to go, and how.
+class Moving(Value, frozen=True, kw_only=True, tag_field="kind"):
+    """Where a machine is to go; `kind` says how."""
 
-    Attributes:
-        flavor: of a resize, what it is to have; other kinds keep theirs.
-        force: evacuate although the agent of the source is alive.
-    """
-
-    kind: MoveKind
     node: Somewhere = AUTO
-    flavor: Flavor | None = None
     limits: Limits | None = None
     expires_s: Expiry = None
+
+
+class Resize(Moving, frozen=True, kw_only=True, tag="resize"):
+    """A resize; `flavor` is what the machine is to have."""
+
+    flavor: Flavor
+
+
+class Migrate(Moving, frozen=True, kw_only=True, tag="migration"):
+    """A cold migration."""
+
+
+class LiveMigrate(Moving, frozen=True, kw_only=True, tag="live-migration"):
+    """A live migration."""
+
+
+class Evacuate(Moving, frozen=True, kw_only=True, tag="evacuation"):
+    """Building it again, because its host is down; `force`: although its agent is alive."""
+
     force: bool = False
+
+
+Move = Resize | Migrate | LiveMigrate | Evacuate
+_KINDS: dict[type[Moving], MoveKind] = {
+    Resize: "resize",
+    Migrate: "migration",
+    LiveMigrate: "live-migration",
+    Evacuate: "evacuation",
+}
 
 
 class Renew(Value, frozen=True, kw_only=True):
@@ -156,18 +175,20 @@ def move(call: Call[None, Move]) -> ClaimedShown:
     web, asked = call.web, call.body
     before = find_instance(web.ledger, call.path["instance"])
 
+    flavor = asked.flavor if isinstance(asked, Resize) else None
+
     def claim(node: str, limits: Limits | None) -> Claimed | Refused:
         return web.claims.move(
             before.uuid,
-            asked.kind,
+            _KINDS[type(asked)],
             node,
-            flavor=asked.flavor,
+            flavor=flavor,
             limits=limits,
             expires_s=_seconds(asked.expires_s),
-            force=asked.force,
+            force=isinstance(asked, Evacuate) and asked.force,
         )
 
-    wanted = wanted_of(asked.flavor or before.flavor, web.settings, volume_backed=before.volume_backed)
+    wanted = wanted_of(flavor or before.flavor, web.settings, volume_backed=before.volume_backed)
     node = _node(web.ledger, asked.node)
     done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
     return claimed_shown(done)

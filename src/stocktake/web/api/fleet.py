@@ -9,7 +9,7 @@ from stocktake.model.value import Value
 from stocktake.views.finding import find_service
 from stocktake.views.problems import FleetProblem, fleet_problems
 from stocktake.views.state import ServiceShown, Word, service_shown
-from stocktake.web.calls import OPERATORS, READERS, Call, route
+from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
 _REASON_LENGTH_MAX = 1000
@@ -18,9 +18,9 @@ _REASON_LENGTH_MAX = 1000
 class ProblemsQuery(PageQuery, frozen=True, kw_only=True):
     """Which problems."""
 
-    host: Annotated[str | None, Meta(description="Those of this service.")] = None
+    host: Annotated[Text | None, Meta(description="Those of this service.")] = None
     severity: Annotated[Severity | None, Meta(description="Those that are so severe.")] = None
-    code: Annotated[str | None, Meta(description="Those of this code, such as `agent-down` or `orphan`.")] = None
+    code: Annotated[Text | None, Meta(description="Those of this code, such as `agent-down` or `orphan`.")] = None
 
 
 class ServicesQuery(PageQuery, frozen=True, kw_only=True):

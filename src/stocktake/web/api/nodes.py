@@ -11,28 +11,28 @@ from stocktake.views.figures import Explained, explained
 from stocktake.views.finding import find_node
 from stocktake.views.nodes import NodeDetail, NodeSummary, detail_of, summary_of
 from stocktake.views.state import Word, state_of, states_of
-from stocktake.web.calls import OPERATORS, READERS, Call, Query, route
+from stocktake.web.calls import OPERATORS, READERS, Call, Query, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
 
 class NodesQuery(PageQuery, frozen=True, kw_only=True):
     """Which nodes; each filter narrows down further."""
 
-    host: Annotated[str | None, Meta(description="Those of this service.")] = None
-    name: Annotated[str | None, Meta(description="Those of this name; `*` and `?` stand for any text, any letter.")] = (
-        None
-    )
+    host: Annotated[Text | None, Meta(description="Those of this service.")] = None
+    name: Annotated[
+        Text | None, Meta(description="Those of this name; `*` and `?` stand for any text, any letter.")
+    ] = None
     state: Annotated[tuple[Word, ...], Meta(description="Those in one of these states.")] = ()
     problem: Annotated[
         str | None, Meta(description="Those with a problem of this code; `any` is with any, `none` without.")
     ] = None
-    trait: Annotated[tuple[str, ...], Meta(description="Those with all of these traits.")] = ()
+    trait: Annotated[tuple[Text, ...], Meta(description="Those with all of these traits.")] = ()
 
 
 class ExplainQuery(Query, frozen=True, kw_only=True):
     """Which figure."""
 
-    field: Annotated[str | None, Meta(description="One figure, such as `memory_mb_used`; all unless given.")] = None
+    field: Annotated[Text | None, Meta(description="One figure, such as `memory_mb_used`; all unless given.")] = None
 
 
 class DeleteQuery(Query, frozen=True, kw_only=True):

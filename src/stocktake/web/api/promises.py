@@ -8,31 +8,31 @@ from stocktake.errors import NotFound
 from stocktake.model.workload import Instance, Migration
 from stocktake.views.finding import find_instance, find_node
 from stocktake.views.promises import Stranger, strangers_of
-from stocktake.web.calls import OPERATORS, READERS, Call, route
-from stocktake.web.paging import Page, PageQuery, page_of, row_after
+from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
+from stocktake.web.paging import Page, PageQuery, RowsQuery, page_of, row_after
 
 
-class InstancesQuery(PageQuery, frozen=True, kw_only=True):
+class InstancesQuery(RowsQuery, frozen=True, kw_only=True):
     """Which instances."""
 
-    host: Annotated[str | None, Meta(description="Those of this service.")] = None
-    node: Annotated[str | None, Meta(description="Those on this node, by its name or uuid.")] = None
+    host: Annotated[Text | None, Meta(description="Those of this service.")] = None
+    node: Annotated[Text | None, Meta(description="Those on this node, by its name or uuid.")] = None
     deleted: Annotated[bool, Meta(description="Those deleted, too.")] = False
 
 
-class MigrationsQuery(PageQuery, frozen=True, kw_only=True):
+class MigrationsQuery(RowsQuery, frozen=True, kw_only=True):
     """Which migrations."""
 
-    host: Annotated[str | None, Meta(description="Those from or to this service.")] = None
-    node: Annotated[str | None, Meta(description="Those from or to this node, by its name or uuid.")] = None
+    host: Annotated[Text | None, Meta(description="Those from or to this service.")] = None
+    node: Annotated[Text | None, Meta(description="Those from or to this node, by its name or uuid.")] = None
     all: Annotated[bool, Meta(description="Settled ones too: confirmed, completed, failed and the like.")] = False
 
 
 class OrphansQuery(PageQuery, frozen=True, kw_only=True):
     """Which strangers."""
 
-    host: Annotated[str | None, Meta(description="Those on nodes of this service.")] = None
-    node: Annotated[str | None, Meta(description="Those on this node, by its name or uuid.")] = None
+    host: Annotated[Text | None, Meta(description="Those on nodes of this service.")] = None
+    node: Annotated[Text | None, Meta(description="Those on this node, by its name or uuid.")] = None
     kind: Annotated[Literal["orphan", "misplaced"] | None, Meta(description="Those of this kind.")] = None
 
 
