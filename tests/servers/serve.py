@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,13 +32,17 @@ from stocktake.model.access import digest_of
 from stocktake.placement import open_scheduler
 from stocktake.settings import read_settings
 from stocktake.web.app import make_app
+from stocktake.web.calls import Route
 from stocktake.web.parts import Web
+from stocktake.web.routes import ROUTES
 
 HOST = "compute-1"
 OTHER_HOST = "compute-2"
 GOOD = ("viewer", "agent", "other", "operator")
 BAD = ("expired", "revoked", "wrong")
 START_TIMEOUT_S = 60.0
+_ROOT = "http://127.0.0.1"
+_CLIENT = ("127.0.0.1", 50000)
 
 
 def secret_of(name: str) -> str:
@@ -174,7 +178,7 @@ class ServedHere:
 
     def client(self, name: str | None = None) -> TestClient:
         """Give a client that shows the token of a name."""
-        one = TestClient(self.raw.app, base_url="http://127.0.0.1", raise_server_exceptions=True)
+        one = TestClient(self.raw.app, base_url=_ROOT, client=_CLIENT)
         one.headers.update(headers_of(name))
         # Its loop is the one that runs already.
         one.portal = self.raw.portal
@@ -183,9 +187,23 @@ class ServedHere:
 
 @contextmanager
 def served_here(
-    directory: Path, database: str | None = None, *, clock: Clock | None = None, tokens: bool = True, **settings: Any
+    directory: Path,
+    database: str | None = None,
+    *,
+    clock: Clock | None = None,
+    tokens: bool = True,
+    loopback: bool = True,
+    routes: Sequence[Route] = ROUTES,
+    **settings: Any,
 ) -> Iterator[ServedHere]:
-    """Make the application over a ledger; see `served`."""
+    """
+    Make the application over a ledger; see `served`.
+
+    Args:
+        tokens: put those tokens into the ledger.
+        loopback: only this machine can reach it.
+        routes: others than the real ones.
+    """
     clock, ids = clock or SystemClock(), RandomIds()
     database = database or f"sqlite:///{directory / 'ledger.db'}"
     given: dict[str, object] = {name.replace("__", "."): value for name, value in settings.items()}
@@ -205,6 +223,7 @@ def served_here(
             claims=claims_with(read, ledger, scheduler, clock, ids),
             clock=clock,
             ids=ids,
+            loopback=loopback,
         )
-        raw = opened.enter_context(TestClient(make_app(web), base_url="http://127.0.0.1"))
+        raw = opened.enter_context(TestClient(make_app(web, routes), base_url=_ROOT, client=_CLIENT))
         yield ServedHere(web, raw)

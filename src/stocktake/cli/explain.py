@@ -15,7 +15,7 @@ from stocktake.cli.session import Session
 if TYPE_CHECKING:
     from stocktake.cli.screen import Screen
     from stocktake.model.books import ComputeNode, Entry
-    from stocktake.views.figures import Figure, Part
+    from stocktake.views.figures import Figure, FigurePart
 
 _SHORT_UUID = 8
 
@@ -81,11 +81,11 @@ def _listed(figures: "Sequence[Figure]") -> str:
     return ", ".join([*plain, *(f"{name} …" for name in others if name)])
 
 
-def who(holders: "Sequence[Entry | Part]") -> list[str]:
+def who(holders: "Sequence[Entry | FigurePart]") -> list[str]:
     """Name the holders: kind and name; the beginning of the uuid where two have one name, all of it without one."""
     names = Counter((holder.kind, holder.name) for holder in holders)
 
-    def named(holder: "Entry | Part") -> str:
+    def named(holder: "Entry | FigurePart") -> str:
         if holder.kind == "reserved":
             return "reserved for the host"
         if not holder.name:

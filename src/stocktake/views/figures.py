@@ -23,7 +23,7 @@ Amount = int | str
 _WHOLE_UNITS: Mapping[str, str] = {"local_gb_used": "GB", "free_disk_gb": "GB"}
 
 
-class Part(Value, frozen=True, kw_only=True):
+class FigurePart(Value, frozen=True, kw_only=True):
     """One line of the sum: who, how much, why; `amount` is a number, or CPUs or addresses as text."""
 
     kind: str
@@ -50,7 +50,7 @@ class Figure(Value, frozen=True, kw_only=True):
     recorded: Amount
     sum: Amount
     agrees: bool
-    parts: tuple[Part, ...]
+    parts: tuple[FigurePart, ...]
     steps: tuple[str, ...]
 
 
@@ -109,7 +109,7 @@ def _figure(
     recorded: Amount,
     made: Amount,
     *,
-    parts: Sequence[Part],
+    parts: Sequence[FigurePart],
     steps: tuple[str, ...] = (),
 ) -> Figure:
     return Figure(
@@ -143,24 +143,24 @@ def _all(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecor
     yield from _pci(node, entries, devices)
 
 
-def _part(entry: Entry, amount: Amount) -> Part:
-    return Part(kind=entry.kind, id=entry.id, name=entry.name, why=entry.why, amount=amount)
+def _part(entry: Entry, amount: Amount) -> FigurePart:
+    return FigurePart(kind=entry.kind, id=entry.id, name=entry.name, why=entry.why, amount=amount)
 
 
-def _parts(entries: Sequence[Entry], amount: Callable[[Entry], int]) -> tuple[Part, ...]:
+def _parts(entries: Sequence[Entry], amount: Callable[[Entry], int]) -> tuple[FigurePart, ...]:
     """Pick what counts; who takes nothing is left out."""
     return tuple(_part(entry, amount(entry)) for entry in entries if amount(entry))
 
 
-def _sum(parts: Sequence[Part]) -> int:
+def _sum(parts: Sequence[FigurePart]) -> int:
     return sum(part.amount for part in parts if isinstance(part.amount, int))
 
 
-def _summed(field: str, unit: str, recorded: int, parts: tuple[Part, ...]) -> Figure:
+def _summed(field: str, unit: str, recorded: int, parts: tuple[FigurePart, ...]) -> Figure:
     return _figure(field, unit, recorded, _sum(parts), parts=parts)
 
 
-def _disk(parts: Sequence[Part]) -> tuple[int, str]:
+def _disk(parts: Sequence[FigurePart]) -> tuple[int, str]:
     """Round disk up to whole GB, once, at the end."""
     total_mb = _sum(parts)
     total_gb = -(-total_mb // _MIB_PER_GIB)
@@ -174,7 +174,7 @@ def _free(
     recorded: int,
     *,
     total: tuple[str, int],
-    parts: tuple[Part, ...],
+    parts: tuple[FigurePart, ...],
     used: int,
     steps: tuple[str, ...] = (),
 ) -> Figure:
@@ -204,7 +204,7 @@ def _pages(pages: NodePages, take: CellTake) -> int:
     return sum(taken.count for taken in take.pages if taken.size_kb == pages.size_kb)
 
 
-def _of_cell(entries: Sequence[Entry], cell: int, amount: Callable[[CellTake], int]) -> tuple[Part, ...]:
+def _of_cell(entries: Sequence[Entry], cell: int, amount: Callable[[CellTake], int]) -> tuple[FigurePart, ...]:
     return _parts(entries, lambda entry: sum(amount(take) for take in entry.cells if take.cell == cell))
 
 
@@ -221,7 +221,7 @@ def _pci(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecor
         taken = {address for _, addresses in held for address in addresses}
         others = [device for address, device in alike.items() if address not in taken and device.status != "available"]
         parts += [
-            Part(kind="device", id=device.address, name=None, why=_shut(device), amount=device.address)
+            FigurePart(kind="device", id=device.address, name=None, why=_shut(device), amount=device.address)
             for device in others
         ]
         free = len(alike) - len(taken) - len(others)
@@ -230,8 +230,8 @@ def _pci(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecor
         yield _figure(f"pci.{vendor}_{product}", "devices", recorded, free, parts=parts, steps=(step,))
 
 
-def _of_device(device: PciRecord) -> Part:
-    return Part(kind="device", id=device.address, name=None, why=_shut(device), amount=device.address)
+def _of_device(device: PciRecord) -> FigurePart:
+    return FigurePart(kind="device", id=device.address, name=None, why=_shut(device), amount=device.address)
 
 
 def _shut(device: PciRecord) -> str:

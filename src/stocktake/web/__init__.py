@@ -22,7 +22,8 @@ How to add to it:
 - **A "no"** is an error of `errors.py`, raised; `status.py` alone knows its HTTP status and writes problem+json.
   A room whose clients want errors in another form gives `route(..., errors=function)`.
 - **Who may** is a set of roles: `ANYBODY` (not signed in), `READERS`, `OPERATORS`, `AGENTS` (agents and operators).
-  A handler that an agent may call asks `call.caller.must_own(host)` for every host whose rows it touches.
+  An agent's own host is all that it gets: a `{host}` in the path is checked by the dispatcher; for every other host
+  whose rows it touches a handler asks `call.caller.must_own(host)`.
 - Everything that is not GET or HEAD is written to the audit log (`stocktake.audit`) by the dispatcher.
 - What is shown of the books (states, figures, summaries) is worked out in `stocktake.views`, for terminals too.
 - Tests: `tests/servers/serve.py` starts a real server (`served`), or the same in this process (`served_here`).

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import inspect
 import logging
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
-from stocktake.errors import AccessDenied, StocktakeError
+from stocktake.errors import AccessDenied, NotSignedIn, StocktakeError
 from stocktake.web.auth import Caller, Doorkeeper, not_signed_in
 from stocktake.web.calls import Call, Reply, Route, Stage, encoded
 from stocktake.web.limits import Rates
@@ -85,7 +86,8 @@ class Desk:
     async def _answered(self, route: Route, request: Request) -> Response:
         caller = Caller(address=request.client.host if request.client else "")
         try:
-            caller = await to_thread.run_sync(self._door.caller, request, limiter=self.stage.limiter)
+            if route.roles is not None:
+                caller = await self._signed_in(caller, request)
             self._check(route, caller, request)
             response = await self._run(route, caller, request)
         except StocktakeError as error:
@@ -97,17 +99,30 @@ class Desk:
             _audit(route, caller, request, response.status_code)
         return response
 
-    def _check(self, route: Route, caller: Caller, request: Request) -> None:
+    async def _signed_in(self, caller: Caller, request: Request) -> Caller:
+        try:
+            return await to_thread.run_sync(self._door.caller, request, limiter=self.stage.limiter)
+        except NotSignedIn:
+            # Guesses are counted too.
+            self._count(caller)
+            raise
+
+    def _count(self, caller: Caller) -> None:
         wait_s = self._rates.take(caller.key)
         if wait_s > 0:
-            headers = {"Retry-After": str(-(-wait_s // 1).__int__())}
+            headers = {"Retry-After": str(math.ceil(wait_s))}
             raise NotServed(HTTPStatus.TOO_MANY_REQUESTS, "too many requests", remedy="Slow down.", headers=headers)
+
+    def _check(self, route: Route, caller: Caller, request: Request) -> None:
+        self._count(caller)
         if route.roles is not None:
             if caller.role is None:
                 raise not_signed_in()
             if caller.role not in route.roles:
                 wanted = " or ".join(sorted(route.roles))
                 raise AccessDenied(f"a token of role {caller.role} may not do that; it takes one of role {wanted}")
+            if "host" in request.path_params and caller.role == "agent":
+                caller.must_own(request.path_params["host"])
         if request.method not in _SAFE:
             _check_origin(request)
         check_accepts(route, request.headers.get("accept", "*/*"))
