@@ -13,9 +13,11 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -28,6 +30,7 @@ from starlette.testclient import TestClient
 from stocktake.claims.opening import claims_with
 from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger.engine import WAIT_S
 from stocktake.model.access import digest_of
 from stocktake.placement import open_scheduler
 from stocktake.settings import read_settings
@@ -77,6 +80,7 @@ class Served:
     database: str
     settings: Mapping[str, object]
     environ: Mapping[str, str] = field(default_factory=dict)
+    louder: int = 0
     url: str = ""
     verify: Any = True
     process: "subprocess.Popen[str] | None" = field(default=None, repr=False)
@@ -94,7 +98,15 @@ class Served:
         file = self.directory / "stocktake.toml"
         file.touch()
         command = [sys.executable, "-c", "from stocktake.cli.main import main; main(prog_name='stocktake')"]
-        command += ["--config", str(file), "--state-path", str(self.directory), "--log-json", "serve"]
+        command += [
+            "--config",
+            str(file),
+            "--state-path",
+            str(self.directory),
+            "--log-json",
+            *["-v"] * self.louder,
+            "serve",
+        ]
         command += [part for name, value in given.items() for part in ("--set", f"{name}={_text(value)}")]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("STOCKTAKE_")}
         with self.log.open("a") as log:
@@ -104,17 +116,42 @@ class Served:
 
     def _listening(self, start: int) -> str:
         """Wait for the line that says where it listens."""
-        import time
+        line = self._said(start, lambda line: line.startswith("Serving "))
+        return line.rpartition(" on ")[2].strip()
 
+    def told(self, sign: signal.Signals, text: str) -> None:
+        """Send a signal, and wait until it says that it was heard."""
         assert self.process is not None
+        start = self.log.stat().st_size
+        self.process.send_signal(sign)
+        self._said(start, lambda line: text in line)
+
+    def when_asked(self, path: str) -> None:
+        """Wait until a request of a path has arrived; the server has to be `louder`."""
+        self._said(0, lambda line: '"DEBUG"' in line and path in line)
+
+    def when_closed(self) -> None:
+        """Wait until nobody can connect any more."""
+        host, port = self.url.rpartition("//")[2].split(":")
+        until = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < until:
+            try:
+                socket.create_connection((host, int(port)), timeout=5).close()
+            except ConnectionRefusedError:
+                return
+            time.sleep(0.05)
+        raise RuntimeError("it still listens")
+
+    def _said(self, start: int, wanted: Callable[[str], bool]) -> str:
+        """Wait for a line of the log, from a place in it on."""
         until = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until:
             with self.log.open() as log:
                 log.seek(start)
                 for line in log:
-                    if line.startswith("Serving ") and line.endswith("\n"):
-                        return line.rpartition(" on ")[2].strip()
-            if self.process.poll() is not None:
+                    if wanted(line) and line.endswith("\n"):
+                        return line
+            if self.process is None or self.process.poll() is not None:
                 break
             time.sleep(0.05)
         raise RuntimeError(self.log.read_text()[-4000:])
@@ -150,11 +187,12 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def served(directory: Path, database: str | None = None, **settings: object) -> Iterator[Served]:
+def served(directory: Path, database: str | None = None, *, louder: int = 0, **settings: object) -> Iterator[Served]:
     """
     Run a server on a free loopback port over a ledger (by its URL; a new SQLite file without one).
 
     Args:
+        louder: how often --verbose is given.
         settings: dotted names with `__` for the dot, such as `server__rate_per_s`.
     """
     database = database or f"sqlite:///{directory / 'ledger.db'}"
@@ -162,6 +200,7 @@ def served(directory: Path, database: str | None = None, **settings: object) -> 
     with contextlib.closing(open_ledger(database, clock=clock, ids=RandomIds())) as ledger:
         add_tokens(ledger, clock)
     server = Served(directory, database, {name.replace("__", "."): value for name, value in settings.items()})
+    server.louder = louder
     try:
         server.start()
         yield server
@@ -193,6 +232,7 @@ def served_here(
     clock: Clock | None = None,
     tokens: bool = True,
     loopback: bool = True,
+    wait_s: float = WAIT_S,
     routes: Sequence[Route] = ROUTES,
     **settings: Any,
 ) -> Iterator[ServedHere]:
@@ -202,6 +242,7 @@ def served_here(
     Args:
         tokens: put those tokens into the ledger.
         loopback: only this machine can reach it.
+        wait_s: how long to wait for the ledger's lock.
         routes: others than the real ones.
     """
     clock, ids = clock or SystemClock(), RandomIds()
@@ -210,7 +251,7 @@ def served_here(
     fixed = {"host": HOST, "state_path": directory, "placement.mode": "none", "server.rate_per_s": 0}
     read = read_settings(None, environ={}, overrides={**fixed, "database.connection": database, **given})
     with contextlib.ExitStack() as opened:
-        ledger = open_ledger(database, clock=clock, ids=ids)
+        ledger = open_ledger(database, clock=clock, ids=ids, wait_s=wait_s)
         opened.callback(ledger.close)
         scheduler = open_scheduler(read.placement, clock, state_path=directory)
         opened.callback(scheduler.close)

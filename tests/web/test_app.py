@@ -118,9 +118,11 @@ def test_given_what_is_known_already_when_asked_again_then_it_is_not_sent(here: 
     assert (head.status_code, head.content, head.headers["ETag"]) == (200, b"", tag)
 
 
-def test_given_a_ledger_that_is_locked_when_asked_then_it_is_503_with_when_to_try_again(here: ServedHere) -> None:
+def test_given_a_ledger_that_is_locked_when_asked_then_it_is_503_with_when_to_try_again(
+    books: str, tmp_path: Path
+) -> None:
     # SQLite has one writer: whoever else would write waits for his turn, and not for ever.
-    with here.web.ledger.transaction():
+    with served_here(tmp_path, books, wait_s=0.1) as here, here.web.ledger.transaction():
         answer = here.client("operator").post(f"/v1/services/{HOST}/enable")
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "2"

@@ -85,6 +85,7 @@ class Desk:
 
     async def _answered(self, route: Route, request: Request) -> Response:
         caller = Caller(address=request.client.host if request.client else "")
+        LOG.debug("%s %s", request.method, request.url.path, extra={"address": caller.address})
         try:
             if route.roles is not None:
                 caller = await self._signed_in(caller, request)
