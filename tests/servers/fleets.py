@@ -6,6 +6,7 @@ from stocktake import __version__
 from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.drivers.fleet_work import generate_work
 from stocktake.ledger import open_ledger
+from stocktake.model.value import replace
 from stocktake.refresh import refresh
 from tests.parts import parts_of
 
@@ -18,7 +19,8 @@ def stocked(directory: Path, url: str, *, host: str = "compute-1", nodes: int = 
     ledger = open_ledger(url, clock=clock, ids=RandomIds())
     work = generate_work(SEED, nodes, host=host, now=clock.now(), prefix=host)
     ledger.put_instances(work.instances)
-    ledger.put_migrations(work.migrations)
+    first = max((one.id for one in ledger.migrations(all=True)), default=0)
+    ledger.put_migrations([replace(one, id=first + one.id) for one in work.migrations])
     settings = {"host": host, "fake": {"nodes": nodes, "seed": SEED, "prefix": host}}
     state = directory / host
     state.mkdir(exist_ok=True)
