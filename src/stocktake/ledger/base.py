@@ -73,6 +73,11 @@ class Ledger:
         with database.reading() as connection, collector_off():
             return read.nodes(connection, host)
 
+    def nodes_in_brief(self, *, host: str | None = None) -> tuple[ComputeNode, ...]:
+        """Read the nodes for a list of many: CPU, cells, devices, stats and metrics are as if there were none."""
+        with self._database.reading() as connection, collector_off():
+            return read.nodes(connection, host, brief=True)
+
     def node(self, name_or_uuid: str) -> ComputeNode:
         """
         Read one node.

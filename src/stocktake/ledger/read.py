@@ -14,7 +14,7 @@ from sqlalchemy import Connection, exists, literal_column, or_, select, union
 
 from stocktake.errors import NotFound
 from stocktake.ledger.among import among
-from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, in_order
+from stocktake.ledger.rows import BRIEF_NODE, DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, in_order
 from stocktake.ledger.tables import (
     ALIVE,
     COMPUTE_NODE_ENTRIES,
@@ -41,12 +41,13 @@ _NONE: Mapping[str, Any] = {}
 Held = Mapping[tuple[str, str | None, str | None], tuple[str, ...]]
 
 
-def nodes(connection: Connection, host: str | None = None) -> tuple[ComputeNode, ...]:
-    """Read the nodes that are not deleted, by name."""
-    query = select(*NODE.select).where(ALIVE).order_by(COMPUTE_NODES.c.hypervisor_hostname, COMPUTE_NODES.c.id)
+def nodes(connection: Connection, host: str | None = None, *, brief: bool = False) -> tuple[ComputeNode, ...]:
+    """Read the nodes that are not deleted, by name; in brief without what is large."""
+    shape = BRIEF_NODE if brief else NODE
+    query = select(*shape.select).where(ALIVE).order_by(COMPUTE_NODES.c.hypervisor_hostname, COMPUTE_NODES.c.id)
     if host is not None:
         query = query.where(COMPUTE_NODES.c.host == host)
-    return NODE.read_all(connection.execute(query).all())
+    return shape.read_all(connection.execute(query).all())
 
 
 def node(connection: Connection, name_or_uuid: str) -> ComputeNode:

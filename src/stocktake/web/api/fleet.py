@@ -39,7 +39,7 @@ class Reason(Value, frozen=True, kw_only=True):
 def problems(call: Call[ProblemsQuery, None]) -> Page[FleetProblem]:
     """List what is wrong in the fleet, the worst first: silent agents, failed refreshes, conflicts, orphans."""
     ledger, query = call.web.ledger, call.query
-    nodes = ledger.nodes(host=query.host)
+    nodes = ledger.nodes_in_brief(host=query.host)
     services = [one for one in ledger.services() if query.host is None or one.host == query.host]
     strangers = ledger.strangers([node.uuid for node in nodes])
     now, down_s = call.web.clock.now(), call.web.settings.service_down_time

@@ -44,7 +44,7 @@ class DeleteQuery(Query, frozen=True, kw_only=True):
 def listed(call: Call[NodesQuery, None]) -> Page[NodeSummary]:
     """List the nodes, by name: state, used, total, problems."""
     ledger, query = call.web.ledger, call.query
-    nodes = [node for node in ledger.nodes(host=query.host) if _matches(node, query)]
+    nodes = [node for node in ledger.nodes_in_brief(host=query.host) if _matches(node, query)]
     states = states_of(nodes, ledger.services(), call.web.clock.now(), call.web.settings.service_down_time)
     asked = [one for one in states if not query.state or one[2].word in query.state]
     page = page_of(asked, lambda one: (one[0].hypervisor_hostname, one[0].uuid), query)

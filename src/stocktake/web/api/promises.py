@@ -87,7 +87,7 @@ def orphans(call: Call[OrphansQuery, None]) -> Page[Stranger]:
     `orphan`: the ledger does not know it. `misplaced`: the ledger has it elsewhere. As of the last refresh.
     """
     ledger, query = call.web.ledger, call.query
-    nodes = (find_node(ledger, query.node),) if query.node is not None else ledger.nodes(host=query.host)
+    nodes = (find_node(ledger, query.node),) if query.node is not None else ledger.nodes_in_brief(host=query.host)
     nodes = tuple(node for node in nodes if query.host is None or node.host == query.host)
     found = strangers_of(nodes, ledger.strangers([node.uuid for node in nodes]))
     asked = [one for one in found if query.kind is None or one.kind == query.kind]
