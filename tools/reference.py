@@ -1,5 +1,5 @@
 """
-Write the pages of docs/reference/ that are made of the code: settings, commands, errors.
+Write the pages of docs/reference/ that are made of the code: settings, commands, errors, the API.
 
     python -m tools.reference
 """
@@ -11,6 +11,7 @@ from stocktake import errors
 from stocktake.cli.reference import commands_page
 from stocktake.errors import StocktakeError
 from stocktake.settings.reference import settings_reference
+from stocktake.web.reference import api_page
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
@@ -56,7 +57,12 @@ def errors_page() -> str:
 
 def main() -> None:
     """Write all pages anew."""
-    pages = {"settings.md": settings_reference, "commands.md": commands_page, "errors.md": errors_page}
+    pages = {
+        "settings.md": settings_reference,
+        "commands.md": commands_page,
+        "errors.md": errors_page,
+        "api.md": api_page,
+    }
     for name, page in pages.items():
         (REFERENCE / name).write_text(page(), encoding="utf-8")
         print(f"wrote docs/reference/{name}")

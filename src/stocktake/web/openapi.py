@@ -126,11 +126,20 @@ def _query_parameters(route: Route, table: dict[str, Any], components: dict[str,
             "name": name,
             "in": "query",
             "required": name in required,
-            "schema": {key: value for key, value in schema.items() if key != "description"},
+            "schema": _of_text(schema),
             **({"description": schema["description"]} if "description" in schema else {}),
         }
         for name, schema in shape.get("properties", {}).items()
     ]
+
+
+def _of_text(schema: dict[str, Any]) -> dict[str, Any]:
+    """Take out of a schema what a query can't say: null, and an empty list."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
+    bare = kinds[0] if len(kinds) == 1 else {**schema, **({"anyOf": kinds} if kinds else {})}
+    kept = {key: value for key, value in bare.items() if key not in {"description", "default"}}
+    default = schema.get("default")
+    return kept if default in (None, [], ()) else {**kept, "default": default}
 
 
 def _responses(route: Route, table: dict[str, Any]) -> dict[str, Any]:
