@@ -1,11 +1,8 @@
 """docs/howto/fleet.md, followed: two copies behind a real nginx that reads the page's own configuration."""
 
-import contextlib
 import re
 import signal
 import ssl
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,28 +12,13 @@ import pytest
 import trustme
 
 from tests.servers.fleets import stocked
-from tests.servers.placement import free_port
+from tests.servers.nginx import nginx
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.serve import HOST, Served, headers_of, served
 
 __all__ = ["postgres", "postgres_url"]
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "howto" / "fleet.md"
-FRAME = """\
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    {page}
-}}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +29,18 @@ class Fleet:
     client: httpx2.Client
 
 
-@contextlib.contextmanager
-def nginx(directory: Path, copies: tuple[Served, Served], authority: trustme.CA) -> Iterator[str]:
-    """Run nginx as the page says, on a free port."""
+def configuration(directory: Path, copies: tuple[Served, Served], authority: trustme.CA) -> str:
+    """Take nginx's configuration from the page, for these copies and a free port."""
     made = authority.issue_cert("stocktake.example.org", "127.0.0.1")
     made.cert_chain_pems[0].write_to_path(directory / "stocktake.pem")
     made.private_key_pem.write_to_path(directory / "stocktake.key")
     found = re.search(r"```nginx\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert found, "the page shows a configuration"
-    port = free_port()
-    page = found[1].replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl").replace("/etc/nginx", str(directory))
+    page = found[1].replace("/etc/nginx", str(directory))
     for shown, copy in zip(("127.0.0.1:8790", "127.0.0.1:8791"), copies, strict=True):
         assert shown in page
         page = page.replace(shown, copy.url.rpartition("//")[2])
-    configuration = directory / "nginx.conf"
-    configuration.write_text(FRAME.format(directory=directory, page=page))
-    process = subprocess.Popen(["nginx", "-p", str(directory), "-e", str(directory / "nginx.log"), "-c", configuration])
-    try:
-        yield f"https://127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+    return page
 
 
 @pytest.fixture
@@ -81,21 +54,10 @@ def fleet(tmp_path: Path, postgres_url: str) -> Iterator[Fleet]:
     with (
         served(tmp_path / "one", postgres_url) as one,
         served(tmp_path / "two", postgres_url) as two,
-        nginx(tmp_path, (one, two), authority) as url,
+        nginx(tmp_path, configuration(tmp_path, (one, two), authority)) as url,
         httpx2.Client(base_url=url, verify=trusted, timeout=30) as client,
     ):
-        wait_for(client)
         yield Fleet(copies=(one, two), client=client)
-
-
-def wait_for(client: httpx2.Client) -> None:
-    """Wait until nginx listens."""
-    for _ in range(200):
-        with contextlib.suppress(httpx2.ConnectError):
-            client.get("/healthz")
-            return
-        time.sleep(0.05)
-    raise AssertionError("nginx does not listen")
 
 
 def test_given_two_copies_behind_nginx_when_each_is_killed_in_turn_then_no_request_fails(fleet: Fleet) -> None:

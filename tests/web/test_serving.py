@@ -18,7 +18,7 @@ from stocktake.ledger import open_ledger
 from stocktake.settings import Server
 from stocktake.web.serving import Certificate, check_exposure, is_loopback, listen
 from tests.cli.program import Program
-from tests.servers.serve import HOST, Served, served
+from tests.servers.serve import HOST, Served, secret_of, served
 
 
 @pytest.fixture(scope="module")
@@ -189,5 +189,48 @@ def test_given_a_server_that_ended_when_started_again_then_it_has_its_address_at
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
         server.start()
         assert server.url == url
+        with server.client() as client:
+            assert client.get("/healthz").status_code == 200
+
+
+def exchanged(server: Served, *parts: bytes) -> bytes:
+    """Send something by hand, and read until the server closes."""
+    host, port = server.url.rpartition("//")[2].split(":")
+    got = b""
+    with socket.create_connection((host, int(port)), timeout=30) as plain, contextlib.suppress(ConnectionError):
+        for part in parts:
+            plain.sendall(part)
+        while more := plain.recv(65536):
+            got += more
+    return got
+
+
+def test_given_a_head_or_a_body_without_end_when_sent_then_the_connection_ends(tmp_path: Path) -> None:
+    post = b"POST /v1/fit HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    post += f"Authorization: Bearer {secret_of('viewer')}\r\n".encode()
+    endless = post + b"Transfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b" " * 4096 + b"\r\n"
+    with served(tmp_path, server__request_timeout_s=1, server__request_bytes_max=10_000) as server:
+        # Nothing at all, half a head, and a second half head after a whole request.
+        assert exchanged(server) == b""
+        assert exchanged(server, b"GET / HTTP/1.1\r\nHost:") == b""
+        whole = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert exchanged(server, whole, b"GET / HTTP/1.1\r\nHost:").count(b"HTTP/1.1 200 OK") == 1
+        # A head that is too large, at once or in pieces.
+        assert exchanged(server, b"GET / HTTP/1.1\r\nA: " + b"x" * 100_000) == b""
+        assert exchanged(server, b"GET / HTTP/1.1\r\n", *[b"A: " + b"x" * 8000 + b"\r\n"] * 20) == b""
+        # A body that is too large, one that does not come, and one that nobody reads.
+        assert exchanged(server, endless, *[b"1000\r\n" + b" " * 4096 + b"\r\n"] * 3).startswith(b"HTTP/1.1 413")
+        late = exchanged(server, endless)
+        assert late.startswith(b"HTTP/1.1 503")
+        assert b"no answer within 1 s" in late
+        assert exchanged(server, endless.replace(b"Bearer", b"Digest")).startswith(b"HTTP/1.1 401")
+        with server.client() as client:
+            assert client.get("/healthz").status_code == 200
+
+
+def test_given_requests_that_are_no_http_when_sent_then_the_server_goes_on(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        for nonsense in (b"\x16\x03\x01\x02", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 1000):
+            assert exchanged(server, nonsense).startswith(b"HTTP/1.1 400")
         with server.client() as client:
             assert client.get("/healthz").status_code == 200

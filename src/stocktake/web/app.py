@@ -86,18 +86,24 @@ class Desk:
     async def _answered(self, route: Route, request: Request) -> Response:
         caller = Caller(address=request.client.host if request.client else "")
         LOG.debug("%s %s", request.method, request.url.path, extra={"address": caller.address})
+        # Until it is known better.
+        status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
         try:
             if route.roles is not None:
                 caller = await self._signed_in(caller, request)
             self._check(route, caller, request)
             response = await self._run(route, caller, request)
+            status = response.status_code
         except StocktakeError as error:
             response = _refusal(route, error, request)
+            status = response.status_code
         except ClientDisconnect:
             # Nobody is there to read it.
             response = Response(status_code=HTTPStatus.BAD_REQUEST)
-        if route.writes:
-            _audit(route, caller, request, response.status_code)
+        finally:
+            if route.writes:
+                _audit(route, caller, request, status)
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
         return response
 
     async def _signed_in(self, caller: Caller, request: Request) -> Caller:
@@ -135,7 +141,9 @@ class Desk:
             async with asyncio.timeout(server.request_timeout_s):
                 body = None
                 if route.body is not None:
-                    body = value_of(route, await body_of(request, server.request_bytes_max))
+                    read = await body_of(request, server.request_bytes_max)
+                    request.state.read = True
+                    body = value_of(route, read)
                 call = Call(self.web, caller, request.path_params, query, body, request, self.stage)
                 if inspect.iscoroutinefunction(route.handler):
                     return _written(route, await route.handler(call), request)
@@ -172,10 +180,18 @@ def _refusal(route: Route, error: StocktakeError, request: Request) -> Response:
     status = int(error.status) if isinstance(error, NotServed) else status_of(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         LOG.warning("%s %s: %s", request.method, request.url.path, error, extra={"code": error.code})
-    if route.errors is not None:
-        return route.errors(status, error, request)
     headers = error.headers if isinstance(error, NotServed) else None
-    return answer_of(problem_of(error, status), headers)
+    response = route.errors(status, error, request) if route.errors else answer_of(problem_of(error, status), headers)
+    if _has_more(request):
+        # What is still coming is not waited for.
+        response.headers["Connection"] = "close"
+    return response
+
+
+def _has_more(request: Request) -> bool:
+    """Say whether there is a body that was not read."""
+    announced = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    return announced and not getattr(request.state, "read", False)
 
 
 def _check_origin(request: Request) -> None:

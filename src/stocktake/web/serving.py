@@ -20,13 +20,13 @@ import uvicorn
 from stocktake.errors import SettingsError, Unreachable
 from stocktake.settings import Server, listening_on
 from stocktake.web.app import make_app
+from stocktake.web.connection import Connection
 from stocktake.web.parts import Web
 
 LOG = logging.getLogger(__name__)
 # How often the certificate's file is looked at.
 LOOK_S = 10.0
 _BACKLOG = 1024
-_HEADER_BYTES_MAX = 64 * 1024
 _IDLE_S = 30
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -125,7 +125,7 @@ def serve(web: Web, ready: Callable[[str], None]) -> None:
     config = uvicorn.Config(
         app,
         lifespan="on",
-        http="httptools",
+        http=type("Connection", (Connection,), {"head_s": settings.request_timeout_s}),
         ws="none",
         loop="asyncio",
         log_config=None,
@@ -135,7 +135,6 @@ def serve(web: Web, ready: Callable[[str], None]) -> None:
         timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
         forwarded_allow_ips="127.0.0.1,::1",
-        h11_max_incomplete_event_size=_HEADER_BYTES_MAX,
         **({"ssl_context_factory": lambda *_: certificate.context} if certificate else {}),  # type: ignore[arg-type]
     )
     listener = listen(settings)
