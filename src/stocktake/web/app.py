@@ -29,7 +29,7 @@ from stocktake.web.calls import Call, Reply, Route, Stage, encoded
 from stocktake.web.limits import Rates
 from stocktake.web.openapi import document
 from stocktake.web.parts import Web
-from stocktake.web.reading import body_of, check_accepts, query_of, value_of
+from stocktake.web.reading import body_of, check_accepts, path_of, query_of, value_of
 from stocktake.web.routes import ROUTES
 from stocktake.web.status import NotServed, answer_of, problem_of, status_of
 
@@ -40,11 +40,11 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 def make_app(web: Web, routes: Sequence[Route] = ROUTES) -> ASGIApp:
     """Make the application; `app.state.stopping` is to be set when the server is to end."""
-    desk = Desk(web)
+    front = Front(web)
 
     @asynccontextmanager
     async def living(app: Starlette) -> AsyncIterator[None]:
-        desk.stage = app.state.stage = Stage(CapacityLimiter(web.settings.server.threads), app.state.stopping)
+        front.stage = app.state.stage = Stage(CapacityLimiter(web.settings.server.threads), app.state.stopping)
         yield
         app.state.stopping.set()
 
@@ -53,7 +53,7 @@ def make_app(web: Web, routes: Sequence[Route] = ROUTES) -> ASGIApp:
         by_path[one.path][one.method] = one
     app = Starlette(
         routes=[
-            Path(path, desk.endpoint(methods), methods=list(methods), include_in_schema=False)
+            Path(path, front.endpoint(methods), methods=list(methods), include_in_schema=False)
             for path, methods in by_path.items()
         ],
         exception_handlers={HTTPException: _unknown, Exception: _broken},
@@ -65,7 +65,7 @@ def make_app(web: Web, routes: Sequence[Route] = ROUTES) -> ASGIApp:
     return app
 
 
-class Desk:
+class Front:
     """Takes calls: one for an application."""
 
     def __init__(self, web: Web) -> None:
@@ -84,15 +84,12 @@ class Desk:
         return answer
 
     async def _answered(self, route: Route, request: Request) -> Response:
-        caller = Caller(address=request.client.host if request.client else "")
-        LOG.debug("%s %s", request.method, request.url.path, extra={"address": caller.address})
+        request.state.caller = Caller(address=request.client.host if request.client else "")
+        LOG.debug("%s %s", request.method, _path(request), extra={"address": request.state.caller.address})
         # Until it is known better.
         status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
         try:
-            if route.roles is not None:
-                caller = await self._signed_in(caller, request)
-            self._check(route, caller, request)
-            response = await self._run(route, caller, request)
+            response = await self._in_time(route, request)
             status = response.status_code
         except StocktakeError as error:
             response = _refusal(route, error, request)
@@ -102,11 +99,27 @@ class Desk:
             response = Response(status_code=HTTPStatus.BAD_REQUEST)
         finally:
             if route.writes:
-                _audit(route, caller, request, status)
+                _audit(route, request, status)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         return response
 
+    async def _in_time(self, route: Route, request: Request) -> Response:
+        limit_s = self.web.settings.server.request_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                if route.roles is not None:
+                    request.state.caller = await self._signed_in(request.state.caller, request)
+                self._check(route, request.state.caller, request)
+                return await self._run(route, request.state.caller, request)
+        except TimeoutError as error:
+            what = f"no answer within {limit_s:g} s"
+            remedy = "What was asked may still be done: look before trying again."
+            raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy) from error
+
     async def _signed_in(self, caller: Caller, request: Request) -> Caller:
+        known = self._door.known(request)
+        if known is not None:
+            return known
         try:
             return await to_thread.run_sync(self._door.caller, request, limiter=self.stage.limiter)
         except NotSignedIn:
@@ -135,25 +148,17 @@ class Desk:
         check_accepts(route, request.headers.get("accept", "*/*"))
 
     async def _run(self, route: Route, caller: Caller, request: Request) -> Response:
-        server = self.web.settings.server
+        path = path_of(request.path_params)
         query = query_of(route.query, request.query_params) if route.query else None
-        try:
-            async with asyncio.timeout(server.request_timeout_s):
-                body = None
-                if route.body is not None:
-                    read = await body_of(request, server.request_bytes_max)
-                    request.state.read = True
-                    body = value_of(route, read)
-                call = Call(self.web, caller, request.path_params, query, body, request, self.stage)
-                if inspect.iscoroutinefunction(route.handler):
-                    return _written(route, await route.handler(call), request)
-                return await to_thread.run_sync(
-                    _worked, route, call, limiter=self.stage.limiter, abandon_on_cancel=True
-                )
-        except TimeoutError as error:
-            what = f"no answer within {server.request_timeout_s:g} s"
-            remedy = "What was asked may still be done: look before trying again."
-            raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy) from error
+        body = None
+        if route.body is not None:
+            read = await body_of(request, self.web.settings.server.request_bytes_max)
+            request.state.read = True
+            body = value_of(route, read)
+        call = Call(self.web, caller, path, query, body, request, self.stage)
+        if inspect.iscoroutinefunction(route.handler):
+            return _written(route, await route.handler(call), request)
+        return await to_thread.run_sync(_worked, route, call, limiter=self.stage.limiter, abandon_on_cancel=True)
 
 
 def _worked(route: Route, call: Call[Any, Any]) -> Response:
@@ -179,7 +184,7 @@ def _written(route: Route, answer: Any, request: Request) -> Response:
 def _refusal(route: Route, error: StocktakeError, request: Request) -> Response:
     status = int(error.status) if isinstance(error, NotServed) else status_of(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        LOG.warning("%s %s: %s", request.method, request.url.path, error, extra={"code": error.code})
+        LOG.warning("%s %s: %s", request.method, _path(request), error, extra={"code": error.code})
     headers = error.headers if isinstance(error, NotServed) else None
     response = route.errors(status, error, request) if route.errors else answer_of(problem_of(error, status), headers)
     if _has_more(request):
@@ -208,12 +213,19 @@ def _check_origin(request: Request) -> None:
         raise AccessDenied("a page of another site may not do that", where=origin or site)
 
 
-def _audit(route: Route, caller: Caller, request: Request, status: int) -> None:
+def _path(request: Request) -> str:
+    """Give the path as it was sent: decoded it could hold the beginning of another line of the log."""
+    raw: bytes = request.scope.get("raw_path", b"")
+    return raw.decode("ascii", "backslashreplace")
+
+
+def _audit(route: Route, request: Request, status: int) -> None:
     """Write down who did what to what, and what became of it; never what was sent."""
+    caller: Caller = request.state.caller
     AUDIT.info(
         "%s %s: %d",
         request.method,
-        request.url.path,
+        _path(request),
         status,
         extra={
             "action": route.name,

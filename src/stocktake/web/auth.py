@@ -66,6 +66,12 @@ class Doorkeeper:
         self._known: dict[str, tuple[float, Token]] = {}
         self._lock = threading.Lock()
 
+    def known(self, request: HTTPConnection) -> Caller | None:
+        """Say who asks if that is known without asking the ledger; else None."""
+        secret = secret_of(request)
+        token = self._remembered(digest_of(secret)) if secret is not None else None
+        return _holder(token, request) if token is not None and token.good(self._web.clock.now()) else None
+
     def caller(self, request: HTTPConnection) -> Caller:
         """
         Say who asks; somebody without a token is a caller without a role, or a reader (see the module).
@@ -74,25 +80,28 @@ class Doorkeeper:
             NotSignedIn: a token that is unknown, expired or revoked.
             LedgerUnreachable, LedgerError: as the ledger's calls.
         """
-        address = request.client.host if request.client else ""
         secret = secret_of(request)
         token = self._token(digest_of(secret)) if secret is not None else None
         if token is None:
             # OpenStack's clients send a token of no meaning where they are told that none is needed.
             if self._web.loopback and is_direct(request) and not self._web.ledger.tokens.any():
-                return Caller(role="viewer", note="anybody", address=address)
+                return Caller(role="viewer", note="anybody", address=_address(request))
             if secret is None:
-                return Caller(address=address)
+                return Caller(address=_address(request))
         if token is None or not token.good(self._web.clock.now()):
             raise NotSignedIn("the token is unknown, expired or revoked", remedy=_REMEDY)
-        return Caller(role=token.role, host=token.host, token=token.uuid, note=token.note, address=address)
+        return _holder(token, request)
 
-    def _token(self, digest: str) -> Token | None:
-        now_s = self._web.clock.monotonic_s()
+    def _remembered(self, digest: str) -> Token | None:
         with self._lock:
             since_s, token = self._known.get(digest, (float("-inf"), None))
-        if token is not None and now_s - since_s < KNOWN_S:
+        return token if self._web.clock.monotonic_s() - since_s < KNOWN_S else None
+
+    def _token(self, digest: str) -> Token | None:
+        token = self._remembered(digest)
+        if token is not None:
             return token
+        now_s = self._web.clock.monotonic_s()
         token = self._web.ledger.tokens.find(digest)
         with self._lock:
             if len(self._known) >= _KNOWN_MAX:
@@ -102,6 +111,14 @@ class Doorkeeper:
             else:
                 self._known.pop(digest, None)
         return token
+
+
+def _holder(token: Token, request: HTTPConnection) -> Caller:
+    return Caller(role=token.role, host=token.host, token=token.uuid, note=token.note, address=_address(request))
+
+
+def _address(request: HTTPConnection) -> str:
+    return request.client.host if request.client else ""
 
 
 def not_signed_in() -> NotSignedIn:

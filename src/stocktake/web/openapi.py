@@ -13,6 +13,7 @@ from stocktake.web.calls import Route
 from stocktake.web.status import MEDIA, HttpProblem
 
 _PART = re.compile(r"{(\w+)}")
+_SOMETHING = "^[^\\u0000]+$"
 _NO_ZERO = "^[^\\u0000]*$"
 _INT_MAX = 2**63 - 1
 _REF = "#/components/schemas/{name}"
@@ -111,7 +112,7 @@ def _operation(route: Route, table: dict[str, Any], components: dict[str, Any]) 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": _SOMETHING}}
         for name in _PART.findall(path)
     ]
 

@@ -3,6 +3,7 @@ What a request says, read and checked. Law: whatever is wrong is said with its p
 """
 
 import difflib
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +18,19 @@ from stocktake.web.calls import Query, Route
 from stocktake.web.status import NotServed
 
 JSON = "application/json"
+
+
+def path_of(parts: Mapping[str, str]) -> Mapping[str, str]:
+    """
+    Look at the parts of a path.
+
+    Raises:
+        InvalidInput: one holds a zero byte, which is in no name.
+    """
+    for name, value in parts.items():
+        if "\0" in value:
+            raise InvalidInput("has a zero byte in it", where=f"path {name}")
+    return parts
 
 
 def query_of(kind: type[Query], given: QueryParams) -> Query:

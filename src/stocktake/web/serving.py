@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -186,9 +187,17 @@ async def _served(
         stopping.set()
         server.should_exit = True
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: certificate.look(told=True) if certificate else None)
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        # Not the loop's own way: that gives the signals back when the loop ends, and a second SIGTERM would kill then.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop if number in _SIGNALS else look)
+
+    def look() -> None:
+        if certificate is not None:
+            certificate.look(told=True)
+
+    for number in (*_SIGNALS, signal.SIGHUP):
+        signal.signal(number, on_signal)
     watching = asyncio.create_task(_watch(certificate)) if certificate else None
     telling = asyncio.create_task(_tell(server, ready))
     try:
