@@ -13,6 +13,7 @@ from sqlalchemy import text
 from stocktake.clock import Clock, Ids
 from stocktake.ledger import read, schema, transfer, write
 from stocktake.ledger.engine import WAIT_S, Database
+from stocktake.ledger.marks import Mark, marks
 from stocktake.ledger.rows import collector_off
 from stocktake.ledger.tokens import Tokens
 from stocktake.ledger.transaction import Transaction
@@ -73,10 +74,17 @@ class Ledger:
         with database.reading() as connection, collector_off():
             return read.nodes(connection, host)
 
-    def nodes_in_brief(self, *, host: str | None = None) -> tuple[ComputeNode, ...]:
-        """Read the nodes for a list of many: CPU, cells, devices, stats and metrics are as if there were none."""
+    def nodes_in_brief(
+        self, *, host: str | None = None, uuids: Collection[str] | None = None
+    ) -> tuple[ComputeNode, ...]:
+        """Read nodes for a list of many: CPU, cells, devices, stats and metrics are as if there were none."""
         with self._database.reading() as connection, collector_off():
-            return read.nodes(connection, host, brief=True)
+            return read.nodes(connection, host, brief=True, uuids=uuids)
+
+    def marks(self) -> tuple[Mark, ...]:
+        """Read of all nodes what tells whether they changed: cheap enough to be asked every second."""
+        with self._database.reading() as connection, collector_off():
+            return marks(connection)
 
     def node(self, name_or_uuid: str) -> ComputeNode:
         """
@@ -121,6 +129,11 @@ class Ledger:
         """Read the entries of guests on these nodes that nobody promised there, by the nodes' uuids."""
         with self._database.reading() as connection:
             return read.strangers(connection, node_uuids)
+
+    def reserved(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+        """Read the entries of what is kept for the hosts themselves, by the nodes' uuids."""
+        with self._database.reading() as connection, collector_off():
+            return read.reserved(connection, node_uuids)
 
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""

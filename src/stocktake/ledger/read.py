@@ -26,7 +26,7 @@ from stocktake.ledger.tables import (
     PCI_DEVICES,
     SERVICES,
 )
-from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.books import ComputeNode, Entry, HolderKind
 from stocktake.model.pci import PciRecord
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance, Migration, NodeWork, Place, Service
@@ -41,12 +41,16 @@ _NONE: Mapping[str, Any] = {}
 Held = Mapping[tuple[str, str | None, str | None], tuple[str, ...]]
 
 
-def nodes(connection: Connection, host: str | None = None, *, brief: bool = False) -> tuple[ComputeNode, ...]:
+def nodes(
+    connection: Connection, host: str | None = None, *, brief: bool = False, uuids: Collection[str] | None = None
+) -> tuple[ComputeNode, ...]:
     """Read the nodes that are not deleted, by name; in brief without what is large."""
     shape = BRIEF_NODE if brief else NODE
     query = select(*shape.select).where(ALIVE).order_by(COMPUTE_NODES.c.hypervisor_hostname, COMPUTE_NODES.c.id)
     if host is not None:
         query = query.where(COMPUTE_NODES.c.host == host)
+    if uuids is not None:
+        query = query.where(among(COMPUTE_NODES.c.uuid, uuids))
     return shape.read_all(connection.execute(query).all())
 
 
@@ -94,10 +98,19 @@ def entries(connection: Connection, node_uuids: Collection[str]) -> dict[str, tu
 
 def strangers(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
     """Read the entries of orphans and misplaced guests; a node without any is left out."""
+    return _of_kinds(connection, node_uuids, ("orphan", "misplaced"))
+
+
+def reserved(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+    """Read the entries of what is kept for hosts; a node without any is left out."""
+    return _of_kinds(connection, node_uuids, ("reserved",))
+
+
+def _of_kinds(
+    connection: Connection, node_uuids: Collection[str], kinds: tuple[HolderKind, ...]
+) -> dict[str, tuple[Entry, ...]]:
     column = COMPUTE_NODE_ENTRIES.c
-    query = select(column.node_uuid, column.entry).where(
-        column.kind.in_(("orphan", "misplaced")), among(column.node_uuid, node_uuids)
-    )
+    query = select(column.node_uuid, column.entry).where(column.kind.in_(kinds), among(column.node_uuid, node_uuids))
     found: dict[str, list[Entry]] = defaultdict(list)
     for uuid, text in connection.execute(query).all():
         found[uuid].append(decode_entry(uuid, text))

@@ -6,6 +6,7 @@ Each noun's file has its routes beside its handlers; each room of the front is o
 
 from stocktake.web.api import about, claims, fleet, nodes, promises
 from stocktake.web.calls import Route
+from stocktake.web.pages.routes import ROUTES as PAGES
 
 ROUTES: tuple[Route, ...] = (
     *about.ROUTES,
@@ -13,4 +14,5 @@ ROUTES: tuple[Route, ...] = (
     *promises.ROUTES,
     *claims.ROUTES,
     *fleet.ROUTES,
+    *PAGES,
 )
