@@ -130,10 +130,10 @@ class Ledger:
         with self._database.reading() as connection:
             return read.strangers(connection, node_uuids)
 
-    def reserved(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-        """Read the entries of what is kept for the hosts themselves, by the nodes' uuids."""
+    def unpromised(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+        """Read the entries of what is reserved and of strangers, by the nodes' uuids."""
         with self._database.reading() as connection, collector_off():
-            return read.reserved(connection, node_uuids)
+            return read.unpromised(connection, node_uuids)
 
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""

@@ -101,9 +101,9 @@ def strangers(connection: Connection, node_uuids: Collection[str]) -> dict[str, 
     return _of_kinds(connection, node_uuids, ("orphan", "misplaced"))
 
 
-def reserved(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-    """Read the entries of what is kept for hosts; a node without any is left out."""
-    return _of_kinds(connection, node_uuids, ("reserved",))
+def unpromised(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+    """Read the entries of what is kept for hosts and of strangers; a node without any is left out."""
+    return _of_kinds(connection, node_uuids, ("reserved", "orphan", "misplaced"))
 
 
 def _of_kinds(

@@ -51,12 +51,10 @@ class Shown(Value, frozen=True, kw_only=True):
 def fleet_of(web: Web, uuids: tuple[str, ...] | None = None) -> Shown:
     """Read the fleet, or some of its nodes."""
     nodes = web.ledger.nodes_in_brief(uuids=uuids)
-    reserved = web.ledger.reserved([node.uuid for node in nodes])
+    others = web.ledger.unpromised([node.uuid for node in nodes])
     states = states_of(nodes, web.ledger.services(), web.clock.now(), web.settings.service_down_time)
-    sold = tuple(sold_by(node, reserved.get(node.uuid, ())) for node in nodes)
-    tiles = tuple(
-        tile_of(node, mine, service, state) for (node, service, state), mine in zip(states, sold, strict=True)
-    )
+    sold = tuple(sold_by(node, others.get(node.uuid, ())) for node in nodes)
+    tiles = tuple(tile_of(node, others.get(node.uuid, ()), service, state) for node, service, state in states)
     return Shown(tiles=tiles, sold=sold)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -56,6 +57,7 @@ def environment() -> Environment:
         count=words.count,
         cpus=format_cpu_set,
         gib=words.gib,
+        marked=_marked,
         moment=words.moment,
         pages=size_of_pages,
         path=_path,
@@ -66,6 +68,15 @@ def environment() -> Environment:
 
 def _amount(number: float | str) -> str:
     return number if isinstance(number, str) else f"{number:,}"
+
+
+def _marked(text: str) -> Markup:
+    """Write what stands between backticks as code."""
+    parts = (
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(text.split("`"))
+    )
+    return Markup("").join(parts)
 
 
 def _path(text: str) -> str:

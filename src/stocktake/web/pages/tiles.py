@@ -13,6 +13,7 @@ from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
 from stocktake.views.nodes import capacity_of, sold_of
+from stocktake.views.promises import STRANGERS
 from stocktake.views.state import State, Word
 from stocktake.views.words import count
 
@@ -62,7 +63,7 @@ class Tile(Value, frozen=True, kw_only=True):
     Attributes:
         scarce: the scarcest resource's name; empty if it has none.
         percent: how much of that is promised.
-        problems: codes, the failure's too.
+        problems: codes, the failure's and those of guests that nobody promised too.
     """
 
     uuid: str
@@ -126,9 +127,14 @@ def sold_by(node: ComputeNode, reserved: Sequence[Entry]) -> tuple[Sold, ...]:
     return tuple(found)
 
 
-def tile_of(node: ComputeNode, sold: Sequence[Sold], service: Service | None, state: State) -> Tile:
-    """Make a node's tile."""
-    shares = [(one.percent, TITLES[one.what]) for one in sold if one.percent is not None]
+def tile_of(node: ComputeNode, others: Sequence[Entry], service: Service | None, state: State) -> Tile:
+    """
+    Make a node's tile.
+
+    Args:
+        others: what is reserved there, and guests that nobody promised it.
+    """
+    shares = [(one.percent, TITLES[one.what]) for one in sold_by(node, others) if one.percent is not None]
     # Of equal ones the first named.
     percent, scarce = max(shares, key=lambda share: share[0], default=(0, ""))
     wrong = (*((node.failure,) if node.failure else ()), *node.problems)
@@ -140,7 +146,7 @@ def tile_of(node: ComputeNode, sold: Sequence[Sold], service: Service | None, st
         disabled=service.disabled if service else False,
         scarce=scarce,
         percent=percent,
-        problems=tuple(problem.code for problem in wrong),
+        problems=(*(problem.code for problem in wrong), *(one.kind for one in others if one.kind in STRANGERS)),
         error=any(problem.severity == "error" for problem in wrong),
         traits=node.traits,
     )
