@@ -8,6 +8,7 @@ from pathlib import Path
 from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
 from stocktake.clock import RandomIds, SystemClock
+from stocktake.drivers.fleet import DEVICE_SPEC, GPU
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
@@ -43,7 +44,8 @@ class Earlier(SystemClock):
 def books_of(directory: Path, url: str) -> Iterator[tuple[Ledger, Claims]]:
     """Open a ledger and what makes claims in it."""
     clock, ids = SystemClock(), RandomIds()
-    settings = read_settings(None, environ={}, overrides={"placement.mode": "none", "state_path": directory})
+    given = {"placement.mode": "none", "state_path": directory, "pci.alias": [{"name": "gpu", **DEVICE_SPEC[0]}]}
+    settings = read_settings(None, environ={}, overrides=given)
     with contextlib.ExitStack() as opened:
         ledger = open_ledger(url, clock=clock, ids=ids)
         opened.callback(ledger.close)
@@ -55,7 +57,8 @@ def books_of(directory: Path, url: str) -> Iterator[tuple[Ledger, Claims]]:
 def fill(directory: Path, url: str) -> None:
     """Make the fleet."""
     for host, size in SIZES.items():
-        stocked(directory, url, host=host, nodes=size, clock=Earlier() if host == SILENT else None)
+        clock = Earlier() if host == SILENT else None
+        stocked(directory, url, host=host, nodes=size, clock=clock, pci={"device_spec": list(DEVICE_SPEC)})
     with books_of(directory, url) as (ledger, claims):
         ledger.set_service(DISABLED, disabled=True, reason=REASON)
         nodes = ledger.nodes()
@@ -67,6 +70,8 @@ def fill(directory: Path, url: str) -> None:
             if any(cell.pcpuset for cell in node.numa_topology.cells) if node.numa_topology else False:
                 for _ in range(3):
                     _claim(claims, node, vcpus=4, memory_mb=256, extra_specs={"hw:cpu_policy": "dedicated"})
+            if any((pool.vendor_id, pool.product_id) == GPU for pool in node.pci_device_pools):
+                _claim(claims, node, memory_mb=256, extra_specs={"pci_passthrough:alias": "gpu:1"})
         ledger.note_failures({named(ledger, "compute-1-00007").uuid: AWAY})
 
 

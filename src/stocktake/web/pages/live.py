@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from anyio import to_thread
 from starlette.responses import Response, StreamingResponse
 
 from stocktake.errors import StocktakeError
 from stocktake.model.value import encode
 from stocktake.views.state import service_word
-from stocktake.web.calls import READERS, Call, route
+from stocktake.web.calls import READERS, Call, Stage, route
 from stocktake.web.pages.fleet import TILES_MAX
 from stocktake.web.parts import Web
 from stocktake.web.status import NotServed
@@ -52,8 +53,9 @@ class Listener:
 class Watch:
     """Asks the ledger for all listeners of one application; runs while there are any."""
 
-    def __init__(self, call: Call[None, None]) -> None:
-        self._call = call
+    def __init__(self, web: Web, stage: Stage) -> None:
+        self._web = web
+        self._stage = stage
         self._listeners: set[Listener] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -73,6 +75,11 @@ class Watch:
                 self._task = None
 
     @property
+    def runs(self) -> bool:
+        """It asks the ledger."""
+        return self._task is not None
+
+    @property
     def full(self) -> bool:
         """As many listen as may."""
         return len(self._listeners) >= LISTENERS_MAX
@@ -82,7 +89,7 @@ class Watch:
         while True:
             pause_s = EVERY_S
             try:
-                now = await self._call.blocking(signs, self._call.web)
+                now = await to_thread.run_sync(signs, self._web, limiter=self._stage.limiter)
             except StocktakeError as error:
                 LOG.warning("can't see what changes: %s", error, extra={"code": error.code})
                 pause_s = PATIENCE_S
@@ -117,7 +124,7 @@ async def live(call: Call[None, None]) -> Response:
     """Tell which nodes change, until the client goes or the stream has lasted long enough."""
     state = call.request.app.state
     if not hasattr(state, "watch"):
-        state.watch = Watch(call)
+        state.watch = Watch(call.web, call.stage)
     watch: Watch = state.watch
     if watch.full:
         raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open", remedy="Close some.")

@@ -27,15 +27,18 @@ def node(call: Call[None, None]) -> Response:
     entries = ledger.entries(found.uuid)
     devices = ledger.devices([found.uuid])[found.uuid]
     down_s = call.web.settings.service_down_time
-    services = [service] if service else []
+    state = state_of(found, service, now, down_s)
+    # Of an agent that is silent it is told how many nodes it leaves alone.
+    nodes = ledger.nodes_in_brief(host=found.host) if state.word == "down" else [found]
+    wrong = fleet_problems(nodes, [service] if service else [], {found.uuid: entries}, now, down_s)
     return page(
         call,
         "node.html",
         node=found,
         service=service,
-        state=state_of(found, service, now, down_s),
+        state=state,
         facts=_facts(found, now),
-        problems=fleet_problems([found], services, {found.uuid: entries}, now, down_s),
+        problems=[problem for problem in wrong if problem.node_uuid in {None, found.uuid}],
         bars=bars_of(found, entries),
         length=LENGTH,
         parts=PARTS,
