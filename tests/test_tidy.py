@@ -27,6 +27,7 @@ ALLOWED_NAMES = {
     "StderrHandler": "the library's word, logging.Handler",
     "process_bind_param": "SQLAlchemy calls it",
     "process_result_value": "SQLAlchemy calls it",
+    "handle_starttag": "html.parser calls it",
     "in_process": "a process of the operating system",
 }
 # Protocols that repeat, typed, the names of something that is explained elsewhere.

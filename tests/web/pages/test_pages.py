@@ -1,5 +1,6 @@
 """The HTML that the server writes: links that lead somewhere, text that is only text, and who may see it."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from stocktake.claims import Claimed, Request
-from stocktake.ledger import NodeSave
-from stocktake.model.books import Tally
-from stocktake.model.value import replace
 from stocktake.model.workload import Flavor
 from stocktake.web.pages.frame import POLICY
 from stocktake.web.pages.routes import ROUTES
+from tests.servers.fleets import stocked
 from tests.servers.serve import ServedHere, secret_of, served_here
 from tests.web.pages.fleet import DOWN_S, REASON
 
@@ -106,22 +105,24 @@ def test_given_names_with_markup_when_shown_then_they_are_text(here: ServedHere,
         assert "&lt;script&gt;" in text
 
 
-def test_given_racks_when_shown_then_they_are_the_groups(here: ServedHere) -> None:
-    ledger = here.web.ledger
-    saves = [
-        NodeSave(
-            tally=Tally(
-                node=replace(node, traits=node.traits | {f"CUSTOM_RACK_R{number % 3}"}),
-                entries=ledger.entries(node.uuid),
-                pci_devices=ledger.devices([node.uuid])[node.uuid],
-            ),
-            expected_generation=node.generation,
-        )
-        for number, node in enumerate(ledger.nodes())
+def test_given_racks_in_provider_yaml_when_shown_then_they_are_the_groups(tmp_path: Path) -> None:
+    folder = tmp_path / "provider_config"
+    folder.mkdir()
+    providers = [
+        {
+            "identification": {"name": f"compute-1-{number:05d}"},
+            "traits": {"additional": [f"CUSTOM_RACK_R{number % 3}"]},
+        }
+        for number in range(6)
     ]
-    assert not ledger.save(saves).conflicts
-    titles = re.findall(r'<h2 id="g\d+">(\S+)', get(here, "/"))
-    assert titles == ["R0", "R1", "R2"]
+    document = {"meta": {"schema_version": "1.0"}, "providers": providers}
+    (folder / "racks.yaml").write_text(json.dumps(document))
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    stocked(tmp_path, url, nodes=8, provider_config_location=str(folder))
+    with served_here(tmp_path, url) as here:
+        titles = re.findall(r'<h2 id="g\d+">(\S+ ?\w+) ', get(here, "/"))
+        assert [title.split()[0] for title in titles] == ["R0", "R1", "R2", "no"]
+        assert len(re.findall("<b>", get(here, "/?trait=CUSTOM_RACK_R1"))) == 2
 
 
 def test_given_an_empty_ledger_when_shown_then_it_says_what_to_do(tmp_path: Path) -> None:
@@ -183,12 +184,26 @@ def test_given_nobody_known_when_a_page_is_asked_for_then_he_is_led_to_sign_in(
     assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={path}%3Fa%3Db")
 
 
-def test_given_an_agent_when_a_page_is_asked_for_then_it_is_refused_in_words(here: ServedHere) -> None:
-    answer = here.client("agent").get("/", headers=HTML)
-    assert answer.status_code == 403
-    assert "a token of role agent may not do that" in answer.text
-    assert here.client("agent").get("/live").status_code == 403
-    assert here.client().get("/live").status_code == 401
+@pytest.mark.parametrize("path", PAGES)
+def test_given_a_page_when_asked_for_then_viewers_and_operators_see_it_and_agents_do_not(
+    here: ServedHere, path: str
+) -> None:
+    assert {who: here.client(who).get(path).status_code for who in ("viewer", "operator", "agent", "other")} == {
+        "viewer": 200,
+        "operator": 200,
+        "agent": 403,
+        "other": 403,
+    }
+    assert "a token of role agent may not do that" in here.client("agent").get(path).text
+
+
+@pytest.mark.parametrize(
+    ("who", "status"), [(None, 401), ("wrong", 401), ("expired", 401), ("revoked", 401), ("agent", 403)]
+)
+def test_given_nobody_who_may_when_he_listens_then_he_hears_nothing(
+    here: ServedHere, who: str | None, status: int
+) -> None:
+    assert here.client(who).get("/live").status_code == status
 
 
 def test_given_a_link_of_another_site_when_followed_then_the_browser_is_sent_there_once_more(here: ServedHere) -> None:
