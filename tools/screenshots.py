@@ -14,11 +14,11 @@ from tests.web.pages.fleet import DOWN_S, fill
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 WIDTH = 1080
-NODE = "/nodes/compute-1-00003"
+NODE = "/nodes/compute-1-00002"
 # Name, mode, address, and how much of the page's beginning is shown, in pixels.
 PICTURES = (
     ("pages-fleet.png", "light", "/", 720),
-    ("pages-node.png", "dark", NODE, 1000),
+    ("pages-node.png", "dark", NODE, 1060),
     ("pages-fit.png", "light", "/fit?vcpus=4&memory=8G&disk=40G&spec=hw:cpu_policy=dedicated", 980),
     ("pages-phone.png", "phone", "/", 844),
 )

@@ -1,7 +1,9 @@
 """The pages as people meet them: in a browser, by keyboard, on a phone, in the dark, live."""
 
+import re
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,8 +14,9 @@ from playwright.sync_api import Browser, expect
 from stocktake.claims import Claimed, Request
 from stocktake.model.workload import Flavor
 from tests.servers.browser import MODES, Tab, browsing, tab
-from tests.servers.serve import Served, secret_of
-from tests.web.pages.fleet import DISABLED, SILENT, SIZES, books_of
+from tests.servers.fleets import stocked
+from tests.servers.serve import Served, secret_of, served
+from tests.web.pages.fleet import DISABLED, DOWN_S, SILENT, SIZES, books_of
 
 NODE = "compute-1-00003"
 PAGES = {
@@ -177,6 +180,29 @@ def test_given_a_claim_when_made_elsewhere_then_fleet_and_node_show_it_without_a
             assert opened.said == []
 
 
+def test_given_more_tiles_than_are_asked_for_whole_when_one_changes_then_it_alone_is_asked_for(
+    browser: Browser, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    stocked(tmp_path, url, nodes=320)
+    with (
+        served(tmp_path, url, service_down_time=DOWN_S) as many,
+        tab(browser, many.url, token=secret_of("viewer")) as opened,
+        books_of(tmp_path, url) as (ledger, claims),
+    ):
+        opened.go("/?trait=HW_CPU_X86_AVX2")
+        expect(opened.page.locator("#live")).to_have_text("live")
+        node = ledger.node("compute-1-00300")
+        flavor = Flavor(vcpus=1, memory_mb=node.free_ram_mb)
+        assert isinstance(claims.build(node.uuid, Request(name="just-now", flavor=flavor)), Claimed)
+        tile = opened.page.locator(f"#tiles a[href='/nodes/{node.uuid}']")
+        expect(tile).to_have_attribute("aria-label", re.compile("^compute-1-00300: 100 % of memory"))
+        assert tile.get_attribute("tabindex") == "-1"
+        (asked,) = [address for address in opened.asked if "/tiles" in address]
+        assert asked.endswith(f"/tiles?trait=HW_CPU_X86_AVX2&node={node.uuid}")
+        assert opened.said == []
+
+
 def test_given_a_disabled_service_when_enabled_then_its_tiles_change(page: Tab, server: Served) -> None:
     page.go("/?name=compute-3-00004")
     tile = page.page.locator("#tiles a")
@@ -237,6 +263,7 @@ def test_given_tiles_when_walked_by_keyboard_then_tab_passes_a_group_and_arrows_
     assert page.page.evaluate("document.activeElement.className") == "skip"
     tiles = page.page.locator("#tiles .tiles").first.locator("a")
     tiles.first.focus()
+    expect(page.page.locator(".hint")).to_have_text(tiles.first.get_attribute("aria-label") or "")
     for key, place in (("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowDown", None), ("End", 23), ("Home", 0)):
         page.page.keyboard.press(key)
         if place is not None:

@@ -117,6 +117,25 @@
     tiles[to].focus();
   });
 
+  // What a tile is, in words, beside the one that is pointed at; those who listen hear it from the tile itself.
+  const hint = document.createElement("div");
+  hint.className = "hint";
+  hint.hidden = true;
+  hint.setAttribute("aria-hidden", "true");
+  document.body.append(hint);
+  const point = (event) => {
+    const tile = event.target.closest?.(".tiles > a");
+    hint.hidden = !tile;
+    if (!tile) return;
+    hint.textContent = tile.getAttribute("aria-label");
+    const box = tile.getBoundingClientRect(), below = box.bottom + 4;
+    hint.style.left = Math.max(4, Math.min(box.left, window.innerWidth - hint.offsetWidth - 12)) + "px";
+    hint.style.top = (below + hint.offsetHeight < window.innerHeight ? below : box.top - hint.offsetHeight - 4) + "px";
+  };
+  document.addEventListener("mouseover", point);
+  document.addEventListener("focusin", point);
+  document.addEventListener("scroll", () => { hint.hidden = true; }, { passive: true });
+
   // A link to why opens what it leads to.
   const reveal = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
