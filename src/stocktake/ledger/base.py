@@ -125,15 +125,10 @@ class Ledger:
         with self._database.reading() as connection, collector_off():
             return read.devices(connection, node_uuids)
 
-    def strangers(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-        """Read the entries of guests on these nodes that nobody promised there, by the nodes' uuids."""
-        with self._database.reading() as connection:
-            return read.strangers(connection, node_uuids)
-
-    def unpromised(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-        """Read the entries of what is reserved and of strangers, by the nodes' uuids."""
+    def strangers(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
+        """Read the entries of guests on these nodes that nobody promised there, by uuid; of what is reserved if asked."""
         with self._database.reading() as connection, collector_off():
-            return read.unpromised(connection, node_uuids)
+            return read.strangers(connection, node_uuids, reserves=reserves)
 
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""

@@ -26,7 +26,7 @@ from stocktake.ledger.tables import (
     PCI_DEVICES,
     SERVICES,
 )
-from stocktake.model.books import ComputeNode, Entry, HolderKind
+from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance, Migration, NodeWork, Place, Service
@@ -96,20 +96,12 @@ def entries(connection: Connection, node_uuids: Collection[str]) -> dict[str, tu
     return {uuid: in_order(several) for uuid, several in found.items()}
 
 
-def strangers(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-    """Read the entries of orphans and misplaced guests; a node without any is left out."""
-    return _of_kinds(connection, node_uuids, ("orphan", "misplaced"))
-
-
-def unpromised(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-    """Read the entries of what is kept for hosts and of strangers; a node without any is left out."""
-    return _of_kinds(connection, node_uuids, ("reserved", "orphan", "misplaced"))
-
-
-def _of_kinds(
-    connection: Connection, node_uuids: Collection[str], kinds: tuple[HolderKind, ...]
+def strangers(
+    connection: Connection, node_uuids: Collection[str], *, reserves: bool = False
 ) -> dict[str, tuple[Entry, ...]]:
+    """Read the entries of orphans and misplaced guests, of reserves too if asked; a node without any is left out."""
     column = COMPUTE_NODE_ENTRIES.c
+    kinds = ("orphan", "misplaced", *(("reserved",) if reserves else ()))
     query = select(column.node_uuid, column.entry).where(column.kind.in_(kinds), among(column.node_uuid, node_uuids))
     found: dict[str, list[Entry]] = defaultdict(list)
     for uuid, text in connection.execute(query).all():

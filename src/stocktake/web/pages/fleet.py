@@ -51,7 +51,7 @@ class Shown(Value, frozen=True, kw_only=True):
 def fleet_of(web: Web, uuids: tuple[str, ...] | None = None) -> Shown:
     """Read the fleet, or some of its nodes."""
     nodes = web.ledger.nodes_in_brief(uuids=uuids)
-    others = web.ledger.unpromised([node.uuid for node in nodes])
+    others = web.ledger.strangers([node.uuid for node in nodes], reserves=True)
     states = states_of(nodes, web.ledger.services(), web.clock.now(), web.settings.service_down_time)
     sold = tuple(sold_by(node, others.get(node.uuid, ())) for node in nodes)
     tiles = tuple(tile_of(node, others.get(node.uuid, ()), service, state) for node, service, state in states)
