@@ -126,7 +126,7 @@ class Ledger:
             return read.devices(connection, node_uuids)
 
     def strangers(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
-        """Read the entries of guests that nobody promised there, by the nodes' uuids; those of reserves too if asked."""
+        """Read the entries of guests that nobody promised there, by the nodes' uuids; reserves too if asked."""
         with self._database.reading() as connection, collector_off():
             return read.strangers(connection, node_uuids, reserves=reserves)
 

@@ -4,7 +4,9 @@ import pytest
 
 from stocktake.ledger import Ledger
 from stocktake.model.books import Entry
-from tests.contract.ledger.making import IDS, counting, device, entry, node, saved
+from stocktake.model.problem import Problem
+from stocktake.model.value import replace
+from tests.contract.ledger.making import IDS, again, counting, device, entry, node, saved
 
 
 def test_given_nodes_when_read_at_once_then_each_has_its_own_entries_and_devices(ledger: Ledger) -> None:
@@ -21,6 +23,43 @@ def test_given_nodes_when_read_at_once_then_each_has_its_own_entries_and_devices
     assert ledger.devices(asked) == {first.uuid: (device(), device("0000:02:00.0")), second.uuid: (), unknown: ()}
     assert ledger.all_entries((third.uuid,)) == {third.uuid: ledger.entries(third.uuid)}
     assert (ledger.all_entries(()), ledger.devices(())) == ({}, {})
+
+
+def test_given_strangers_and_reserves_when_read_then_they_come_without_what_was_promised(ledger: Ledger) -> None:
+    kept = replace(entry("host"), kind="reserved")
+    orphan, misplaced = replace(entry("a"), kind="orphan"), replace(entry("b"), kind="misplaced")
+    promised = replace(entry("c"), kind="instance")
+    one = saved(ledger, node("a"), entries=(kept, promised, orphan, misplaced))
+    other = saved(ledger, node("b"), entries=(kept, promised))
+    both = (one.uuid, other.uuid)
+    assert ledger.strangers(both) == {one.uuid: (orphan, misplaced)}
+    assert ledger.strangers(both, reserves=True) == {one.uuid: (kept, orphan, misplaced), other.uuid: (kept,)}
+
+
+def test_given_nodes_when_some_are_asked_for_then_only_they_come(ledger: Ledger) -> None:
+    names = {name: saved(ledger, node(name)).uuid for name in ("a", "b", "c")}
+    found = ledger.nodes_in_brief(uuids=[names["c"], names["a"], IDS.uuid()])
+    assert [one.hypervisor_hostname for one in found] == ["a", "c"]
+    assert ledger.nodes_in_brief(uuids=[]) == ()
+
+
+def test_given_changes_when_marks_are_read_then_they_differ_and_else_they_do_not(ledger: Ledger) -> None:
+    one, other = saved(ledger, node("a")), saved(ledger, node("b"))
+    seen = [ledger.marks()]
+    assert {mark.uuid: (mark.host, mark.generation, mark.failure) for mark in seen[0]} == {
+        one.uuid: (one.host, one.generation, None),
+        other.uuid: (other.host, other.generation, None),
+    }
+    assert ledger.marks() == seen[0]
+    again(ledger, replace(one, vcpus_used=1))
+    seen.append(ledger.marks())
+    for text in ("no answer", "still no answer"):
+        ledger.note_failures({other.uuid: Problem(code="x", about="y", text=text)})
+        seen.append(ledger.marks())
+    ledger.delete_node(one.uuid)
+    seen.append(ledger.marks())
+    assert len(set(seen)) == len(seen)
+    assert [mark.uuid for mark in seen[-1]] == [other.uuid]
 
 
 def test_given_a_deleted_node_when_read_then_nothing_of_it_is_there(ledger: Ledger) -> None:

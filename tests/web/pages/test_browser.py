@@ -290,3 +290,17 @@ def test_given_nobody_signed_in_when_a_page_is_opened_then_signing_in_leads_back
         opened.page.click("text=Sign out")
         opened.page.wait_for_selector("[name=token]")
         assert opened.page.context.cookies() == []
+
+
+def test_given_a_live_page_when_its_token_is_gone_then_it_is_led_to_sign_in(browser: Browser, server: Served) -> None:
+    with (
+        tab(browser, server.url, token=secret_of("viewer")) as opened,
+        books_of(server.directory, server.database) as (ledger, _claims),
+    ):
+        opened.go("/problems?code=orphan")
+        expect(opened.page.locator("#live")).to_have_text("live")
+        opened.page.context.clear_cookies()
+        with ledger.transaction([ledger.node(NODE).uuid]):
+            pass
+        expect(opened.page.locator("[name=token]")).to_be_visible()
+        assert opened.page.input_value("[name=next]") == "/problems?code=orphan"

@@ -4,12 +4,17 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from stocktake.claims import Claimed, Request
+from stocktake.ledger import NodeSave
+from stocktake.model.books import Metric, Tally
+from stocktake.model.value import replace
 from stocktake.model.workload import Flavor
 from stocktake.web.pages.frame import POLICY
 from stocktake.web.pages.routes import ROUTES
@@ -132,6 +137,46 @@ def test_given_an_empty_ledger_when_shown_then_it_says_what_to_do(tmp_path: Path
         assert "It fits none of 0 nodes" in get(here, "/fit?vcpus=1&memory=1G")
         answer = here.client("viewer").get("/nodes/x")
         assert (answer.status_code, "there is no node" in answer.text) == (404, True)
+
+
+def test_given_readings_and_a_record_that_disagrees_when_shown_then_both_are_told(here: ServedHere) -> None:
+    ledger = here.web.ledger
+    node = ledger.node("compute-1-00001")
+    reading = Metric(name="cpu.percent", value=12.5, timestamp=here.web.clock.now(), source="cpu")
+    wrong = replace(node, metrics=(reading,), vcpus_used=node.vcpus_used + 1)
+    tally = Tally(node=wrong, entries=())
+    ledger.save([NodeSave(tally=tally, expected_generation=node.generation, record_only=True)])
+    text = get(here, f"/nodes/{node.uuid}")
+    assert "cpu.percent 12.5" in text
+    assert f"but its parts make {node.vcpus_used}" in text
+    assert "Some do not agree" in text
+
+
+def test_given_a_history_when_shown_then_a_day_and_a_month_are_drawn(
+    here: ServedHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, now = here.web.ledger, here.web.clock.now()
+    asked: list[tuple[str, float]] = []
+
+    def history(node_uuid: str, *, since_s: float) -> list[SimpleNamespace]:
+        asked.append((node_uuid, since_s))
+        figures = {"vcpus": 32, "vcpus_used": 8, "memory_mb": 100, "memory_mb_used": 50, "local_gb": 10}
+        return [SimpleNamespace(at=now - timedelta(days=days), local_gb_used=days, **figures) for days in (20, 10, 2)]
+
+    def nothing(node_uuid: str, *, since_s: float) -> list[SimpleNamespace]:
+        return []
+
+    node = ledger.node("compute-1-00001")
+    path = f"/nodes/{node.uuid}"
+    monkeypatch.setattr(ledger, "history", nothing, raising=False)
+    assert "No history yet." in get(here, path)
+    monkeypatch.setattr(ledger, "history", history, raising=False)
+    text = get(here, path)
+    assert asked == [(node.uuid, 30 * 86_400.0)]
+    assert text.index("The last day") < text.index("The last month")
+    assert seen(text).tags.count("figure") == 6
+    assert "disk in the last 1 d: from 2 to 2 GB, now 2 of 10" in text
+    assert "disk in the last 30 d: from 2 to 20 GB, now 2 of 10" in text
 
 
 def test_given_a_disabled_and_a_silent_service_when_shown_then_their_nodes_say_so(here: ServedHere) -> None:

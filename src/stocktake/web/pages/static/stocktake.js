@@ -11,7 +11,7 @@
   const read = async (address) => {
     const answer = await fetch(address, { headers: { Accept: "text/html" }, cache: "no-store" });
     // The token is no good any more: the page itself is led to where one signs in.
-    if (answer.redirected) location.reload();
+    if (answer.redirected) { location.reload(); throw new Error("signed out"); }
     if (!answer.ok) throw new Error(String(answer.status));
     return new DOMParser().parseFromString(await answer.text(), "text/html");
   };
@@ -92,8 +92,8 @@
     source.onmessage = (event) => heard(JSON.parse(event.data));
     source.onerror = () => {
       say("not live, trying again");
-      // One that the server refused is not tried again by itself.
-      if (source.readyState === EventSource.CLOSED) { source = null; setTimeout(listen, LATER_MS); }
+      // One that the server refused is not tried again by itself; the page asks why, and may have to sign in.
+      if (source.readyState === EventSource.CLOSED) { source = null; soon(0); setTimeout(listen, LATER_MS); }
     };
   };
 
