@@ -47,7 +47,8 @@ def test_given_any_entries_when_drawn_then_parts_follow_each_other_inside_the_ba
             assert one.start <= other.start
         for segment in bar.segments:
             assert segment.start >= 0
-            assert segment.start + segment.length <= LENGTH + 4
+            assert segment.length > 0
+            assert segment.start + segment.length <= LENGTH
         assert bar.physical is None or 0 <= bar.physical < LENGTH
         numbers = {number.title: int(number.text.replace(",", "")) for number in bar.numbers if number.title != "ratio"}
         assert numbers["used"] + numbers["free"] == numbers["physical"]
@@ -64,6 +65,13 @@ def test_given_overcommit_when_drawn_then_the_bar_says_where_what_is_there_ends(
     assert vcpus.label == "vCPUs: 6 vCPUs instances"
     assert {one.title: (one.text, one.bad) for one in vcpus.numbers}["free"] == ("-2", True)
     assert (disk.physical, disk.label) == (None, "disk: nothing is taken")
+
+
+def test_given_very_little_when_drawn_then_it_is_seen_beside_the_others() -> None:
+    kinds: tuple[HolderKind, ...] = ("reserved", "instance", "orphan")
+    entries = [Entry(kind=kind, id=kind, why="", memory_mb=1) for kind in kinds]
+    memory = bars_of(replace(NODE, memory_mb=10**6, memory_mb_used=3), entries)[1]
+    assert [(one.start, one.length) for one in memory.segments] == [(0, 4), (4, 4), (8, 4)]
 
 
 def test_given_pinned_guests_when_mapped_then_every_cpu_is_there_once_with_its_holder() -> None:

@@ -12,6 +12,7 @@ from stocktake.web.pages.tiles import TITLES, sold_by
 
 # A bar is drawn so many units long.
 LENGTH = 1000
+_LEAST = 4
 UNITS: Mapping[str, str] = {"vcpus": "vCPUs", "memory_mb": "MiB", "local_gb": "GB"}
 # What makes a bar, from its left end; the word that a reader sees, and the class of its colour.
 PARTS: tuple[tuple[str, str, frozenset[HolderKind]], ...] = (
@@ -94,15 +95,16 @@ def _bar(node: ComputeNode, entries: Sequence[Entry], what: str) -> Bar:
     taken = [(title, look, _taken(entries, what, kinds)) for title, look, kinds in PARTS]
     most = max(total, reserved + sold.capacity, -(-sum(amount for _, _, amount in taken) // _per_unit(what)), 1)
     segments: list[Segment] = []
-    before = 0
+    before = seen = 0
     for title, look, amount in taken:
         # From sums, so that what is rounded does not add up.
         start, end = (LENGTH * mark // (most * _per_unit(what)) for mark in (before, before + amount))
         if amount:
-            # What is taken at all is seen, however little.
-            length = max(end - start, 4)
+            # What is taken at all is seen, however little, and not behind another.
+            start = min(max(start, seen), LENGTH - _LEAST)
+            seen = max(end, start + _LEAST)
             text = f"{-(-amount // _per_unit(what)):,}"
-            segments.append(Segment(title=title, look=look, start=start, length=length, text=text))
+            segments.append(Segment(title=title, look=look, start=start, length=seen - start, text=text))
         before += amount
     return Bar(
         what=what,

@@ -27,7 +27,6 @@ class Holder(Value, frozen=True, kw_only=True):
     """
 
     id: str
-    kind: str
     name: str
     sign: str
     colour: int
@@ -97,7 +96,6 @@ def _holders(entries: Sequence[Entry]) -> tuple[Holder, ...]:
             found.append(
                 Holder(
                     id=entry.id,
-                    kind=entry.kind,
                     name=entry.name or entry.id,
                     sign=sign(number),
                     colour=number % COLOURS,

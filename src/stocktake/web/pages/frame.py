@@ -58,9 +58,7 @@ def environment() -> Environment:
         cpus=format_cpu_set,
         gib=words.gib,
         marked=_marked,
-        moment=words.moment,
         pages=size_of_pages,
-        path=_path,
         ratio=words.ratio,
     )
     return made
@@ -77,11 +75,6 @@ def _marked(text: str) -> Markup:
         for number, part in enumerate(text.split("`"))
     )
     return Markup("").join(parts)
-
-
-def _path(text: str) -> str:
-    """Make text a part of a path."""
-    return quote(text, safe="")
 
 
 def size_of_pages(size_kb: int) -> str:
