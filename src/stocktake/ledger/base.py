@@ -7,6 +7,7 @@ LedgerError if it refused a statement or holds a row that can't be read.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 
 from sqlalchemy import text
 
@@ -81,10 +82,10 @@ class Ledger:
         with self._database.reading() as connection, collector_off():
             return read.nodes(connection, host, brief=True, uuids=uuids)
 
-    def marks(self) -> tuple[Mark, ...]:
+    def marks(self, *, alive_since: datetime) -> tuple[Mark, ...]:
         """Read of all nodes what tells whether they changed: cheap enough to be asked every second."""
         with self._database.reading() as connection, collector_off():
-            return marks(connection)
+            return marks(connection, alive_since)
 
     def node(self, name_or_uuid: str) -> ComputeNode:
         """

@@ -1,8 +1,12 @@
 """What is read of many nodes at once, to find the best of them."""
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+
 import pytest
 
 from stocktake.ledger import Ledger
+from stocktake.ledger.marks import Mark
 from stocktake.model.books import Entry
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
@@ -44,22 +48,32 @@ def test_given_nodes_when_some_are_asked_for_then_only_they_come(ledger: Ledger)
 
 
 def test_given_changes_when_marks_are_read_then_they_differ_and_else_they_do_not(ledger: Ledger) -> None:
-    one, other = saved(ledger, node("a")), saved(ledger, node("b"))
-    seen = [ledger.marks()]
-    assert {mark.uuid: (mark.host, mark.generation, mark.failure) for mark in seen[0]} == {
-        one.uuid: (one.host, one.generation, None),
-        other.uuid: (other.host, other.generation, None),
+    one, other = saved(ledger, node("a")), saved(ledger, node("b", host="kvm-2"))
+    long_ago = datetime(2000, 1, 1, tzinfo=UTC)
+    seen = [ledger.marks(alive_since=long_ago)]
+    assert set(seen[0]) == {
+        Mark(each.uuid, each.generation, None, disabled=None, forced_down=None, alive=None) for each in (one, other)
     }
-    assert ledger.marks() == seen[0]
-    again(ledger, replace(one, vcpus_used=1))
-    seen.append(ledger.marks())
-    for text in ("no answer", "still no answer"):
-        ledger.note_failures({other.uuid: Problem(code="x", about="y", text=text)})
-        seen.append(ledger.marks())
-    ledger.delete_node(one.uuid)
-    seen.append(ledger.marks())
-    assert len(set(seen)) == len(seen)
-    assert [mark.uuid for mark in seen[-1]] == [other.uuid]
+    assert set(ledger.marks(alive_since=long_ago)) == set(seen[0])
+    changes: list[Callable[[], object]] = [
+        lambda: again(ledger, replace(one, vcpus_used=1)),
+        lambda: ledger.note_failures({other.uuid: Problem(code="x", about="y", text="no answer")}),
+        lambda: ledger.note_failures({other.uuid: Problem(code="x", about="y", text="still no answer")}),
+        lambda: ledger.register("kvm-2", version="1"),
+        lambda: ledger.heartbeat("kvm-2", version="1"),
+        lambda: ledger.set_service("kvm-2", disabled=True, reason="x"),
+        lambda: ledger.delete_node(one.uuid),
+    ]
+    for change in changes:
+        change()
+        seen.append(ledger.marks(alive_since=long_ago))
+    assert len({frozenset(marks) for marks in seen}) == len(seen)
+    # A sign of life more changes nothing; none for long enough does.
+    ledger.heartbeat("kvm-2", version="1")
+    (last,) = ledger.marks(alive_since=long_ago)
+    assert seen[-1] == (last,)
+    assert (last.uuid, last.disabled, last.forced_down, last.alive) == (other.uuid, True, False, True)
+    assert [mark.alive for mark in ledger.marks(alive_since=datetime(9000, 1, 1, tzinfo=UTC))] == [False]
 
 
 def test_given_a_deleted_node_when_read_then_nothing_of_it_is_there(ledger: Ledger) -> None:

@@ -13,7 +13,6 @@ from anyio import CapacityLimiter
 
 from stocktake.clock import RandomIds
 from stocktake.ledger import NodeSave
-from stocktake.ledger.marks import Mark
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
 from stocktake.web.calls import Stage
@@ -133,17 +132,3 @@ def test_given_two_looks_when_compared_then_who_came_went_or_changed_is_told(
     before: dict[str, object], after: dict[str, object], told: set[str]
 ) -> None:
     assert differing(before, after) == told
-
-
-def test_given_a_ledger_when_its_marks_are_read_then_there_is_one_for_each_node(server: Served) -> None:
-    with books_of(server.directory, server.database) as (ledger, _claims):
-        marks = {mark.uuid: mark for mark in ledger.marks()}
-        for node in ledger.nodes():
-            mark = marks[node.uuid]
-            assert isinstance(mark, Mark)
-            assert (mark.host, mark.generation, mark.failure is None) == (
-                node.host,
-                node.generation,
-                node.failure is None,
-            )
-        assert len(marks) == sum(SIZES.values())

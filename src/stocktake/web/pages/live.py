@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http import HTTPStatus
 
 from anyio import to_thread
@@ -18,7 +19,6 @@ from starlette.responses import Response, StreamingResponse
 
 from stocktake.errors import StocktakeError
 from stocktake.model.value import encode
-from stocktake.views.state import service_word
 from stocktake.web.calls import READERS, Call, Stage, route
 from stocktake.web.pages.fleet import TILES_MAX
 from stocktake.web.parts import Web
@@ -108,11 +108,8 @@ class Watch:
 
 def signs(web: Web) -> Mapping[str, object]:
     """Read of each node, by uuid, what differs once it is shown differently."""
-    now, down_s = web.clock.now(), web.settings.service_down_time
-    services = {
-        service.host: (service_word(service, now, down_s), service.disabled) for service in web.ledger.services()
-    }
-    return {mark.uuid: (mark.generation, mark.failure, services.get(mark.host)) for mark in web.ledger.marks()}
+    alive_since = web.clock.now() - timedelta(seconds=web.settings.service_down_time)
+    return {mark.uuid: mark for mark in web.ledger.marks(alive_since=alive_since)}
 
 
 def differing(before: Mapping[str, object], after: Mapping[str, object]) -> frozenset[str]:
