@@ -21,30 +21,37 @@ class Then(Protocol):
     @property
     def at(self) -> datetime:
         """When."""
+        ...
 
     @property
     def vcpus(self) -> int:
         """Physical, in all."""
+        ...
 
     @property
     def vcpus_used(self) -> int:
         """Promised, with what is reserved."""
+        ...
 
     @property
     def memory_mb(self) -> int:
         """MiB."""
+        ...
 
     @property
     def memory_mb_used(self) -> int:
         """MiB."""
+        ...
 
     @property
     def local_gb(self) -> int:
         """GB."""
+        ...
 
     @property
     def local_gb_used(self) -> int:
         """GB."""
+        ...
 
 
 class Point(Value, frozen=True, kw_only=True):
