@@ -33,6 +33,7 @@ The fleet is in {directory}. Look around:
   {program} explain {node} vcpus_used
   {program} orphans
   {program} instances; {program} migrations
+  {program} serve                       all of it in a browser, http://127.0.0.1:8790/
   {program} services disable demo --reason "new kernel"; {program} refresh
 """
 

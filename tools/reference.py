@@ -1,5 +1,5 @@
 """
-Write the pages of docs/reference/ that are made of the code: settings, commands, errors, metrics.
+Write the pages of docs/reference/ that are made of the code: settings, commands, errors, metrics, the API.
 
     python -m tools.reference
 """
@@ -12,6 +12,7 @@ from stocktake.cli.reference import commands_page
 from stocktake.errors import StocktakeError
 from stocktake.metrics.reference import metrics_page
 from stocktake.settings.reference import settings_reference
+from stocktake.web.reference import api_page
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
@@ -62,6 +63,7 @@ def main() -> None:
         "commands.md": commands_page,
         "errors.md": errors_page,
         "metrics.md": metrics_page,
+        "api.md": api_page,
     }
     for name, page in pages.items():
         (REFERENCE / name).write_text(page(), encoding="utf-8")

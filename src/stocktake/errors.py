@@ -4,9 +4,12 @@ Every error this program raises on purpose. Law: what failed, where, and what th
     StocktakeError
     ├── InvalidInput             what a person or a document gave is wrong (exit code 2, HTTP 400)
     │   ├── SettingsError        the settings file or the environment
-    │   └── InvalidData          a JSON, XML, YAML or import document
+    │   ├── InvalidData          a JSON, XML, YAML or import document
+    │   └── NotNow               it can't be done in the state that the thing is in (exit code 2, HTTP 409)
     ├── NotFound                 no such node, instance, service (exit code 2, HTTP 404)
     ├── ClaimRefused             there is no room for what was asked; all reasons at once (exit code 1, HTTP 409)
+    ├── AccessDenied             who asks may not do that (exit code 2, HTTP 403)
+    │   └── NotSignedIn          no token, or one that is unknown, expired or revoked (exit code 2, HTTP 401)
     ├── IdentityError            this host is not who the ledger says it is (exit code 2)
     ├── Unreachable              a part could not be reached (exit code 3, HTTP 503)
     │   ├── DriverUnreachable    the hypervisor does not answer, or not in time
@@ -16,6 +19,7 @@ Every error this program raises on purpose. Law: what failed, where, and what th
     ├── NodeNotFound             the hypervisor does not know the node
     ├── ReportRefused            what the hypervisor said of a node can't be believed; all reasons at once
     ├── LedgerError              the database refused a statement
+    │   └── AlreadyThere         there is such a thing already (HTTP 409)
     ├── PlacementError           the scheduler refused a request (4xx)
     └── PlacementConflict        a generation conflict outlived its bounded retries
 """
@@ -71,6 +75,10 @@ class InvalidData(InvalidInput):
     """A document can't be read."""
 
 
+class NotNow(InvalidInput):
+    """It can't be done in the state that the thing is in."""
+
+
 class NotFound(StocktakeError):
     """No such thing in the ledger."""
 
@@ -81,11 +89,23 @@ class ClaimRefused(StocktakeError):
 
     Attributes:
         reasons: one sentence for each dimension that ran out.
+        refused: each node that was asked, with its reasons in numbers (`stocktake.claims.Refused`).
     """
 
-    def __init__(self, reasons: Sequence[str], *, where: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, reasons: Sequence[str], *, where: str = "", remedy: str = "", refused: Sequence[object] = ()
+    ) -> None:
         super().__init__("; ".join(reasons), where=where, remedy=remedy)
         self.reasons = tuple(reasons)
+        self.refused = tuple(refused)
+
+
+class AccessDenied(StocktakeError):
+    """Who asks may not do that."""
+
+
+class NotSignedIn(AccessDenied):
+    """There is no token, or one that is unknown, expired or revoked."""
 
 
 class IdentityError(StocktakeError):
@@ -128,6 +148,10 @@ class LedgerError(StocktakeError):
     """The database refused a statement."""
 
 
+class AlreadyThere(LedgerError):
+    """There is such a thing in the ledger already."""
+
+
 class PlacementError(StocktakeError):
     """The scheduler refused a request."""
 
@@ -139,6 +163,7 @@ class PlacementConflict(StocktakeError):
 EXIT_CODES: tuple[tuple[type[StocktakeError], int], ...] = (
     (InvalidInput, 2),
     (NotFound, 2),
+    (AccessDenied, 2),
     (IdentityError, 2),
     (ClaimRefused, 1),
     (StocktakeError, 3),

@@ -6,10 +6,11 @@ from typing import Any
 import click
 import pytest
 
-from stocktake.cli.flavors import flavor_of, wanted_of
+from stocktake.cli.flavors import flavor_of
 from stocktake.errors import InvalidInput
 from stocktake.model.workload import Flavor
 from stocktake.settings import Settings, read_settings
+from stocktake.views.fitting import wanted_of
 
 PLAIN: dict[str, Any] = {"vcpus": 2, "memory_mb": 1024}
 

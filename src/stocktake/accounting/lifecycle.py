@@ -10,7 +10,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Literal
 
-from stocktake.errors import InvalidInput
+from stocktake.errors import InvalidInput, NotNow
 from stocktake.model.topology import GuestTopology
 from stocktake.model.value import Value, encode, replace
 from stocktake.model.workload import Flavor, Instance, Migration, MigrationContext
@@ -83,7 +83,7 @@ def built(instance: Instance) -> Instance:
     Settle the claim of a build or an unshelve: the machine is there.
 
     Raises:
-        InvalidInput: there is nothing to settle.
+        NotNow: there is nothing to settle.
     """
     if not is_claimed(instance):
         what = "has no claim of a build that could be kept"
@@ -98,7 +98,7 @@ def unshelving(
     Claim room for an instance that was shelved and offloaded.
 
     Raises:
-        InvalidInput: it is in another state.
+        NotNow: it is in another state.
     """
     if instance.vm_state != "shelved_offloaded" or instance.task_state is not None:
         raise _refused(instance, "can't be unshelved", "shelved_offloaded without a task")
@@ -124,7 +124,8 @@ def check_move(instance: Instance, kind: MoveKind, source: Location, dest: Locat
     Refuse a move that makes no sense, before anything is looked for.
 
     Raises:
-        InvalidInput: the instance's state, the destination or the flavor does not go with this kind of move.
+        NotNow: the instance's state does not go with this kind of move.
+        InvalidInput: the destination or the flavor does not.
     """
     if instance.vm_state not in _MAY_MOVE[kind] or instance.task_state is not None:
         raise _refused(instance, f"can't begin a {kind}", " or ".join(_MAY_MOVE[kind]) + ", without a task")
@@ -195,7 +196,7 @@ def finished(instance: Instance, migration: Migration) -> Step:
     evacuation are over.
 
     Raises:
-        InvalidInput: the move is not one that has begun and not finished.
+        NotNow: the move is not one that has begun and not finished.
     """
     context = _context(instance, migration)
     if migration.status not in _BEGUN.values():
@@ -222,7 +223,7 @@ def confirmed(instance: Instance, migration: Migration) -> Step:
     Let go what a finished move holds at its source.
 
     Raises:
-        InvalidInput: the move is not a finished one.
+        NotNow: the move is not a finished one.
     """
     context = _context(instance, migration)
     if migration.status != "finished":
@@ -236,7 +237,7 @@ def reverted(instance: Instance, migration: Migration) -> Step:
     Take the instance of a finished move back to its source.
 
     Raises:
-        InvalidInput: the move is not a finished one.
+        NotNow: the move is not a finished one.
     """
     context = _context(instance, migration)
     if migration.status != "finished":
@@ -259,7 +260,7 @@ def aborted(instance: Instance, migration: Migration) -> Step:
     Give back what a move that is not finished holds at its destination.
 
     Raises:
-        InvalidInput: the move is finished, or not this instance's.
+        NotNow: the move is finished, or not this instance's.
     """
     context = _context(instance, migration)
     if migration.status not in _BEGUN.values():
@@ -312,16 +313,16 @@ def _context(instance: Instance, migration: Migration) -> MigrationContext:
     context = instance.migration_context
     if context is None or context.migration_id != migration.id:
         what = f"migration {migration.id} is not the one that the instance is in"
-        raise InvalidInput(what, where=instance.uuid, remedy="The next refresh sets it to error.")
+        raise NotNow(what, where=instance.uuid, remedy="The next refresh sets it to error.")
     return context
 
 
-def _refused(instance: Instance, what: str, allowed: str) -> InvalidInput:
+def _refused(instance: Instance, what: str, allowed: str) -> NotNow:
     task = f", {instance.task_state}" if instance.task_state else ""
     is_ = f"is {instance.vm_state or 'of no state'}{task}"
-    return InvalidInput(f"the instance {is_} and {what}", where=instance.uuid, remedy=f"It has to be {allowed}.")
+    return NotNow(f"the instance {is_} and {what}", where=instance.uuid, remedy=f"It has to be {allowed}.")
 
 
-def _not_now(migration: Migration, what: str, wanted: str) -> InvalidInput:
+def _not_now(migration: Migration, what: str, wanted: str) -> NotNow:
     state = f"migration {migration.id} is {migration.status}"
-    return InvalidInput(f"{state} and can't {what}", where=migration.instance_uuid, remedy=f"It has to be {wanted}.")
+    return NotNow(f"{state} and can't {what}", where=migration.instance_uuid, remedy=f"It has to be {wanted}.")

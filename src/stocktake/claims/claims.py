@@ -14,7 +14,7 @@ from stocktake.claims.desk import Done, Nodes
 from stocktake.claims.nouns import Claimed, Refused, Request
 from stocktake.claims.room import find_room
 from stocktake.claims.settling import Settling
-from stocktake.errors import InvalidInput
+from stocktake.errors import NotNow
 from stocktake.ledger import Transaction
 from stocktake.model.fitting import Limits
 from stocktake.model.value import replace
@@ -43,7 +43,7 @@ class Claims(Settling):
         Raises:
             NotFound: no such node.
             InvalidData: an extra spec of the flavor can't be read.
-            LedgerError: an instance of that uuid is there already.
+            AlreadyThere: an instance of that uuid is there already.
             PlacementUnreachable, PlacementError: the scheduler could not be told; nothing was promised.
         """
         node_uuid = self._ledger.node_uuid(node)
@@ -90,7 +90,7 @@ class Claims(Settling):
 
         Raises:
             NotFound: no such instance or node.
-            InvalidInput: the instance is in another state.
+            NotNow: the instance is in another state.
         """
         node_uuid = self._ledger.node_uuid(node)
 
@@ -126,7 +126,8 @@ class Claims(Settling):
 
         Raises:
             NotFound: no such instance or node.
-            InvalidInput: the instance's state, the destination or the flavor does not go with this kind of move.
+            NotNow: the instance's state does not go with this kind of move.
+            InvalidInput: the destination or the flavor does not.
         """
         node_uuid = self._ledger.node_uuid(node)
 
@@ -166,4 +167,4 @@ class Claims(Settling):
             return
         if self._clock.now() - service.last_seen_up <= timedelta(seconds=self._rules.down_s):
             remedy = "Stop that agent and fence the host first, or take a live migration; `--force` if you know better."
-            raise InvalidInput("its agent is alive: the machine would run twice", where=host, remedy=remedy)
+            raise NotNow("its agent is alive: the machine would run twice", where=host, remedy=remedy)

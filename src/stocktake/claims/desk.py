@@ -24,6 +24,8 @@ from stocktake.placement import Scheduler
 LOG = logging.getLogger(__name__)
 TRIES = 5
 NEVER_S = math.inf
+# A calendar ends; a claim that is to outlive this may as well never expire.
+LONGEST_S = 100 * 365.25 * 86_400
 
 T = TypeVar("T")
 Nodes = Mapping[str, ComputeNode]
@@ -130,9 +132,9 @@ class Desk:
         )
 
     def expiry(self, now: datetime, expires_s: float | None) -> datetime | None:
-        """Work out when a claim expires: None is the setting's time, NEVER_S is never."""
+        """Work out when a claim expires: None is the setting's time, NEVER_S is never, longer than a life is a life."""
         seconds = self._rules.expiry_s if expires_s is None else expires_s
-        return None if seconds == NEVER_S else now + timedelta(seconds=seconds)
+        return None if seconds == NEVER_S else now + timedelta(seconds=min(seconds, LONGEST_S))
 
 
 def _current(instance: Instance, migrations: tuple[Migration, ...]) -> Migration | None:

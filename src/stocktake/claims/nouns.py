@@ -78,4 +78,4 @@ class Refused(Value, frozen=True, kw_only=True):
 
     def error(self) -> ClaimRefused:
         """Make the error that says so."""
-        return ClaimRefused([reason.text for reason in self.reasons], where=self.node)
+        return ClaimRefused([reason.text for reason in self.reasons], where=self.node, refused=[self])

@@ -11,7 +11,7 @@ from stocktake.accounting.lifecycle import Step
 from stocktake.claims.books import count_anew
 from stocktake.claims.desk import Desk, Done, Nodes
 from stocktake.claims.nouns import Claimed
-from stocktake.errors import InvalidInput
+from stocktake.errors import NotNow
 from stocktake.ledger import Transaction
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance, Migration
@@ -26,7 +26,7 @@ class Settling(Desk):
 
         Raises:
             NotFound: no such instance; its claim may have expired.
-            InvalidInput: the instance has no such claim.
+            NotNow: the instance has no such claim.
         """
 
         def keep(books: Transaction, nodes: Nodes, before: Instance, _migration: Migration | None) -> Claimed:
@@ -65,7 +65,7 @@ class Settling(Desk):
 
         Raises:
             NotFound: no such instance; of an expired move the instance is where it was.
-            InvalidInput: it does not move, or the move is finished.
+            NotNow: it does not move, or the move is finished.
         """
         return self._settle(uuid, lifecycle.finished)
 
@@ -75,7 +75,7 @@ class Settling(Desk):
 
         Raises:
             NotFound: no such instance.
-            InvalidInput: it is in no finished move.
+            NotNow: it is in no finished move.
         """
         return self._settle(uuid, lifecycle.confirmed)
 
@@ -85,7 +85,7 @@ class Settling(Desk):
 
         Raises:
             NotFound: no such instance.
-            InvalidInput: it is in no finished move.
+            NotNow: it is in no finished move.
         """
         return self._settle(uuid, lifecycle.reverted)
 
@@ -95,7 +95,7 @@ class Settling(Desk):
 
         Raises:
             NotFound: no such instance; its claim may have expired.
-            InvalidInput: there is no pending claim.
+            NotNow: there is no pending claim.
         """
         return self.after(self.on(uuid, self.given_back))
 
@@ -116,14 +116,14 @@ class Settling(Desk):
             return self.counted(books, nodes, Step(instance=lifecycle.reshelved(before)), released=True)
         if before.vm_state != "building":
             remedy = "To give back a settled one, release it."
-            raise InvalidInput("the instance has no pending claim", where=before.uuid, remedy=remedy)
+            raise NotNow("the instance has no pending claim", where=before.uuid, remedy=remedy)
         return self._deleted(books, nodes, before, migration)
 
     def _settle(self, uuid: str, step: Callable[[Instance, Migration], Step]) -> Claimed:
         def settle(books: Transaction, nodes: Nodes, before: Instance, migration: Migration | None) -> Done:
             if migration is None:
                 remedy = "`stocktake migrations` lists what moves; a move that nobody finished in time was given back."
-                raise InvalidInput("the instance does not move", where=uuid, remedy=remedy)
+                raise NotNow("the instance does not move", where=uuid, remedy=remedy)
             return self.counted(books, nodes, step(before, migration))
 
         return self.after(self.on(uuid, settle))

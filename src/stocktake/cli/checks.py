@@ -113,8 +113,8 @@ def _ledger(host: Host) -> Answers:
 
 def _hypervisor(host: Host) -> Answers:
     from stocktake.audit import TimeLimit
-    from stocktake.cli.words import count
     from stocktake.drivers.base import load_driver
+    from stocktake.views.words import count
 
     assert host.settings is not None
     driver = load_driver(host.settings, host.session.clock)
@@ -251,7 +251,7 @@ def _libvirt_permissions(host: Host) -> Answers:
 
 def _agent(host: Host) -> Answers:
     from stocktake.accounting.standing import is_alive, is_by_hand
-    from stocktake.cli.words import since
+    from stocktake.views.words import since
 
     assert host.settings is not None
     if host.ledger is None:
@@ -270,7 +270,7 @@ def _agent(host: Host) -> Answers:
 
 
 def _nodes(host: Host) -> Answers:
-    from stocktake.cli.words import count
+    from stocktake.views.words import count
 
     assert host.settings is not None
     if host.ledger is None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stocktake.cli.completion import complete_node
-from stocktake.cli.flavors import flavor_of, flavor_options, wanted_of
-from stocktake.cli.options import Command, nearest
+from stocktake.cli.flavors import flavor_of, flavor_options
+from stocktake.cli.options import Command
 from stocktake.cli.session import Session
-from stocktake.errors import ClaimRefused, InvalidInput, NotFound
+from stocktake.errors import InvalidInput
+from stocktake.views.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
     from stocktake.accounting.fit import Wanted
     from stocktake.claims import Claimed, Refused
     from stocktake.model.fitting import Limits
-    from stocktake.model.workload import Instance
 
 AUTO = "auto"
 _LIMITS = ("memory_mb", "vcpus", "pcpus", "disk_gb", "numa_cpu_ratio", "numa_ram_ratio")
-_SHOWN_MAX = 5
 
 
 @click.command(
@@ -90,6 +89,7 @@ def claim_command(
     Exit code 1, and every reason, if there is no room.
     """
     from stocktake.claims import Request
+    from stocktake.views.fitting import wanted_of
 
     session.command = "claim"
     flavor = flavor_of(**options)
@@ -125,61 +125,20 @@ def granted(
     Raises:
         ClaimRefused: there is no room; every reason, of every node that was asked.
     """
-    from stocktake.claims import Claimed
-    from stocktake.claims.best import claim_best
-    from stocktake.cli.nodes import find_node
+    from stocktake.claims.best import claim_on
+    from stocktake.views.finding import find_node
 
-    if node_name == AUTO:
-        if limits is not None:
-            raise InvalidInput("--limit goes with a named node: auto fills each by its capacity", where="--limit")
-        done = claim_best(session.ledger, session.settings, wanted, claim, now=session.clock.now())
-    else:
-        one = claim(find_node(session.ledger, node_name).uuid, limits)
-        done = one if isinstance(one, Claimed) else (one,)
-    if isinstance(done, Claimed):
-        return done
-    raise _refusal(done)
-
-
-def _refusal(refused: "Sequence[Refused]") -> ClaimRefused:
-    """Gather every reason of every node; many nodes are counted, `stocktake fit` lists them all."""
-    if not refused:
-        remedy = "`stocktake refresh` takes stock of this machine."
-        return ClaimRefused(["there is no node"], where="ledger", remedy=remedy)
-    if len(refused) == 1:
-        return refused[0].error()
-    reasons = [f"{one.node}: {'; '.join(reason.text for reason in one.reasons)}" for one in refused[:_SHOWN_MAX]]
-    if len(refused) > _SHOWN_MAX:
-        reasons.append(f"and {len(refused) - _SHOWN_MAX} nodes more")
-    return ClaimRefused(reasons, where="no node has room", remedy="`stocktake fit` with the same options lists all.")
-
-
-def find_instance(session: Session, uuid_or_name: str) -> "Instance":
-    """
-    Find an instance by its uuid, or by a name that only one has.
-
-    Raises:
-        NotFound: there is none, and the nearest; or several.
-    """
-    found = session.ledger.instances()
-    mine = [one for one in found if one.uuid == uuid_or_name] or [one for one in found if one.name == uuid_or_name]
-    if len(mine) == 1:
-        return mine[0]
-    if mine:
-        uuids = ", ".join(one.uuid for one in mine[:5])
-        raise NotFound(f"several instances are named {uuid_or_name!r}", remedy=f"Give the uuid: {uuids}.")
-    known = [name for one in found for name in (one.uuid, one.name) if name]
-    remedy = nearest(uuid_or_name, known).strip() or "`stocktake instances` lists them."
-    raise NotFound(f"there is no instance {uuid_or_name!r}", remedy=remedy)
+    node = None if node_name == AUTO else find_node(session.ledger, node_name).uuid
+    return claim_on(session.ledger, session.settings, node, wanted, limits=limits, claim=claim, now=session.clock.now())
 
 
 def tell(session: Session, claimed: "Claimed", *, said: str) -> None:
     """Print the uuid for a script, and for a person on stderr what was done."""
     from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.model.value import plain
+    from stocktake.views.promises import claimed_shown
 
     if session.json:
-        write_json(session, {**plain(claimed), "expires_at": plain(claimed.expires_at)})
+        write_json(session, claimed_shown(claimed))
         return
     write(screen_of(session), claimed.instance.uuid)
     if claimed.expires_at is not None:
@@ -242,8 +201,10 @@ def limits_of(pairs: "Sequence[str]") -> "Limits | None":
 @click.pass_obj
 def keep_command(session: Session, uuid: str) -> int:
     """Settle the claim of a build or an unshelve: from now on it does not expire."""
+    from stocktake.views.finding import find_instance
+
     session.command = "keep"
-    done = session.claims.keep(find_instance(session, uuid).uuid)
+    done = session.claims.keep(find_instance(session.ledger, uuid).uuid)
     tell(session, done, said=f"{done.instance.name or uuid} is kept")
     return 0
 
@@ -261,7 +222,9 @@ def release_command(session: Session, uuid: str) -> int:
 
     No guest is touched: one that still runs is an orphan from then on.
     """
+    from stocktake.views.finding import find_instance
+
     session.command = "release"
-    done = session.claims.release(find_instance(session, uuid).uuid)
+    done = session.claims.release(find_instance(session.ledger, uuid).uuid)
     tell(session, done, said=f"{done.instance.name or uuid} is released")
     return 0

@@ -3,20 +3,19 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from stocktake.cli.completion import complete_node
-from stocktake.cli.options import Command, nearest
+from stocktake.cli.options import Command
 from stocktake.cli.session import Session
-from stocktake.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from stocktake.cli.figures import Figure, Part
     from stocktake.cli.screen import Screen
     from stocktake.model.books import ComputeNode, Entry
+    from stocktake.views.figures import Figure, FigurePart
 
 _SHORT_UUID = 8
 
@@ -43,32 +42,25 @@ def explain_command(session: Session, node_name: str, field: str | None) -> int:
     parts of that number and the arithmetic. A FIELD there is not lists those
     there are. Exit code 1 if the entries do not add up to the record.
     """
-    from stocktake.cli.figures import figures
-    from stocktake.cli.nodes import find_node
     from stocktake.cli.screen import screen_of, write, write_json, write_prose
+    from stocktake.model.value import plain
+    from stocktake.views.figures import explained
+    from stocktake.views.finding import find_node
 
     session.command = "explain"
     node = find_node(session.ledger, node_name)
-    entries = tuple(session.ledger.entries(node.uuid))
-    work = session.ledger.work(node.host, (node.hypervisor_hostname,), {})[node.hypervisor_hostname]
-    known = figures(node, entries, work.pci_devices)
-    chosen = _chosen(known, field, node)
-    code = 0 if all(figure.agrees for figure in chosen) else 1
+    devices = session.ledger.devices([node.uuid])[node.uuid]
+    answer = explained(node, session.ledger.entries(node.uuid), devices, field)
+    code = 0 if answer.agrees else 1
     if session.json:
-        data = {
-            "uuid": node.uuid,
-            "hypervisor_hostname": node.hypervisor_hostname,
-            "agrees": code == 0,
-            "figures": [_plain(figure) for figure in chosen],
-        }
-        write_json(session, data, exit_code=code)
+        write_json(session, plain(answer), exit_code=code)
         return code
     screen = screen_of(session)
     if field is None:
-        _write_all(screen, node, entries)
+        _write_all(screen, node, answer.entries)
     else:
-        _write_one(screen, chosen[0])
-    for figure in chosen:
+        _write_one(screen, answer.figures[0])
+    for figure in answer.figures:
         if not figure.agrees:
             text = (
                 f"!! {figure.field} DOES NOT ADD UP: the record says {figure.recorded}, its entries {figure.sum}. "
@@ -77,40 +69,23 @@ def explain_command(session: Session, node_name: str, field: str | None) -> int:
             write_prose(screen, text, colour="red", bold=True)
     if code == 0 and field is None:
         write(screen)
-        write_prose(screen, f"All {len(chosen)} figures add up. One by one: {_listed(known)}.")
+        write_prose(screen, f"All {len(answer.figures)} figures add up. One by one: {_listed(answer.figures)}.")
     return code
 
 
-def _chosen(known: "Mapping[str, Figure]", field: str | None, node: "ComputeNode") -> "list[Figure]":
-    if field is None:
-        return list(known.values())
-    if field not in known:
-        there = f"There are: {', '.join(known)}."
-        near = nearest(field, list(known)).strip()
-        raise InvalidInput(
-            f"there is no field {field!r} to explain", where=node.hypervisor_hostname, remedy=f"{near} {there}".strip()
-        )
-    return [known[field]]
-
-
-def _plain(figure: "Figure") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(figure), "whole_unit": figure.whole_unit, "agrees": figure.agrees}
-
-
-def _listed(known: "Mapping[str, Figure]") -> str:
+def _listed(figures: "Sequence[Figure]") -> str:
     """Name the fields; cells and devices by their first."""
+    known = [figure.field for figure in figures]
     plain = [name for name in known if "." not in name]
     others = [next((name for name in known if name.startswith(prefix)), "") for prefix in ("numa.", "pci.")]
     return ", ".join([*plain, *(f"{name} …" for name in others if name)])
 
 
-def who(holders: "Sequence[Entry | Part]") -> list[str]:
+def who(holders: "Sequence[Entry | FigurePart]") -> list[str]:
     """Name the holders: kind and name; the beginning of the uuid where two have one name, all of it without one."""
     names = Counter((holder.kind, holder.name) for holder in holders)
 
-    def named(holder: "Entry | Part") -> str:
+    def named(holder: "Entry | FigurePart") -> str:
         if holder.kind == "reserved":
             return "reserved for the host"
         if not holder.name:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stocktake.cli.completion import complete_node
-from stocktake.cli.flavors import flavor_of, flavor_options, wanted_of
+from stocktake.cli.flavors import flavor_of, flavor_options
 from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 
 if TYPE_CHECKING:
-    from stocktake.accounting.fit import Wanted
     from stocktake.accounting.placing import Placed
     from stocktake.candidates import Candidate, Candidates, Refused
     from stocktake.cli.screen import Screen
@@ -55,8 +54,9 @@ def fit_command(
     Exit code 1 if the machine fits nowhere.
     """
     from stocktake.candidates import candidates
-    from stocktake.cli.nodes import find_node
     from stocktake.cli.screen import screen_of, write_json
+    from stocktake.views.finding import find_node
+    from stocktake.views.fitting import answer_of, wanted_of
 
     session.command = "fit"
     wanted = wanted_of(flavor_of(**options), session.settings, volume_backed=volume_backed)
@@ -64,39 +64,16 @@ def fit_command(
     found = candidates(session.ledger, session.settings, wanted, now=session.clock.now(), nodes=nodes, pack=pack)
     code = 0 if found.fitting else 1
     if session.json:
-        write_json(session, _plain(wanted, found), exit_code=code)
+        write_json(session, answer_of(wanted, found), exit_code=code)
     else:
         write_candidates(session, screen_of(session), found)
     return code
 
 
-def _plain(wanted: "Wanted", found: "Candidates") -> dict[str, object]:
-    from stocktake.model.value import plain
-
-    def named(one: "Candidate | Refused") -> dict[str, object]:
-        return {"uuid": one.node.uuid, "hypervisor_hostname": one.node.hypervisor_hostname, "host": one.node.host}
-
-    return {
-        "wanted": plain(wanted),
-        "fitting": [
-            {
-                **named(one),
-                "rank": rank,
-                "score": one.weighed.score,
-                "weighers": plain(one.weighed.parts),
-                "rooms": [{**plain(room), "free": room.free, "left": room.left} for room in one.rooms],
-                "placed": plain(one.placed),
-            }
-            for rank, one in enumerate(found.fitting, start=1)
-        ],
-        "refused": [{**named(one), "reasons": plain(one.reasons)} for one in found.refused],
-    }
-
-
 def write_candidates(session: Session, screen: "Screen", found: "Candidates") -> None:
     """Write the nodes that the machine fits, then the others."""
     from stocktake.cli.screen import hint, write
-    from stocktake.cli.words import count
+    from stocktake.views.words import count
 
     every = len(found.fitting) + len(found.refused)
     if not every:

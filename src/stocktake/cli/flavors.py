@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stocktake.cli.options import nearest
 from stocktake.cli.sizes import size_option
-from stocktake.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from stocktake.accounting.fit import Wanted
     from stocktake.model.workload import Flavor
-    from stocktake.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 _VCPUS_MAX = 65535
@@ -100,23 +96,3 @@ def flavor_of(
 def _add(extra: dict[str, str], key: str, value: str, option: str) -> None:
     if extra.setdefault(key, value) != value:
         raise click.UsageError(f"{option} contradicts {key}={extra[key]}.")
-
-
-def wanted_of(flavor: "Flavor", settings: "Settings", *, volume_backed: bool) -> "Wanted":
-    """
-    Read all that a flavor asks for, by the settings' aliases.
-
-    Raises:
-        InvalidInput: a mistake in an extra spec, or an alias or a trait that there is not; names the nearest.
-    """
-    from stocktake.accounting.fit import wanted
-    from stocktake.placement.names import is_trait, standard_traits
-
-    asked = wanted(flavor, settings.pci.alias, volume_backed=volume_backed)
-    for name in sorted(asked.required | asked.forbidden):
-        if not is_trait(name):
-            remedy = (
-                nearest(name.upper(), sorted(standard_traits())).strip() or "Traits of your own start with CUSTOM_."
-            )
-            raise InvalidInput(f"there is no trait {name[:60]!r}", where=f"trait:{name[:60]}", remedy=remedy)
-    return asked

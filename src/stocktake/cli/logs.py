@@ -7,7 +7,18 @@ import sys
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # What the libraries under us say is of interest only to somebody who wants everything.
-_NOISY = ("alembic", "keystoneauth", "oslo_db", "oslo_policy", "oslo_concurrency", "placement", "sqlalchemy", "urllib3")
+_NOISY = (
+    "alembic",
+    "asyncio",
+    "keystoneauth",
+    "oslo_concurrency",
+    "oslo_db",
+    "oslo_policy",
+    "placement",
+    "sqlalchemy",
+    "urllib3",
+    "uvicorn",
+)
 # What these say of a message bus, at every try, is said once by stocktake.notifications.
 _SAID_BY_US = ("amqp", "kombu", "oslo.messaging", "oslo_messaging")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

@@ -40,6 +40,8 @@ COMMANDS = {
     "migrations": "stocktake.cli.promises:migrations_command",
     "orphans": "stocktake.cli.orphans:orphans_command",
     "services": "stocktake.cli.services:services_command",
+    "serve": "stocktake.cli.serve:serve_command",
+    "token": "stocktake.cli.token:token_command",
     "ledger": "stocktake.cli.ledger:ledger_command",
     "config": "stocktake.cli.config:config_command",
     "doctor": "stocktake.cli.doctor:doctor_command",

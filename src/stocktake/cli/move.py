@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stocktake.cli.claim import find_instance, granted, seconds_of, tell
+from stocktake.cli.claim import granted, seconds_of, tell
 from stocktake.cli.completion import complete_node
-from stocktake.cli.flavors import flavor_of, flavor_options, wanted_of
+from stocktake.cli.flavors import flavor_of, flavor_options
 from stocktake.cli.options import Commands
 from stocktake.cli.session import Session
 
@@ -104,7 +104,10 @@ def evacuate_command(session: Session, uuid: str, node_name: str, expires: str |
 def unshelve_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
     """Claim room for the machine UUID, which was shelved and offloaded; `stocktake keep` settles it."""
     session.command = "move unshelve"
-    instance, expires_s = find_instance(session, uuid), seconds_of(expires)
+    from stocktake.views.finding import find_instance
+    from stocktake.views.fitting import wanted_of
+
+    instance, expires_s = find_instance(session.ledger, uuid), seconds_of(expires)
 
     def claim(node: str, limits: "Limits | None") -> "Claimed | Refused":
         return session.claims.unshelve(instance.uuid, node, limits=limits, expires_s=expires_s)
@@ -125,7 +128,10 @@ def _begin(
     flavor: "Flavor | None" = None,
     force: bool = False,
 ) -> int:
-    instance, expires_s = find_instance(session, uuid), seconds_of(expires)
+    from stocktake.views.finding import find_instance
+    from stocktake.views.fitting import wanted_of
+
+    instance, expires_s = find_instance(session.ledger, uuid), seconds_of(expires)
     wanted = wanted_of(flavor or instance.flavor, session.settings, volume_backed=instance.volume_backed)
 
     def claim(node: str, limits: "Limits | None") -> "Claimed | Refused":
@@ -147,7 +153,9 @@ def _step(name: str, text: str, said: str) -> None:
     @click.pass_obj
     def step_command(session: Session, uuid: str) -> int:
         session.command = f"move {name}"
-        instance = find_instance(session, uuid)
+        from stocktake.views.finding import find_instance
+
+        instance = find_instance(session.ledger, uuid)
         step: Callable[[str], Claimed] = getattr(session.claims, name)
         done = step(instance.uuid)
         where = done.instance.node or "no node"

@@ -3,25 +3,26 @@
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.choosing import Choice, called, choice_options, counted, machine
-from stocktake.cli.options import Command, confirm, nearest
+from stocktake.cli.choosing import choice_options
+from stocktake.cli.options import Command, confirm
 from stocktake.cli.session import Session
-from stocktake.cli.words import count
-from stocktake.errors import InvalidInput, NotFound
+from stocktake.errors import NotFound
+from stocktake.views.choosing import Choice, called, counted, machine
+from stocktake.views.words import count, nearest
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from stocktake.cli.screen import Screen
-    from stocktake.cli.state import State
     from stocktake.cli.tables import Row
-    from stocktake.ledger import Ledger
     from stocktake.model.books import ComputeNode
     from stocktake.model.workload import Service
+    from stocktake.views.state import State
 
     Line = tuple[ComputeNode, Service | None, State]
 
@@ -68,7 +69,8 @@ def nodes_command(
     if force or yes:
         raise click.UsageError("--force and --yes go with --delete NODE.")
     from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.cli.state import states_of
+    from stocktake.views.nodes import summary_of
+    from stocktake.views.state import states_of
 
     now = session.clock.now()
     nodes = session.ledger.nodes(host=host)
@@ -79,7 +81,7 @@ def nodes_command(
     matching = choice.chosen(lines)
     page = choice.page(matching)
     if session.json:
-        write_json(session, [summary(*line) for line in page])
+        write_json(session, [summary_of(*line) for line in page])
         return 0
     screen = screen_of(session)
     if not lines:
@@ -142,9 +144,9 @@ def write_nodes(
 def _row(
     node: "ComputeNode", service: "Service | None", state: "State", now: "datetime", *, metal: bool, renamed: bool
 ) -> "Row":
-    from stocktake.cli.state import COLOURS
+    from stocktake.cli.screen import COLOURS
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import gib, since
+    from stocktake.views.words import gib, since
 
     status = "disabled" if service is not None and service.disabled else "enabled"
     worst = "red" if any(problem.severity == "error" for problem in node.problems) else "yellow"
@@ -166,7 +168,7 @@ def _row(
 
 def _sums(lines: "Sequence[Line]", matching: "Sequence[Line]", *, metal: bool, renamed: bool) -> "Row":
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import gib
+    from stocktake.views.words import gib
 
     nodes = [node for node, _, _ in matching]
     shown = f"{len(lines):,} of " if len(lines) < len(matching) else ""
@@ -219,105 +221,22 @@ def _reasons(lines: "Sequence[Line]") -> list[str]:
     return texts
 
 
-def summary(node: "ComputeNode", service: "Service | None", state: "State") -> dict[str, object]:
-    """Give what programs are told of a node among many."""
-    from stocktake.model.value import plain
-
-    fields = (
-        "uuid",
-        "hypervisor_hostname",
-        "host",
-        "host_ip",
-        "hypervisor_type",
-        "vcpus",
-        "vcpus_used",
-        "memory_mb",
-        "memory_mb_used",
-        "free_ram_mb",
-        "local_gb",
-        "local_gb_used",
-        "free_disk_gb",
-        "disk_available_least",
-        "running_vms",
-        "current_workload",
-        "cpu_allocation_ratio",
-        "ram_allocation_ratio",
-        "disk_allocation_ratio",
-        "stats",
-        "problems",
-        "failure",
-        "created_at",
-        "updated_at",
-    )
-    return {
-        **{name: plain(getattr(node, name)) for name in fields},
-        "state": state.word,
-        "state_reason": state.reason,
-        "disabled": service.disabled if service else False,
-        "disabled_reason": service.disabled_reason if service else None,
-    }
-
-
-def find_node(ledger: "Ledger", name: str) -> "ComputeNode":
-    """
-    Find a node by its name or uuid, or by what Ironic calls it.
-
-    Raises:
-        NotFound: there is none; names the nearest.
-    """
-    try:
-        return ledger.node(name)
-    except NotFound as error:
-        nodes = ledger.nodes()
-        named = [node for node in nodes if called(node) == name]
-        if len(named) == 1:
-            return named[0]
-        names = [called(node) for node in nodes]
-        if not names:
-            remedy = "The ledger has no nodes yet: `stocktake refresh` takes stock of this machine."
-            raise NotFound(f"there is no node {name!r}", remedy=remedy) from error
-        short = [known for known in names if known.partition(".")[0] == name]
-        if len(short) == 1:
-            return ledger.node(short[0])
-        remedy = nearest(name, names).strip() or "`stocktake nodes` lists them."
-        raise NotFound(f"there is no node {name!r}", remedy=remedy) from error
-
-
 def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
-    from stocktake.accounting.standing import is_alive
-    from stocktake.cli.parts import open_placement
     from stocktake.cli.screen import screen_of, write, write_json
     from stocktake.notifications import open_bus
+    from stocktake.removal import check_removable, remove
+    from stocktake.views.finding import find_node
 
     ledger = session.ledger
     node = find_node(ledger, name)
     name = node.hypervisor_hostname
-    instances = ledger.instances(host=node.host, node=name)
-    if instances:
-        remedy = f"Move or delete them first: `stocktake instances --node {name}`."
-        raise InvalidInput(f"it still has {len(instances)} instances", where=name, remedy=remedy)
-    service = ledger.service(node.host)
-    alive = service is not None and is_alive(service, session.clock.now(), session.settings.service_down_time)
-    if alive and not force:
-        remedy = "Stop the agent first, or the node comes back; --force deletes it all the same."
-        raise InvalidInput(f"its agent on {node.host} is alive", where=name, remedy=remedy)
+    check_removable(ledger, node, session.clock.now(), session.settings.service_down_time, force=force)
     if not yes:
         confirm(f"Delete node {name} of host {node.host} and its resource provider {node.uuid}?")
-    scheduler = open_placement(session.settings, session.clock)
-    bus = open_bus(session.settings.notifications, session.settings.host, session.clock, session.ids)
-    try:
-        ledger.delete_node(node.uuid)
-        if bus is not None:
-            bus.begin([node])
-            bus.announce([])
-        # Should the scheduler fail now, the next refresh of the host takes the provider away.
-        scheduler.delete_tree(node.uuid)
-        ledger.note_provider_deleted([node.uuid])
-    finally:
-        scheduler.close()
-        if bus is not None:
-            bus.close()
+    settings = session.settings
+    told = partial(open_bus, settings.notifications, settings.host, session.clock, session.ids)
+    remove(ledger, session.scheduler, node, told)
     if session.json:
         write_json(session, {"deleted": name, "uuid": node.uuid})
     else:

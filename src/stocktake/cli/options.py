@@ -4,7 +4,6 @@ What all commands share: options that may stand before or after the command, hel
 Law: nothing heavy is imported before a command runs; a command's module is imported when it is named or listed.
 """
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput
+from stocktake.views.words import nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ELSEWHERE = "All commands take --config, --state-path, --set, --verbose, --quiet too: see `stocktake --help`."
@@ -178,12 +178,6 @@ def write_example(formatter: click.HelpFormatter, example: str, *, elsewhere: bo
     if elsewhere:
         formatter.write_paragraph()
         formatter.write_text(_ELSEWHERE)
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """Say what may have been meant, with a space before it; empty if nothing is near."""
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6) or [known for known in names if name in known][:3]
-    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def confirm(question: str) -> None:

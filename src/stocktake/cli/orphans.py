@@ -4,35 +4,21 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.options import Commands, nearest
+from stocktake.cli.options import Commands
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, NotFound
+from stocktake.views.words import nearest
 
 if TYPE_CHECKING:
     from stocktake.cli.tables import Row
-    from stocktake.model.books import Entry
     from stocktake.model.hypervisor import Guest
     from stocktake.model.workload import Instance
     from stocktake.parts import Parts
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An orphan's or misplaced guest's entry, and where it is."""
-
-    host: str
-    node: str
-    entry: "Entry"
-
-    @property
-    def active(self) -> bool:
-        """Say whether it runs: one that is off takes nothing."""
-        return bool(self.entry.vcpus or self.entry.memory_mb or self.entry.disk_mb)
+    from stocktake.views.promises import Stranger
 
 
 @click.group(
@@ -64,36 +50,25 @@ def orphans_command(context: click.Context, node_name: str | None) -> int:
     found = _found(session, node_name)
     code = 1 if found else 0
     if session.json:
-        write_json(session, [_plain(one) for one in found], exit_code=code)
+        write_json(session, found, exit_code=code)
         return code
     _write(session, screen_of(session), found)
     return code
 
 
-def _found(session: Session, node_name: str | None) -> list[Found]:
-    from stocktake.cli.nodes import find_node
+def _found(session: Session, node_name: str | None) -> "tuple[Stranger, ...]":
+    from stocktake.views.finding import find_node
+    from stocktake.views.promises import strangers_of
 
     ledger = session.ledger
-    nodes = ledger.nodes() if node_name is None else [find_node(ledger, node_name)]
-    return [
-        Found(node.host, node.hypervisor_hostname, entry)
-        for node in sorted(nodes, key=lambda node: node.hypervisor_hostname)
-        for entry in ledger.entries(node.uuid)
-        if entry.kind in {"orphan", "misplaced"}
-    ]
+    nodes = ledger.nodes() if node_name is None else (find_node(ledger, node_name),)
+    return strangers_of(nodes, ledger.strangers([node.uuid for node in nodes]))
 
 
-def _plain(found: Found) -> dict[str, object]:
-    from stocktake.model.value import plain
-
-    entry = plain(found.entry)
-    return {**entry, "host": found.host, "node": found.node, "active": found.active}
-
-
-def _write(session: Session, screen: "object", found: Sequence[Found]) -> None:
+def _write(session: Session, screen: "object", found: "Sequence[Stranger]") -> None:
     from stocktake.cli.screen import Screen, hint, write
     from stocktake.cli.tables import Cell, Column, write_table
-    from stocktake.cli.words import gib
+    from stocktake.views.words import gib
 
     assert isinstance(screen, Screen)
     if not found:
@@ -111,20 +86,20 @@ def _write(session: Session, screen: "object", found: Sequence[Found]) -> None:
     )
     rows: list[Row] = [
         (
-            one.entry.id,
-            Cell(one.entry.name or one.entry.id, "" if one.active else "dim"),
+            one.id,
+            Cell(one.name or one.id, "" if one.active else "dim"),
             one.node,
-            *((str(one.entry.vcpus), gib(one.entry.memory_mb), gib(one.entry.disk_mb)) if one.active else ("off",) * 3),
-            f"{one.entry.kind}: {one.entry.why}",
+            *((str(one.vcpus), gib(one.memory_mb), gib(one.disk_mb)) if one.active else ("off",) * 3),
+            f"{one.kind}: {one.why}",
         )
         for one in found
     ]
     left_out = write_table(screen, columns, rows)
     if left_out:
         hint(session, "(more columns in a wider terminal, or with --json)")
-    orphans = [one for one in found if one.entry.kind == "orphan" and one.active]
+    orphans = [one for one in found if one.kind == "orphan" and one.active]
     if orphans:
-        name = orphans[0].entry.name or orphans[0].entry.id
+        name = orphans[0].name or orphans[0].id
         hint(session, f"`stocktake orphans adopt {name}` makes an instance of it, --all of all that run.")
 
 

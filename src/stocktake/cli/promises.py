@@ -40,9 +40,9 @@ def instances_command(
     With --delete one is taken back: the record stays, deleted, and no guest is
     touched; a guest that still runs is an orphan from then on.
     """
-    from stocktake.cli.nodes import find_node
     from stocktake.cli.screen import hint, screen_of, write, write_json
     from stocktake.cli.tables import Column, write_table
+    from stocktake.views.finding import find_node
 
     session.command = "instances"
     if doomed is not None:
@@ -76,9 +76,9 @@ def instances_command(
 
 
 def _delete(session: Session, uuid: str) -> int:
-    from stocktake.cli.options import nearest
     from stocktake.cli.screen import hint, screen_of, write, write_json
     from stocktake.errors import NotFound
+    from stocktake.views.words import nearest
 
     known = {instance.uuid: instance for instance in session.ledger.instances()}
     if uuid not in known:
@@ -99,7 +99,7 @@ def _delete(session: Session, uuid: str) -> int:
 def _instance(instance: "Instance") -> "Row":
     from stocktake.accounting.instances import disk_mb
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import gib
+    from stocktake.views.words import gib
 
     state = "deleted" if instance.deleted else instance.vm_state or "unknown"
     return (
@@ -159,7 +159,7 @@ def _migration(migration: "Migration", now: object) -> "Row":
     from datetime import datetime
 
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import since
+    from stocktake.views.words import since
 
     assert isinstance(now, datetime)
     status = migration.status or "unknown"

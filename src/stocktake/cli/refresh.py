@@ -11,8 +11,8 @@ import click
 from stocktake.cli.options import Command
 from stocktake.cli.progress import INTERRUPTED, progress_of
 from stocktake.cli.session import Session
-from stocktake.cli.words import count
 from stocktake.errors import StocktakeError
+from stocktake.views.words import count
 
 if TYPE_CHECKING:
     from stocktake.model.books import ComputeNode
@@ -57,10 +57,10 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     makes the ledger. Exit code 1 if a node carries an error or should have gone
     and was kept, 3 if something could not be reached.
     """
-    from stocktake.cli.choosing import called
     from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
-    from stocktake.cli.state import states_of
     from stocktake.refresh import refresh
+    from stocktake.views.choosing import called
+    from stocktake.views.state import states_of
 
     session.command = "refresh"
     parts = session.parts
@@ -115,7 +115,7 @@ def exit_code_of(result: "Pass") -> int:
 
 def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, list[object]]:
     """List what changed of a node: field to before and after."""
-    from stocktake.cli.choosing import machine
+    from stocktake.views.choosing import machine
 
     old, new = before.get(name), result.nodes.get(name)
     if old is None or new is None:
@@ -133,7 +133,7 @@ def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> 
 
 
 def _called(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> str:
-    from stocktake.cli.choosing import called
+    from stocktake.views.choosing import called
 
     node = result.nodes.get(name) or before.get(name)
     return called(node) if node is not None else name

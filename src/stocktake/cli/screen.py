@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import click
@@ -20,6 +21,17 @@ from stocktake.model.value import plain
 # The widest line of running text; tables may be wider.
 PROSE_COLUMNS = 100
 _PROSE_COLUMNS_MIN = 20
+
+# What a state is painted in.
+COLOURS: Mapping[str, str] = {
+    "up": "green",
+    "manual": "",
+    "stale": "yellow",
+    "failed": "red",
+    "down": "red",
+    "enabled": "",
+    "disabled": "yellow",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.options import Commands, nearest
+from stocktake.cli.options import Commands
 from stocktake.cli.session import Session
-from stocktake.errors import NotFound
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -40,17 +39,15 @@ def services_command(context: click.Context) -> int:
         return 0
     from stocktake.cli.screen import hint, screen_of, write, write_json
     from stocktake.cli.tables import Column, write_table
-    from stocktake.model.value import plain
 
     session = context.ensure_object(Session)
     session.command = "services"
     services = sorted(session.ledger.services(), key=lambda service: service.host)
     now, down_time_s = session.clock.now(), session.settings.service_down_time
     if session.json:
-        from stocktake.cli.state import service_word
+        from stocktake.views.state import service_shown
 
-        data = [{**plain(service), "state": service_word(service, now, down_time_s)} for service in services]
-        write_json(session, data)
+        write_json(session, [service_shown(service, now, down_time_s) for service in services])
         return 0
     screen = screen_of(session)
     if not services:
@@ -70,9 +67,10 @@ def services_command(context: click.Context) -> int:
 
 
 def _row(service: "Service", now: "datetime", down_time_s: float) -> "Row":
-    from stocktake.cli.state import COLOURS, service_word
+    from stocktake.cli.screen import COLOURS
     from stocktake.cli.tables import Cell
-    from stocktake.cli.words import since
+    from stocktake.views.state import service_word
+    from stocktake.views.words import since
 
     word = service_word(service, now, down_time_s)
     return (
@@ -110,11 +108,9 @@ def disable_command(session: Session, host: str, reason: str) -> int:
 
 def _set(session: Session, host: str, *, disabled: bool, reason: str | None) -> int:
     from stocktake.cli.screen import screen_of, write, write_json
+    from stocktake.views.finding import find_service
 
-    known = [service.host for service in session.ledger.services()]
-    if host not in known:
-        remedy = nearest(host, known).strip() or "`stocktake services` lists them."
-        raise NotFound(f"there is no service {host!r}", remedy=remedy)
+    find_service(session.ledger, host)
     session.ledger.set_service(host, disabled=disabled, reason=reason)
     if session.json:
         write_json(session, session.ledger.service(host))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stocktake.claims import Claims
     from stocktake.ledger import Ledger
     from stocktake.parts import Parts
+    from stocktake.placement import Scheduler
     from stocktake.settings import Settings
 
 
@@ -50,6 +51,7 @@ class Session:
         self._settings: Settings | None = None
         self._ledger: Ledger | None = None
         self._parts: Parts | None = None
+        self._scheduler: Scheduler | None = None
         self._claims: Claims | None = None
 
     def read_settings(self) -> "Settings":
@@ -105,18 +107,25 @@ class Session:
         return self._parts
 
     @property
+    def scheduler(self) -> "Scheduler":
+        """The scheduler, opened once; closed with the session."""
+        if self._scheduler is None:
+            from stocktake.cli.parts import open_placement
+
+            self._scheduler = open_placement(self.settings, self.clock)
+            self._opened.callback(self._scheduler.close)
+        return self._scheduler
+
+    @property
     def claims(self) -> "Claims":
         """What promises on the ledger's nodes, opened once; closed with the session."""
         if self._claims is None:
             from stocktake.claims.opening import claims_with
-            from stocktake.cli.parts import open_placement
 
-            scheduler = open_placement(self.settings, self.clock)
-            self._opened.callback(scheduler.close)
-            self._claims = claims_with(self.settings, self.ledger, scheduler, self.clock, self.ids)
+            self._claims = claims_with(self.settings, self.ledger, self.scheduler, self.clock, self.ids)
         return self._claims
 
     def close(self) -> None:
         """Close what was opened, the last first."""
         self._opened.close()
-        self._settings = self._ledger = self._parts = self._claims = None
+        self._settings = self._ledger = self._parts = self._scheduler = self._claims = None

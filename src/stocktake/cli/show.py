@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stocktake.cli.screen import Screen
-    from stocktake.cli.state import State
     from stocktake.cli.tables import Row
     from stocktake.model.books import ComputeNode, Entry
     from stocktake.model.pci import PciRecord
     from stocktake.model.workload import Service
+    from stocktake.views.state import State
 
 
 @click.command(
@@ -40,9 +40,10 @@ def show_command(session: Session, node_name: str) -> int:
     devices; traits; metrics; problems and what to do about them. Exit code 1 if
     it carries a problem that is an error.
     """
-    from stocktake.cli.nodes import find_node
     from stocktake.cli.screen import screen_of, write_json
-    from stocktake.cli.state import state_of
+    from stocktake.views.finding import find_node
+    from stocktake.views.nodes import detail_of
+    from stocktake.views.state import state_of
 
     session.command = "show"
     ledger = session.ledger
@@ -51,73 +52,27 @@ def show_command(session: Session, node_name: str) -> int:
     now = session.clock.now()
     state = state_of(node, service, now, session.settings.service_down_time)
     entries = tuple(ledger.entries(node.uuid))
-    work = ledger.work(node.host, (node.hypervisor_hostname,), {})[node.hypervisor_hostname]
+    devices = ledger.devices([node.uuid])[node.uuid]
     code = 1 if any(problem.severity == "error" for problem in node.problems) else 0
     if session.json:
-        write_json(session, _plain(node, service, state, entries, work.pci_devices), exit_code=code)
+        write_json(session, detail_of(node, service, state, entries, devices), exit_code=code)
         return code
     screen = screen_of(session)
     write_head(screen, node, service, state, now)
     write_amounts(screen, node, entries)
     write_cells(screen, node)
-    write_devices(screen, node, work.pci_devices)
+    write_devices(screen, node, devices)
     write_rest(screen, node, now)
     write_problems(screen, node)
     return code
-
-
-def _plain(
-    node: "ComputeNode",
-    service: "Service | None",
-    state: "State",
-    entries: "Sequence[Entry]",
-    devices: "Sequence[PciRecord]",
-) -> dict[str, object]:
-    from stocktake.model.value import plain
-
-    return {
-        **plain(node),
-        "state": state.word,
-        "state_reason": state.reason,
-        "service": plain(service),
-        "reserved": reserved_of(entries),
-        "capacity": {name: _capacity(*amounts) for name, amounts in _sold(node, entries).items()},
-        "pci_devices": plain(tuple(devices)),
-    }
-
-
-def reserved_of(entries: "Sequence[Entry]") -> dict[str, int]:
-    """Add up what is kept for the host: vCPUs, MiB, GB rounded up."""
-    kept = [entry for entry in entries if entry.kind == "reserved"]
-    return {
-        "vcpus": sum(entry.vcpus for entry in kept),
-        "memory_mb": sum(entry.memory_mb for entry in kept),
-        "local_gb": -(-sum(entry.disk_mb for entry in kept) // 1024),
-    }
-
-
-def _sold(node: "ComputeNode", entries: "Sequence[Entry]") -> dict[str, tuple[int, int, float]]:
-    """Give total, reserved and ratio by resource."""
-    reserved = reserved_of(entries)
-    return {
-        "vcpus": (node.vcpus, reserved["vcpus"], node.cpu_allocation_ratio),
-        "memory_mb": (node.memory_mb, reserved["memory_mb"], node.ram_allocation_ratio),
-        "local_gb": (node.local_gb, reserved["local_gb"], node.disk_allocation_ratio),
-    }
-
-
-def _capacity(total: int, reserved: int, ratio: float) -> int:
-    """Work out what may be promised, Placement's way: what is not reserved, times the ratio, rounded down."""
-    return int(max(total - reserved, 0) * ratio)
 
 
 def write_head(
     screen: "Screen", node: "ComputeNode", service: "Service | None", state: "State", now: "datetime"
 ) -> None:
     """Write who the node is and how it is."""
-    from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.cli.state import COLOURS
-    from stocktake.cli.words import moment, since
+    from stocktake.cli.screen import COLOURS, clean, write, write_prose
+    from stocktake.views.words import moment, since
 
     disabled = service is not None and service.disabled
     status = screen.paint("disabled", fg="yellow") if disabled else "enabled"
@@ -145,7 +100,7 @@ def write_head(
 
 def _machine(node: "ComputeNode") -> list[tuple[str, str]]:
     """Tell of bare metal what Ironic says of it."""
-    from stocktake.cli.choosing import called, machine
+    from stocktake.views.choosing import called, machine
 
     if not machine(node):
         return []
@@ -177,7 +132,8 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
     """Write what there is, what is kept, promised and left, and what may be promised in all."""
     from stocktake.cli.screen import write, write_prose
     from stocktake.cli.tables import Cell, Column, write_table
-    from stocktake.cli.words import ratio
+    from stocktake.views.nodes import capacity_of, sold_of
+    from stocktake.views.words import ratio
 
     used = {
         "vcpus": node.vcpus_used,
@@ -186,8 +142,8 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
     }
     titles = {"vcpus": "vCPUs", "memory_mb": "memory MiB", "local_gb": "disk GB"}
     rows: list[Row] = []
-    for name, (total, reserved, times) in _sold(node, entries).items():
-        capacity = _capacity(total, reserved, times)
+    for name, (total, reserved, times) in sold_of(node, entries).items():
+        capacity = capacity_of(total, reserved, times)
         free = total - used[name]
         left = capacity - (used[name] - reserved)
         rows.append(
@@ -332,7 +288,7 @@ def write_devices(screen: "Screen", node: "ComputeNode", devices: "Sequence[PciR
 def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
     """Write metrics and traits."""
     from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.cli.words import count, since
+    from stocktake.views.words import count, since
 
     blocks = [
         (
@@ -352,7 +308,7 @@ def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
 def write_problems(screen: "Screen", node: "ComputeNode") -> None:
     """Write what is inconsistent, and what to do about it."""
     from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.cli.words import count
+    from stocktake.views.words import count
 
     write(screen)
     if not node.problems and node.failure is None:

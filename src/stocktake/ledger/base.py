@@ -7,14 +7,17 @@ LedgerError if it refused a statement or holds a row that can't be read.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 
 from sqlalchemy import text
 
 from stocktake.clock import Clock, Ids
 from stocktake.ledger import notice, read, schema, transfer, write
 from stocktake.ledger.engine import WAIT_S, Database
+from stocktake.ledger.marks import Mark, marks
 from stocktake.ledger.owners import Owners
 from stocktake.ledger.rows import collector_off
+from stocktake.ledger.tokens import Tokens
 from stocktake.ledger.transaction import Transaction
 from stocktake.ledger.watch import Watch
 from stocktake.ledger.write import NodeSave, SaveOutcome
@@ -25,7 +28,12 @@ from stocktake.model.workload import Instance, Migration, NodeWork, Service
 
 
 class Ledger:
-    """The promises and the books, in a SQLite file or a PostgreSQL database. Threads may share one."""
+    """
+    The promises and the books, in a SQLite file or a PostgreSQL database. Threads may share one.
+
+    Attributes:
+        tokens: who may use the fleet through `stocktake serve`.
+    """
 
     def __init__(self, database: Database, replica: Database | None, clock: Clock, ids: Ids) -> None:
         self._database = database
@@ -33,6 +41,7 @@ class Ledger:
         self._clock = clock
         self._ids = ids
         self._watch: Watch | None = None
+        self.tokens = Tokens(database, clock, ids)
 
     @property
     def name(self) -> str:
@@ -84,6 +93,18 @@ class Ledger:
         with database.reading() as connection, collector_off():
             return read.nodes(connection, host)
 
+    def nodes_in_brief(
+        self, *, host: str | None = None, uuids: Collection[str] | None = None
+    ) -> tuple[ComputeNode, ...]:
+        """Read nodes for a list of many: CPU, cells, devices, stats and metrics are as if there were none."""
+        with self._database.reading() as connection, collector_off():
+            return read.nodes(connection, host, brief=True, uuids=uuids)
+
+    def marks(self, *, alive_since: datetime) -> tuple[Mark, ...]:
+        """Read of all nodes what tells whether they changed: cheap enough to be asked every second."""
+        with self._database.reading() as connection, collector_off():
+            return marks(connection, alive_since)
+
     def node(self, name_or_uuid: str) -> ComputeNode:
         """
         Read one node.
@@ -122,6 +143,11 @@ class Ledger:
         """Read the tracked devices of many nodes, by uuid; nothing for a node without any."""
         with self._database.reading() as connection, collector_off():
             return read.devices(connection, node_uuids)
+
+    def strangers(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
+        """Read the entries of guests that nobody promised there, by the nodes' uuids; reserves too if asked."""
+        with self._database.reading() as connection, collector_off():
+            return read.strangers(connection, node_uuids, reserves=reserves)
 
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""
@@ -216,18 +242,30 @@ class Ledger:
             write.note_provider_deleted(connection, uuids)
 
     def instances(
-        self, *, host: str | None = None, node: str | None = None, deleted: bool = False
+        self,
+        *,
+        host: str | None = None,
+        node: str | None = None,
+        named: str | None = None,
+        deleted: bool = False,
     ) -> tuple[Instance, ...]:
-        """Read instances, the first made first; the deleted ones too if asked."""
+        """Read instances, the first made first: by host, node, uuid or name; the deleted ones too if asked."""
         with self._database.reading() as connection, collector_off():
-            return read.instances(connection, host=host, node=node, deleted=deleted)
+            return read.instances(connection, host=host, node=node, named=named, deleted=deleted)[0]
+
+    def some_instances(
+        self, *, after: int, limit: int, host: str | None = None, node: str | None = None, deleted: bool = False
+    ) -> tuple[tuple[Instance, ...], int | None]:
+        """Read at most so many instances made after a row, by its id, and the last one's id if there are more."""
+        with self._database.reading() as connection, collector_off():
+            return read.instances(connection, host=host, node=node, deleted=deleted, after=after, limit=limit)
 
     def put_instances(self, instances: Sequence[Instance]) -> None:
         """
         Insert instances. Which devices they hold is not written: `save` writes devices with their holders.
 
         Raises:
-            LedgerError: one is there already; names it, and none is inserted.
+            AlreadyThere: one is there already; names it, and none is inserted.
         """
         with self._database.writing() as connection:
             write.put_instances(connection, instances, self._clock.now())
@@ -271,7 +309,7 @@ class Ledger:
         Insert migrations under their ids.
 
         Raises:
-            LedgerError: one is there already; names it, and none is inserted.
+            AlreadyThere: one is there already; names it, and none is inserted.
         """
         with self._database.writing() as connection:
             write.put_migrations(connection, migrations, self._clock.now())

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, exists, literal_column, or_, select, union
 
 from stocktake.errors import NotFound
 from stocktake.ledger.among import among
-from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, in_order
+from stocktake.ledger.rows import BRIEF_NODE, DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, in_order
 from stocktake.ledger.tables import (
     ALIVE,
     COMPUTE_NODE_ENTRIES,
@@ -41,12 +41,17 @@ _NONE: Mapping[str, Any] = {}
 Held = Mapping[tuple[str, str | None, str | None], tuple[str, ...]]
 
 
-def nodes(connection: Connection, host: str | None = None) -> tuple[ComputeNode, ...]:
-    """Read the nodes that are not deleted, by name."""
-    query = select(*NODE.select).where(ALIVE).order_by(COMPUTE_NODES.c.hypervisor_hostname, COMPUTE_NODES.c.id)
+def nodes(
+    connection: Connection, host: str | None = None, *, brief: bool = False, uuids: Collection[str] | None = None
+) -> tuple[ComputeNode, ...]:
+    """Read the nodes that are not deleted, by name; in brief without what is large."""
+    shape = BRIEF_NODE if brief else NODE
+    query = select(*shape.select).where(ALIVE).order_by(COMPUTE_NODES.c.hypervisor_hostname, COMPUTE_NODES.c.id)
     if host is not None:
         query = query.where(COMPUTE_NODES.c.host == host)
-    return NODE.read_all(connection.execute(query).all())
+    if uuids is not None:
+        query = query.where(among(COMPUTE_NODES.c.uuid, uuids))
+    return shape.read_all(connection.execute(query).all())
 
 
 def node(connection: Connection, name_or_uuid: str) -> ComputeNode:
@@ -91,6 +96,19 @@ def entries(connection: Connection, node_uuids: Collection[str]) -> dict[str, tu
     return {uuid: in_order(several) for uuid, several in found.items()}
 
 
+def strangers(
+    connection: Connection, node_uuids: Collection[str], *, reserves: bool = False
+) -> dict[str, tuple[Entry, ...]]:
+    """Read the entries of orphans and misplaced guests, of reserves too if asked; a node without any is left out."""
+    column = COMPUTE_NODE_ENTRIES.c
+    kinds = ("orphan", "misplaced", *(("reserved",) if reserves else ()))
+    query = select(column.node_uuid, column.entry).where(column.kind.in_(kinds), among(column.node_uuid, node_uuids))
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for uuid, text in connection.execute(query).all():
+        found[uuid].append(decode_entry(uuid, text))
+    return {uuid: in_order(several) for uuid, several in found.items()}
+
+
 def devices(connection: Connection, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
     """Read the tracked devices of many nodes, by uuid; nothing for a node without any."""
     nodes_ = COMPUTE_NODES.c
@@ -108,17 +126,41 @@ def services(connection: Connection, host: str | None = None) -> tuple[Service, 
 
 
 def instances(
-    connection: Connection, *, host: str | None = None, node: str | None = None, deleted: bool = False
-) -> tuple[Instance, ...]:
-    """Read instances, the first made first; the deleted ones too if asked."""
-    query = select(*INSTANCE.select).order_by(INSTANCES.c.id)
+    connection: Connection,
+    *,
+    host: str | None = None,
+    node: str | None = None,
+    named: str | None = None,
+    deleted: bool = False,
+    after: int = 0,
+    limit: int | None = None,
+) -> tuple[tuple[Instance, ...], int | None]:
+    """
+    Read instances, the first made first; the deleted ones too if asked.
+
+    Args:
+        named: the uuid or the name.
+        after, limit: at most so many of those made after the row of this id.
+
+    Returns:
+        The instances, and the id of the last one's row if there are more.
+    """
+    columns = INSTANCES.c
+    query = select(*INSTANCE.select).order_by(columns.id)
     if not deleted:
         query = query.where(ALIVE)
     if host is not None:
-        query = query.where(INSTANCES.c.host == host)
+        query = query.where(columns.host == host)
     if node is not None:
-        query = query.where(INSTANCES.c.node == node)
-    return with_devices(connection, INSTANCE.read_all(connection.execute(query).all()))
+        query = query.where(columns.node == node)
+    if named is not None:
+        query = query.where(or_(columns.uuid == named, columns.name == named))
+    if limit is not None:
+        query = query.where(columns.id > after).limit(limit + 1)
+    rows = connection.execute(query).all()
+    shown = rows if limit is None else rows[:limit]
+    last = shown[-1][INSTANCE.id_at] if len(rows) > len(shown) else None
+    return with_devices(connection, INSTANCE.read_all(shown)), last
 
 
 def with_devices(connection: Connection, found: Sequence[Instance]) -> tuple[Instance, ...]:

@@ -128,6 +128,14 @@ def _selected(column: KeyedColumnElement[Any]) -> ColumnElement[Any]:
 
 SERVICE = Shape(SERVICES, Service)
 NODE = Shape(COMPUTE_NODES, ComputeNode)
+# Without what is large and only one node's page shows.
+BRIEF_NODE = Shape(
+    COMPUTE_NODES,
+    ComputeNode,
+    skip=frozenset(
+        {"cpu_info", "supported_instances", "numa_topology", "pci_device_pools", "stats", "metrics", "owned_traits"}
+    ),
+)
 INSTANCE = Shape(INSTANCES, Instance, skip=frozenset({"pci_devices"}))
 MIGRATION = Shape(MIGRATIONS, Migration)
 DEVICE = Shape(PCI_DEVICES, PciRecord)

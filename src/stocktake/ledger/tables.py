@@ -272,3 +272,19 @@ PCI_DEVICES = Table(
     UniqueConstraint("compute_node_id", "address", name="uq_pci_devices_node_address"),
     Index("ix_pci_devices_instance_uuid", "instance_uuid"),
 )
+
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    Column("id", BIG, primary_key=True),
+    Column("created_at", Utc, nullable=False),
+    Column("uuid", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("host", Text),
+    Column("note", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("expires_at", Utc),
+    Column("revoked_at", Utc),
+    UniqueConstraint("uuid", name="uq_tokens_uuid"),
+    UniqueConstraint("digest", name="uq_tokens_digest"),
+)

@@ -9,7 +9,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
@@ -40,11 +39,11 @@ from stocktake.ledger.tables import (
     SERVICES,
 )
 from stocktake.ledger.write import DELETED, instance_values
+from stocktake.model.strict import oddities
 from stocktake.model.value import encode
 
 ERRORS_MAX: Final = 20
 _BATCH = 1000
-_INT_MAX = 2**63 - 1
 _REMEDY = "Correct the lines; nothing was imported."
 
 
@@ -184,7 +183,7 @@ def parse(lines: Iterable[str]) -> tuple[Incoming, ...]:
 def _read(text: str, number: int, faults: _Faults) -> AnyLine | None:
     try:
         line = msgspec.json.decode(text, type=AnyLine)
-        faulty = list(_odd(msgspec.json.decode(text), _shape(line), "$"))
+        faulty = list(oddities(msgspec.json.decode(text), line))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         faults.add(number, str(error))
         return None
@@ -193,39 +192,6 @@ def _read(text: str, number: int, faults: _Faults) -> AnyLine | None:
     for what in faulty:
         faults.add(number, what)
     return None if faulty else line
-
-
-def _shape(line: AnyLine) -> Any:
-    return msgspec.to_builtins(line, builtin_types=(datetime,), str_keys=True)
-
-
-def _odd(raw: Any, shape: Any, path: str) -> Iterator[str]:
-    """
-    Find what decodes but must not come in.
-
-    That is a field nobody knows (a misspelt one would be lost), a number or a character that a database can't hold,
-    a time without a zone.
-    """
-    if isinstance(raw, dict) and isinstance(shape, dict):
-        for key, value in raw.items():
-            if "\0" in key:
-                yield f"a NUL character - at `{path}`"
-            elif key not in shape:
-                yield f"no such field `{key}` - at `{path}`"
-            else:
-                yield from _odd(value, shape[key], f"{path}.{key}")
-    elif isinstance(raw, list):
-        # A set may have lost duplicates and its order; it holds nothing but words and numbers.
-        for place, value in enumerate(raw):
-            nested = isinstance(value, dict | list) and isinstance(shape, list | tuple) and place < len(shape)
-            like = shape[place] if nested else None
-            yield from _odd(value, like, f"{path}[{place}]")
-    elif isinstance(shape, datetime) and shape.tzinfo is None:
-        yield f"a time without a zone - at `{path}`"
-    elif isinstance(raw, str) and "\0" in raw:
-        yield f"a NUL character - at `{path}`"
-    elif isinstance(raw, int) and abs(raw) > _INT_MAX:
-        yield f"a number over 63 bits - at `{path}`"
 
 
 def _check_head(line: AnyLine | None, faults: _Faults) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stocktake.errors import LedgerError, NotFound
+from stocktake.errors import AlreadyThere, NotFound
 from stocktake.ledger.among import among
 from stocktake.ledger.notice import tell
 from stocktake.ledger.read import BINARY
@@ -379,7 +379,7 @@ def _refuse_missing(kind: str, wanted: Sequence[object], inserted: Sequence[obje
             refused.append(one)
         seen.add(one)
     if len(rest) != len(wanted):
-        raise LedgerError(f"{kind} {_shown(refused)} is in the ledger already", where="ledger")
+        raise AlreadyThere(f"{kind} {_shown(refused)} is in the ledger already", where="ledger")
 
 
 def _shown(names: Sequence[object]) -> str:

@@ -21,6 +21,7 @@ from stocktake.settings.sections import (
     Pci,
     Placement,
     ReservedPages,
+    Server,
 )
 from stocktake.settings.show import Shown, redacted
 from stocktake.settings.supervisor import Supervisor, read_supervisor
@@ -39,6 +40,7 @@ __all__ = [
     "Pci",
     "Placement",
     "ReservedPages",
+    "Server",
     "Settings",
     "Shown",
     "Supervisor",

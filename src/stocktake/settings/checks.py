@@ -18,10 +18,10 @@ from stocktake.settings.sections import FilterScheduler, ReservedPages
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._:-]*[A-Za-z0-9_])?")
 _LISTEN = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-_PORT_MAX = 65535
 _PLUG_IN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
+_PORT_MAX = 65535
 _RATIO_MAX = 1_000_000.0
 _MULTIPLIER_MAX = 1e12
 _PAGE_KB = {"": 1, "k": 1, "kb": 1, "kib": 1, "m": 1024, "mb": 1024, "mib": 1024}
@@ -215,6 +215,10 @@ def _listen(value: str) -> str:
     return ""
 
 
+def _listen_somewhere(value: str) -> str:
+    return _listen(value) if value else "must say where, such as 127.0.0.1:8790"
+
+
 def _uri(value: str) -> str:
     return "" if _SCHEME.match(value) else "must be a URI such as qemu:///system"
 
@@ -263,6 +267,11 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "ironic.changes_interval_s": _finite,
     "ironic.shard": _one_shard,
     "fake.prefix": _host,
+    "server.listen": _listen_somewhere,
+    "server.url": _http,
+    "server.request_timeout_s": _finite,
+    "server.rate_per_s": _finite,
+    "server.shutdown_s": _finite,
     **{f"filter_scheduler.{name}": _multiplier for name in FilterScheduler.__struct_fields__},
     "filter_scheduler.metrics_weight_setting": _multipliers,
     "metrics.listen": _listen,
@@ -290,6 +299,8 @@ def check_together(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _findable("placement.mode", "remote", "placement", "url", values)
     if values["compute_driver"] == "ironic":
         yield from _findable("compute_driver", "ironic", "ironic", "endpoint_override", values)
+    if values["server.tls_key"] is not None and values["server.tls_cert"] is None:
+        yield "server.tls_key", "needs server.tls_cert, the certificate that it belongs to"
     pages = [(entry.node, entry.size_kb) for entry in values["reserved_huge_pages"]]
     if len(set(pages)) != len(pages):
         yield "reserved_huge_pages", "names a size of one node twice"

@@ -230,6 +230,35 @@ class Notifications(Section, frozen=True, kw_only=True):
     ] = None
 
 
+class Server(Section, frozen=True, kw_only=True):
+    """The fleet's front: what `stocktake serve` listens on, and what its clients call."""
+
+    listen: Annotated[str, about("Where `serve` listens: an address and a port, such as `0.0.0.0:8790`.")] = (
+        "127.0.0.1:8790"
+    )
+    url: Annotated[
+        str | None, about("The fleet's server as its clients reach it, such as `https://stocktake.example.org`.")
+    ] = None
+    tls_cert: Annotated[
+        Path | None, about("The certificate and its chain (PEM); read again on SIGHUP and when the file changes.")
+    ] = None
+    tls_key: Annotated[Path | None, about("Its key (PEM); unset looks for it in `tls_cert`.")] = None
+    allow_insecure: Annotated[
+        bool, about("Listen elsewhere than on loopback without TLS: something before it encrypts, or nobody listens.")
+    ] = False
+    request_bytes_max: Annotated[int, about("The largest body of a request.", unit="bytes", gt=0, le=2**30)] = (
+        4 * 1024 * 1024
+    )
+    request_timeout_s: Annotated[float, about("How long an answer may take.", unit="s", gt=0, le=3600)] = 30.0
+    rate_per_s: Annotated[
+        float, about("Requests that one token (without one: one address) may make; 0 is any number.", unit="1/s", ge=0)
+    ] = 200.0
+    threads: Annotated[int, about("How many requests are worked on at once.", ge=1, le=200)] = 16
+    shutdown_s: Annotated[
+        float, about("How long requests at hand may go on once it is told to end.", unit="s", ge=0, le=3600)
+    ] = 10.0
+
+
 class Log(Section, frozen=True, kw_only=True):
     """What is written to stderr."""
 

@@ -19,6 +19,7 @@ from stocktake.settings.sections import (
     Pci,
     Placement,
     ReservedPages,
+    Server,
 )
 
 Ratio = float | None
@@ -145,6 +146,7 @@ class Settings(Section, frozen=True, kw_only=True):
     ironic: Ironic = Ironic()
     fake: Fake = Fake()
     filter_scheduler: FilterScheduler = FilterScheduler()
+    server: Server = Server()
     log: Log = Log()
     metrics: Metrics = Metrics()
     notifications: Notifications = Notifications()

@@ -3,13 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from stocktake.cli.state import State
 from stocktake.cli.watch.changes import Change
 from stocktake.cli.watch.frame import Size, View, frame
 from stocktake.cli.watch.lines import text_of
 from stocktake.cli.watch.seen import Row, Seen
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Service
+from stocktake.views.nodes import Amounts
+from stocktake.views.state import State
 from tests.contract.ledger.making import node
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -20,7 +21,7 @@ def row(name: str = "one", *, word: Any = "up", reason: str = "", off: str | Non
     """A node of 8 vCPUs, 16 GiB and 100 GB, of which 2, 1 GiB and 10 are reserved; `off` disables its service."""
     small = {"uuid": f"uuid of {name}", "host": name, "created_at": NOON, "updated_at": NOON}
     service = Service(uuid="s", host=name, disabled=off is not None, disabled_reason=off)
-    reserved = {"vcpus": 2, "memory_mb": 1024, "local_gb": 10}
+    reserved = Amounts(vcpus=2, memory_mb=1024, local_gb=10)
     return Row(node(name, **{**small, **fields}), service, State(word, reason), reserved)
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from stocktake.cli.state import State
 from stocktake.cli.watch.changes import changes
 from stocktake.cli.watch.seen import Row, Seen
 from stocktake.model.value import replace as changed
+from stocktake.views.state import State
 from tests.cli.watch.making import NOON, problem, row, seen
 
 LATER = NOON + timedelta(minutes=1)

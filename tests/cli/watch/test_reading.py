@@ -11,6 +11,7 @@ from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerUnreachable
 from stocktake.ledger import Ledger, NodeSave, open_ledger
 from stocktake.model.books import Entry, Tally
+from stocktake.views.nodes import Amounts
 from tests.contract.ledger.making import node
 
 WAIT_S = 20.0
@@ -52,10 +53,10 @@ def test_given_nodes_then_each_comes_with_its_state_and_what_is_reserved(books: 
     books.save("two", reserved_mb=1024)
     reader = books.reader()
     one, two = reader.read().rows
-    assert (one.name, one.state.word, dict(one.reserved)) == (
+    assert (one.name, one.state.word, one.reserved) == (
         "one",
         "down",
-        {"vcpus": 1, "memory_mb": 512, "local_gb": 2},
+        Amounts(vcpus=1, memory_mb=512, local_gb=2),
     )
     assert two.amounts["memory"].reserved == 1024
     books.save("three")

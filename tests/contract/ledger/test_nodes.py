@@ -35,6 +35,11 @@ def test_given_a_full_record_when_saved_then_it_reads_back_field_by_field(ledger
     now = START + timedelta(seconds=1)
     assert record == replace(wanted, generation=1, created_at=now, updated_at=now)
     assert ledger.entries(wanted.uuid) == (entry(),)
+    (brief,) = ledger.nodes_in_brief(host=record.host)
+    large = ("cpu_info", "supported_instances", "numa_topology", "pci_device_pools", "stats", "metrics", "owned_traits")
+    none = {name: getattr(node(), name) for name in large}
+    assert brief == replace(record, **none)
+    assert ledger.nodes_in_brief(host="another") == ()
 
 
 def test_given_a_saved_node_when_saved_again_then_generation_and_time_go_on(ledger: Ledger) -> None:

@@ -122,9 +122,12 @@ def _painted(screen: "Screen", text: str, style: str) -> str:
 
 
 def _plain(seen: "Seen") -> list[dict[str, object]]:
-    from stocktake.cli.nodes import summary
+    from stocktake.model.value import plain
+    from stocktake.views.nodes import summary_of
 
-    return [{**summary(row.node, row.service, row.state), "reserved": dict(row.reserved)} for row in seen.rows]
+    return [
+        {**plain(summary_of(row.node, row.service, row.state)), "reserved": plain(row.reserved)} for row in seen.rows
+    ]
 
 
 def _live(session: Session, reader: "Reader", screen: "Screen", interval_s: float) -> None:

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from stocktake.cli.screen import clean
-from stocktake.cli.state import COLOURS
+from stocktake.cli.screen import COLOURS, clean
 from stocktake.cli.watch.changes import Change
 from stocktake.cli.watch.lines import EMPTY, Line, Span, apart, cut, width_of
 from stocktake.cli.watch.seen import Row, Seen
 from stocktake.cli.watch.table import SORTS, heading, laid_out, node_line, sums_line
-from stocktake.cli.words import count, span
+from stocktake.views.words import count, span
 
 LEGEND = (Span("▒", "cyan"), Span(" reserved "), Span("█", "green"), Span(" used "), Span("░", "dim"), Span(" free"))
 # Below so many rows there is room for nodes alone.

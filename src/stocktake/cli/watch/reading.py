@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktake.cli.show import reserved_of
-from stocktake.cli.state import states_of
 from stocktake.cli.watch.seen import Row, Seen
 from stocktake.clock import Clock
 from stocktake.errors import LedgerUnreachable, StocktakeError
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
+from stocktake.views.nodes import Amounts, reserved_of
+from stocktake.views.state import states_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Reader:
         self._down_time_s = down_time_s
         self._ledger: Ledger | None = None
         self._opened: tuple[int, int] | None = None
-        self._reserved: dict[str, tuple[str, dict[str, int]]] = {}
+        self._reserved: dict[str, tuple[str, Amounts]] = {}
 
     def read(self) -> Seen:
         """

@@ -1,13 +1,14 @@
 """What the ledger says at one moment, as the live view needs it. Law: a value; it knows no database and no terminal."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from stocktake.cli.state import State
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
+from stocktake.views.nodes import NO_AMOUNTS, Amounts
+from stocktake.views.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +36,19 @@ NOTHING = Amount()
 
 @dataclass(frozen=True)
 class Row:
-    """One node: its record, its service, its state, and what is reserved: `vcpus`, `memory_mb`, `local_gb`."""
+    """One node: its record, its service, its state, and what is reserved for its host."""
 
     node: ComputeNode
     service: Service | None
     state: State
-    reserved: Mapping[str, int] = field(default_factory=dict)
+    reserved: Amounts = NO_AMOUNTS
 
     @cached_property
     def amounts(self) -> Mapping[str, Amount]:
         """Give what there is by resource: whole vCPUs, MiB, GB."""
         totals = ("vcpus", "memory_mb", "local_gb")
         return {
-            name: Amount(getattr(self.node, total), getattr(self.node, f"{total}_used"), self.reserved.get(total, 0))
+            name: Amount(getattr(self.node, total), getattr(self.node, f"{total}_used"), getattr(self.reserved, total))
             for name, total in zip(RESOURCES, totals, strict=True)
         }
 

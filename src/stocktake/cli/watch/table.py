@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from math import ceil, floor
 
-from stocktake.cli.screen import columns_of
+from stocktake.cli.screen import COLOURS, columns_of
 from stocktake.cli.show import filled
-from stocktake.cli.state import COLOURS
 from stocktake.cli.watch.lines import Line, Span, cell
 from stocktake.cli.watch.seen import RESOURCES, Amount, Row, sums
-from stocktake.cli.words import count, gib, since
+from stocktake.views.words import count, gib, since
 
 TITLES: Mapping[str, str] = {"vcpus": "VCPUS", "memory": "MEMORY GiB", "disk": "DISK GB"}
 _DIVISORS: Mapping[str, int] = {"vcpus": 1, "memory": 1024, "disk": 1}

@@ -7,30 +7,20 @@ and keeps its last figures. `failed`: somebody has to do something before it can
 silent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from stocktake.accounting.standing import is_alive, is_by_hand
-from stocktake.cli.words import since
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
+from stocktake.views.words import since
 
 Word = Literal["up", "manual", "stale", "failed", "down"]
 
 # These go away by themselves, or by a pass that agrees.
 _PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "node-vanished"})
-
-COLOURS: Mapping[str, str] = {
-    "up": "green",
-    "manual": "",
-    "stale": "yellow",
-    "failed": "red",
-    "down": "red",
-    "enabled": "",
-    "disabled": "yellow",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +45,16 @@ def state_of(node: ComputeNode, service: Service | None, now: datetime, down_tim
         return State("down", f"no service {node.host!r} is known{'; ' if trouble else ''}{trouble}")
     by_hand = is_by_hand(service)
     if not by_hand and not is_alive(service, now, down_time_s):
-        silent = "it was forced down" if service.forced_down else _silence(service, now)
-        return State("down", f"{silent}{'; ' if trouble else ''}{trouble}")
+        return State("down", f"{silence(service, now)}{'; ' if trouble else ''}{trouble}")
     if node.failure is None:
         return State("manual" if by_hand else "up")
     return State("stale" if node.failure.code in _PASSING else "failed", trouble)
 
 
-def _silence(service: Service, now: datetime) -> str:
+def silence(service: Service, now: datetime) -> str:
+    """Say why a service that is down is."""
+    if service.forced_down:
+        return "it was forced down"
     assert service.last_seen_up is not None, "an agent that never ran is not silent"
     return f"its agent gave no sign of life for {since(service.last_seen_up, now)}"
 
@@ -73,3 +65,15 @@ def states_of(
     """Put every node together with its service and its state."""
     by_host = {service.host: service for service in services}
     return [(node, by_host.get(node.host), state_of(node, by_host.get(node.host), now, down_time_s)) for node in nodes]
+
+
+class ServiceShown(Service, frozen=True, kw_only=True):
+    """A service and its state: up, manual or down."""
+
+    state: Word
+
+
+def service_shown(service: Service, now: datetime, down_time_s: float) -> ServiceShown:
+    """Make the view of a service."""
+    own = {name: getattr(service, name) for name in Service.__struct_fields__}
+    return ServiceShown(**own, state=service_word(service, now, down_time_s))

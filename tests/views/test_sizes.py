@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.sizes import Unit, read_size
 from stocktake.errors import InvalidInput
+from stocktake.views.sizes import Unit, read_size
 
 
 @pytest.mark.parametrize(

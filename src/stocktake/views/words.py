@@ -2,6 +2,8 @@
 Numbers and times as people read them. Law: what is shown is never rounded so that it hides what is used.
 """
 
+import difflib
+from collections.abc import Sequence
 from datetime import datetime
 
 _MIB_PER_GIB = 1024
@@ -54,3 +56,9 @@ def span(seconds: float) -> str:
 def moment(time: datetime | None) -> str:
     """Give a moment to the second, in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC") if time else ""
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Ask what may have been meant, with a space before it; empty if nothing is near."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6) or [known for known in names if name in known][:3]
+    return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.figures import Figure, figures
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciPool, PciRecord
 from stocktake.model.topology import CellTake, NodeCell, NodePages, NodeTopology, PagesTaken
 from stocktake.model.value import replace
-from tests.cli.test_state import NODE
+from stocktake.views.figures import Figure, figures
+from tests.views.test_state import NODE
 
 HOST = Entry(kind="reserved", id="host", why="kept", memory_mb=512, vcpus=1)
 WEB = Entry(

@@ -5,21 +5,25 @@ Every figure says what the record has, what its parts add up to, and whether the
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from stocktake.cli.words import count
+from stocktake.errors import NotFound
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.pci import PciRecord
 from stocktake.model.topology import CellTake, NodeCell, NodePages
+from stocktake.model.value import Value
+from stocktake.views.words import count, nearest
 
 _MIB_PER_GIB = 1024
 Amount = int | str
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+# Figures whose unit is larger than their parts'.
+_WHOLE_UNITS: Mapping[str, str] = {"local_gb_used": "GB", "free_disk_gb": "GB"}
+
+
+class FigurePart(Value, frozen=True, kw_only=True):
     """One line of the sum: who, how much, why; `amount` is a number, or CPUs or addresses as text."""
 
     kind: str
@@ -29,34 +33,64 @@ class Part:
     amount: Amount
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(Value, frozen=True, kw_only=True):
     """
     One number of a node's record.
 
     Attributes:
-        unit: of the parts.
+        unit: of the parts; `whole_unit` is the number's own.
         recorded: what the record has.
-        sum: what the parts make of it.
+        sum: what the parts make of it; `agrees` says whether the two are the same.
         steps: the arithmetic from the parts to the number, a line each.
     """
 
     field: str
     unit: str
+    whole_unit: str
     recorded: Amount
     sum: Amount
-    parts: tuple[Part, ...]
-    steps: tuple[str, ...] = ()
+    agrees: bool
+    parts: tuple[FigurePart, ...]
+    steps: tuple[str, ...]
 
-    @property
-    def whole_unit(self) -> str:
-        """The unit of the number itself."""
-        return "GB" if self.field in {"local_gb_used", "free_disk_gb"} else self.unit
 
-    @property
-    def agrees(self) -> bool:
-        """Say whether the record is what its parts add up to."""
-        return self.recorded == self.sum
+class Explained(Value, frozen=True, kw_only=True):
+    """
+    Why a node's numbers are what they are.
+
+    Attributes:
+        agrees: all figures do.
+        entries: everybody who takes something.
+    """
+
+    uuid: str
+    hypervisor_hostname: str
+    agrees: bool
+    figures: tuple[Figure, ...]
+    entries: tuple[Entry, ...]
+
+
+def explained(
+    node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecord], field: str | None = None
+) -> Explained:
+    """
+    Explain all figures of a node, or one.
+
+    Raises:
+        NotFound: there is no such figure; names the nearest, and those there are.
+    """
+    known = figures(node, entries, devices)
+    if field is not None and field not in known:
+        remedy = f"{nearest(field, list(known))} There are: {', '.join(known)}.".strip()
+        raise NotFound(f"there is no field {field!r} to explain", where=node.hypervisor_hostname, remedy=remedy)
+    chosen = tuple(known.values()) if field is None else (known[field],)
+    return Explained(
+        uuid=node.uuid,
+        hypervisor_hostname=node.hypervisor_hostname,
+        agrees=all(figure.agrees for figure in chosen),
+        figures=chosen,
+        entries=tuple(entries),
+    )
 
 
 def figures(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecord]) -> Mapping[str, Figure]:
@@ -69,6 +103,27 @@ def figures(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRe
     return {figure.field: figure for figure in _all(node, entries, devices)}
 
 
+def _figure(
+    field: str,
+    unit: str,
+    recorded: Amount,
+    made: Amount,
+    *,
+    parts: Sequence[FigurePart],
+    steps: tuple[str, ...] = (),
+) -> Figure:
+    return Figure(
+        field=field,
+        unit=unit,
+        whole_unit=_WHOLE_UNITS.get(field, unit),
+        recorded=recorded,
+        sum=made,
+        agrees=recorded == made,
+        parts=tuple(parts),
+        steps=steps,
+    )
+
+
 def _all(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecord]) -> Iterator[Figure]:
     vcpus = _parts(entries, lambda entry: entry.vcpus)
     memory = _parts(entries, lambda entry: entry.memory_mb)
@@ -76,7 +131,7 @@ def _all(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecor
     disk_gb, disk_step = _disk(disk)
     yield _summed("vcpus_used", "vCPUs", node.vcpus_used, vcpus)
     yield _summed("memory_mb_used", "MiB", node.memory_mb_used, memory)
-    yield Figure("local_gb_used", "MiB", node.local_gb_used, disk_gb, disk, (disk_step,))
+    yield _figure("local_gb_used", "MiB", node.local_gb_used, disk_gb, parts=disk, steps=(disk_step,))
     total = ("memory_mb", node.memory_mb)
     yield _free("free_ram_mb", "MiB", node.free_ram_mb, total=total, parts=memory, used=_sum(memory))
     total = ("local_gb", node.local_gb)
@@ -88,24 +143,24 @@ def _all(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecor
     yield from _pci(node, entries, devices)
 
 
-def _part(entry: Entry, amount: Amount) -> Part:
-    return Part(entry.kind, entry.id, entry.name, entry.why, amount)
+def _part(entry: Entry, amount: Amount) -> FigurePart:
+    return FigurePart(kind=entry.kind, id=entry.id, name=entry.name, why=entry.why, amount=amount)
 
 
-def _parts(entries: Sequence[Entry], amount: Callable[[Entry], int]) -> tuple[Part, ...]:
+def _parts(entries: Sequence[Entry], amount: Callable[[Entry], int]) -> tuple[FigurePart, ...]:
     """Pick what counts; who takes nothing is left out."""
     return tuple(_part(entry, amount(entry)) for entry in entries if amount(entry))
 
 
-def _sum(parts: Sequence[Part]) -> int:
+def _sum(parts: Sequence[FigurePart]) -> int:
     return sum(part.amount for part in parts if isinstance(part.amount, int))
 
 
-def _summed(field: str, unit: str, recorded: int, parts: tuple[Part, ...]) -> Figure:
-    return Figure(field, unit, recorded, _sum(parts), parts)
+def _summed(field: str, unit: str, recorded: int, parts: tuple[FigurePart, ...]) -> Figure:
+    return _figure(field, unit, recorded, _sum(parts), parts=parts)
 
 
-def _disk(parts: Sequence[Part]) -> tuple[int, str]:
+def _disk(parts: Sequence[FigurePart]) -> tuple[int, str]:
     """Round disk up to whole GB, once, at the end."""
     total_mb = _sum(parts)
     total_gb = -(-total_mb // _MIB_PER_GIB)
@@ -119,13 +174,15 @@ def _free(
     recorded: int,
     *,
     total: tuple[str, int],
-    parts: tuple[Part, ...],
+    parts: tuple[FigurePart, ...],
     used: int,
     steps: tuple[str, ...] = (),
 ) -> Figure:
     name, amount = total
     made = amount - used
-    return Figure(field, unit, recorded, made, parts, (*steps, f"{name} {amount:,} - used {used:,} = {made:,}"))
+    return _figure(
+        field, unit, recorded, made, parts=parts, steps=(*steps, f"{name} {amount:,} - used {used:,} = {made:,}")
+    )
 
 
 def _cell(cell: NodeCell, entries: Sequence[Entry]) -> Iterator[Figure]:
@@ -137,7 +194,7 @@ def _cell(cell: NodeCell, entries: Sequence[Entry]) -> Iterator[Figure]:
     takes = [(entry, take) for entry in entries for take in entry.cells if take.cell == cell.id and take.pinned_cpus]
     pinned = frozenset().union(*(take.pinned_cpus for _, take in takes))
     parts = tuple(_part(entry, format_cpu_set(take.pinned_cpus)) for entry, take in takes)
-    yield Figure(f"{name}.pinned_cpus", "CPUs", format_cpu_set(cell.pinned_cpus), format_cpu_set(pinned), parts)
+    yield _figure(f"{name}.pinned_cpus", "CPUs", format_cpu_set(cell.pinned_cpus), format_cpu_set(pinned), parts=parts)
     for pages in cell.pages:
         of_size = _of_cell(entries, cell.id, partial(_pages, pages))
         yield _summed(f"{name}.pages.{pages.size_kb}", f"pages of {pages.size_kb} KiB", pages.used, of_size)
@@ -147,7 +204,7 @@ def _pages(pages: NodePages, take: CellTake) -> int:
     return sum(taken.count for taken in take.pages if taken.size_kb == pages.size_kb)
 
 
-def _of_cell(entries: Sequence[Entry], cell: int, amount: Callable[[CellTake], int]) -> tuple[Part, ...]:
+def _of_cell(entries: Sequence[Entry], cell: int, amount: Callable[[CellTake], int]) -> tuple[FigurePart, ...]:
     return _parts(entries, lambda entry: sum(amount(take) for take in entry.cells if take.cell == cell))
 
 
@@ -163,11 +220,18 @@ def _pci(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecor
         parts = [_part(entry, " ".join(addresses)) for entry, addresses in held if addresses]
         taken = {address for _, addresses in held for address in addresses}
         others = [device for address, device in alike.items() if address not in taken and device.status != "available"]
-        parts += [Part("device", device.address, None, _shut(device), device.address) for device in others]
+        parts += [
+            FigurePart(kind="device", id=device.address, name=None, why=_shut(device), amount=device.address)
+            for device in others
+        ]
         free = len(alike) - len(taken) - len(others)
         step = f"{count(len(alike), 'device')} - {len(taken)} held - {len(others)} shut out = {free} free"
         recorded = sum(pool.count for pool in pools)
-        yield Figure(f"pci.{vendor}_{product}", "devices", recorded, free, tuple(parts), (step,))
+        yield _figure(f"pci.{vendor}_{product}", "devices", recorded, free, parts=parts, steps=(step,))
+
+
+def _of_device(device: PciRecord) -> FigurePart:
+    return FigurePart(kind="device", id=device.address, name=None, why=_shut(device), amount=device.address)
 
 
 def _shut(device: PciRecord) -> str:

@@ -1,0 +1,145 @@
+"""
+`token`: who may use the fleet through its server. Law: a token is shown once, when it is made, and never kept.
+"""
+
+import secrets
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from stocktake.cli.options import Commands
+from stocktake.cli.session import Session
+from stocktake.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from stocktake.model.access import Role, Token
+
+_BYTES = 32
+# So that a token that got somewhere it does not belong is found.
+PREFIX = "stk_"
+_UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+
+
+@click.group(
+    "token",
+    short_help="Make, list and revoke tokens for the server.",
+    cls=Commands,
+    example="""
+    $ stocktake token create --role agent --host compute-7
+    $ stocktake token list
+    $ stocktake token revoke 2f1c0d9e-8a55-4c1e-9d8c-3f8f6f1f7a10
+    """,
+)
+def token_command() -> None:
+    """Say who may use the fleet through `stocktake serve`.
+
+    A viewer reads; an agent keeps the books of one host; an operator does
+    everything. As soon as there is a token, nobody gets in without one.
+    """
+
+
+@token_command.command(
+    "create",
+    example="""
+    $ stocktake token create --role operator --note "Ada" --expires 90d
+    $ stocktake token create --role agent --host compute-7 > /etc/stocktake/token
+    """,
+)
+@click.option("--role", type=click.Choice(["viewer", "agent", "operator"]), required=True, help="What it is good for.")
+@click.option("--host", metavar="HOST", help="The host whose books an agent keeps; its setting `host`.")
+@click.option("--expires", metavar="TIME", help="After which time it is refused: 90d, 12h, 30min; never unless given.")
+@click.option("--note", default="", metavar="TEXT", help="Whose it is, what for.")
+@click.pass_obj
+def create_command(session: Session, role: "Role", host: str | None, expires: str | None, note: str) -> int:
+    """Make a token and print it: this once, it can't be shown again."""
+    from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.model.access import digest_of
+    from stocktake.model.value import plain
+
+    session.command = "token create"
+    if (role == "agent") != (host is not None):
+        raise InvalidInput("--host goes with --role agent, and an agent needs one", where="--host")
+    secret = PREFIX + secrets.token_urlsafe(_BYTES)
+    until = session.clock.now() + _span(expires) if expires is not None else None
+    token = session.ledger.tokens.add(digest_of(secret), role=role, host=host, note=note, expires_at=until)
+    if session.json:
+        write_json(session, {**plain(token), "token": secret})
+        return 0
+    write(screen_of(session), secret)
+    hint(
+        session, f"Token {token.uuid}, role {role}{f' of {host}' if host else ''}. Keep it now: it is not shown again."
+    )
+    return 0
+
+
+def _span(text: str) -> timedelta:
+    """
+    Read a time span such as 90d.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = _UNITS_S.get(text[len(number) :])
+    if unit is None or not number.isascii() or not number.isdigit() or not 0 < int(number) * unit < 2**32:
+        raise InvalidInput(f"{text[:40]!r} is no time such as 90d, 12h or 30min", where="--expires")
+    return timedelta(seconds=int(number) * unit)
+
+
+@token_command.command("list", example="$ stocktake token list --json")
+@click.pass_obj
+def list_command(session: Session) -> int:
+    """List the tokens: their names, roles and ends; what lets somebody in is not kept."""
+    from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.cli.tables import Column, write_table
+
+    session.command = "token list"
+    tokens = session.ledger.tokens.all()
+    if session.json:
+        write_json(session, tokens)
+        return 0
+    screen = screen_of(session)
+    if not tokens:
+        write(screen, "There are no tokens: whoever is on the server's machine may read, nobody may write.")
+        hint(session, "`stocktake token create --role operator` makes one.")
+        return 0
+    columns = (
+        Column("TOKEN"),
+        Column("ROLE"),
+        Column("HOST", shrinks=True),
+        Column("STATE"),
+        Column("NOTE", wraps=True),
+    )
+    now = session.clock.now()
+    write_table(screen, columns, [(one.uuid, one.role, one.host or "", _state(one, now), one.note) for one in tokens])
+    return 0
+
+
+def _state(token: "Token", now: datetime) -> str:
+    from stocktake.views.words import moment
+
+    if token.revoked_at is not None:
+        return "revoked"
+    if not token.good(now):
+        return "expired"
+    return f"until {moment(token.expires_at)}" if token.expires_at else "good"
+
+
+@token_command.command("revoke", example="$ stocktake token revoke 2f1c0d9e-8a55-4c1e-9d8c-3f8f6f1f7a10")
+@click.argument("uuid")
+@click.pass_obj
+def revoke_command(session: Session, uuid: str) -> int:
+    """Take the token named UUID back; servers refuse it within seconds."""
+    from stocktake.cli.screen import screen_of, write, write_json
+
+    session.command = "token revoke"
+    token = session.ledger.tokens.revoke(uuid)
+    if session.json:
+        write_json(session, token)
+    else:
+        write(
+            screen_of(session),
+            f"Token {token.uuid} ({token.role}{f' of {token.host}' if token.host else ''}) is revoked.",
+        )
+    return 0

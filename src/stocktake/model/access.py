@@ -1,0 +1,44 @@
+"""Who may use the fleet: a token and its role. Law: a token itself is never kept, only its digest."""
+
+import hashlib
+from datetime import datetime
+from typing import Literal
+
+from stocktake.model.value import Value
+
+Role = Literal["viewer", "agent", "operator"]
+
+
+class Token(Value, frozen=True, kw_only=True):
+    """
+    What is known of a token.
+
+    Attributes:
+        uuid: its name; of no use for signing in.
+        role: `viewer` reads, `agent` keeps the books of one host, `operator` does everything.
+        host: an agent's; None for the other roles.
+        note: whose it is, what for.
+        expires_at: from when on it is refused; None is never.
+        revoked_at: when an operator took it back.
+    """
+
+    uuid: str
+    role: Role
+    host: str | None = None
+    note: str = ""
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def good(self, now: datetime) -> bool:
+        """Say whether it still lets somebody in."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+def digest_of(secret: str) -> str:
+    """
+    Give what is kept of a token's text.
+
+    SHA-256 once, without salt: a token is 256 random bits, so that there is nothing to guess and no table of guesses.
+    """
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,117 @@
+"""
+Where a machine would go, as it is asked and answered. Law: every node that was looked at is in the answer.
+"""
+
+from stocktake.accounting.fit import Room, Wanted, wanted
+from stocktake.accounting.placing import Placed
+from stocktake.accounting.weigh import Part
+from stocktake.candidates import Candidates
+from stocktake.errors import InvalidInput
+from stocktake.model.fitting import NoRoom
+from stocktake.model.value import Value
+from stocktake.model.workload import Flavor
+from stocktake.placement.names import is_trait, standard_traits
+from stocktake.settings import Settings
+from stocktake.views.words import nearest
+
+
+class RoomShown(Room, frozen=True, kw_only=True):
+    """One resource class of a node, before and after; `free` before the machine comes, `left` once it is there."""
+
+    free: float | None
+    left: float | None
+
+
+class Fitting(Value, frozen=True, kw_only=True):
+    """
+    A node that a machine fits.
+
+    Attributes:
+        rank: 1 is the best.
+        score, weighers: the sum of Nova's weighers, and what each adds.
+        placed: the cells and devices that the machine would have there.
+    """
+
+    uuid: str
+    hypervisor_hostname: str
+    host: str
+    rank: int
+    score: float
+    weighers: tuple[Part, ...]
+    rooms: tuple[RoomShown, ...]
+    placed: Placed
+
+
+class NotFitting(Value, frozen=True, kw_only=True):
+    """A node that a machine does not fit, and every reason."""
+
+    uuid: str
+    hypervisor_hostname: str
+    host: str
+    reasons: tuple[NoRoom, ...]
+
+
+class FitAnswer(Value, frozen=True, kw_only=True):
+    """Where a machine would go: the best node first, and what the others lack."""
+
+    wanted: Wanted
+    fitting: tuple[Fitting, ...]
+    refused: tuple[NotFitting, ...]
+
+
+def answer_of(asked: Wanted, found: Candidates) -> FitAnswer:
+    """Say what was found."""
+    return FitAnswer(
+        wanted=asked,
+        fitting=tuple(
+            Fitting(
+                uuid=one.node.uuid,
+                hypervisor_hostname=one.node.hypervisor_hostname,
+                host=one.node.host,
+                rank=rank,
+                score=one.weighed.score,
+                weighers=one.weighed.parts,
+                rooms=tuple(_shown(room) for room in one.rooms),
+                placed=one.placed,
+            )
+            for rank, one in enumerate(found.fitting, start=1)
+        ),
+        refused=tuple(
+            NotFitting(
+                uuid=one.node.uuid,
+                hypervisor_hostname=one.node.hypervisor_hostname,
+                host=one.node.host,
+                reasons=one.reasons,
+            )
+            for one in found.refused
+        ),
+    )
+
+
+def _shown(room: Room) -> RoomShown:
+    return RoomShown(
+        what=room.what,
+        asked=room.asked,
+        used=room.used,
+        total=room.total,
+        limit=room.limit,
+        free=room.free,
+        left=room.left,
+    )
+
+
+def wanted_of(flavor: Flavor, settings: Settings, *, volume_backed: bool) -> Wanted:
+    """
+    Read all that a flavor asks for, by the settings' aliases.
+
+    Raises:
+        InvalidInput: a mistake in an extra spec, or an alias or a trait that there is not; names the nearest.
+    """
+    asked = wanted(flavor, settings.pci.alias, volume_backed=volume_backed)
+    for name in sorted(asked.required | asked.forbidden):
+        if not is_trait(name):
+            remedy = (
+                nearest(name.upper(), sorted(standard_traits())).strip() or "Traits of your own start with CUSTOM_."
+            )
+            raise InvalidInput(f"there is no trait {name[:60]!r}", where=f"trait:{name[:60]}", remedy=remedy)
+    return asked

@@ -1,0 +1,149 @@
+"""
+Nodes as they are shown: a line of a list, a whole page. Law: the record's own names; what is added is worked out here.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from stocktake.model.books import ComputeNode, Entry, StatValue
+from stocktake.model.pci import PciRecord
+from stocktake.model.problem import Problem
+from stocktake.model.value import Value
+from stocktake.model.workload import Service
+from stocktake.views.state import State, Word
+
+N = TypeVar("N", bound=Value)
+
+
+class NodeSummary(Value, frozen=True, kw_only=True):
+    """
+    A line of a list of nodes; the figures are the record's (MiB, GiB), what is reserved for the host included.
+
+    Attributes:
+        state, state_reason: see `views.state`.
+        disabled, disabled_reason: what an operator decided of its service.
+    """
+
+    uuid: str
+    hypervisor_hostname: str
+    host: str
+    host_ip: str | None
+    hypervisor_type: str | None
+    vcpus: int
+    vcpus_used: int
+    memory_mb: int
+    memory_mb_used: int
+    free_ram_mb: int
+    local_gb: int
+    local_gb_used: int
+    free_disk_gb: int
+    disk_available_least: int | None
+    running_vms: int
+    current_workload: int
+    cpu_allocation_ratio: float
+    ram_allocation_ratio: float
+    disk_allocation_ratio: float
+    stats: Mapping[str, StatValue]
+    problems: tuple[Problem, ...]
+    failure: Problem | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    state: Word
+    state_reason: str
+    disabled: bool
+    disabled_reason: str | None
+
+
+class Amounts(Value, frozen=True, kw_only=True):
+    """An amount of each resource: vCPUs, MiB, GB."""
+
+    vcpus: int
+    memory_mb: int
+    local_gb: int
+
+
+NO_AMOUNTS = Amounts(vcpus=0, memory_mb=0, local_gb=0)
+
+
+class NodeDetail(ComputeNode, frozen=True, kw_only=True):
+    """
+    Everything about a node.
+
+    Attributes:
+        reserved: what is kept for the host.
+        capacity: what may be promised in all: what is not reserved, times the ratio.
+        pci_devices: every tracked device.
+    """
+
+    state: Word
+    state_reason: str
+    service: Service | None
+    reserved: Amounts
+    capacity: Amounts
+    pci_devices: tuple[PciRecord, ...]
+
+
+def summary_of(node: ComputeNode, service: Service | None, state: State) -> NodeSummary:
+    """Make a node's line."""
+    return _with_fields(
+        NodeSummary,
+        node,
+        state=state.word,
+        state_reason=state.reason,
+        disabled=service.disabled if service else False,
+        disabled_reason=service.disabled_reason if service else None,
+    )
+
+
+def detail_of(
+    node: ComputeNode,
+    service: Service | None,
+    state: State,
+    entries: Sequence[Entry],
+    devices: Sequence[PciRecord],
+) -> NodeDetail:
+    """Make a node's page."""
+    reserved = reserved_of(entries)
+    sold = {name: capacity_of(*amounts) for name, amounts in sold_of(node, entries).items()}
+    return _with_fields(
+        NodeDetail,
+        node,
+        state=state.word,
+        state_reason=state.reason,
+        service=service,
+        reserved=reserved,
+        capacity=Amounts(**sold),
+        pci_devices=tuple(devices),
+    )
+
+
+def reserved_of(entries: Sequence[Entry]) -> Amounts:
+    """Add up what is kept for the host: vCPUs, MiB, GB rounded up."""
+    kept = [entry for entry in entries if entry.kind == "reserved"]
+    return Amounts(
+        vcpus=sum(entry.vcpus for entry in kept),
+        memory_mb=sum(entry.memory_mb for entry in kept),
+        local_gb=-(-sum(entry.disk_mb for entry in kept) // 1024),
+    )
+
+
+def sold_of(node: ComputeNode, entries: Sequence[Entry]) -> Mapping[str, tuple[int, int, float]]:
+    """Give total, reserved and ratio by resource."""
+    reserved = reserved_of(entries)
+    return {
+        "vcpus": (node.vcpus, reserved.vcpus, node.cpu_allocation_ratio),
+        "memory_mb": (node.memory_mb, reserved.memory_mb, node.ram_allocation_ratio),
+        "local_gb": (node.local_gb, reserved.local_gb, node.disk_allocation_ratio),
+    }
+
+
+def capacity_of(total: int, reserved: int, ratio: float) -> int:
+    """Work out what may be promised, Placement's way: what is not reserved, times the ratio, rounded down."""
+    return int(max(total - reserved, 0) * ratio)
+
+
+def _with_fields(kind: type[N], node: ComputeNode, **more: object) -> N:
+    """Make a view of the fields that it shares with the record, and these."""
+    own = {name: getattr(node, name) for name in kind.__struct_fields__ if name not in more}
+    return kind(**own, **more)

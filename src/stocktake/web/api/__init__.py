@@ -1,0 +1,1 @@
+"""`/v1`: one file for each noun. Law: what a terminal shows and what a program gets are worked out in one place."""

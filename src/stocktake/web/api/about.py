@@ -1,0 +1,48 @@
+"""What the server says of itself: whether it works, and what can be asked. Law: neither tells anything of the fleet."""
+
+from typing import Any
+
+from stocktake import __version__
+from stocktake.model.access import Role
+from stocktake.model.value import Value
+from stocktake.web.calls import ANY_TOKEN, ANYBODY, Call, route
+
+
+class Health(Value, frozen=True, kw_only=True):
+    """The server answers, and so does its ledger."""
+
+    status: str
+    version: str
+
+
+def health(call: Call[None, None]) -> Health:
+    """Say whether the server and its ledger work: 200, or 503 if the ledger does not answer."""
+    call.web.ledger.ping()
+    return Health(status="ok", version=__version__)
+
+
+def described(call: Call[None, None]) -> dict[str, Any]:
+    """Describe this API in OpenAPI 3.1."""
+    document: dict[str, Any] = call.request.app.state.document
+    return document
+
+
+class WhoAmI(Value, frozen=True, kw_only=True):
+    """What the token that was shown is good for; `host` is an agent's."""
+
+    role: Role
+    host: str | None
+    token: str | None
+
+
+def who_am_i(call: Call[None, None]) -> WhoAmI:
+    """Say who the server takes the caller for."""
+    assert call.caller.role is not None, "somebody without a role does not get here"
+    return WhoAmI(role=call.caller.role, host=call.caller.host, token=call.caller.token)
+
+
+ROUTES = (
+    route("GET", "/healthz", health, ANYBODY),
+    route("GET", "/v1/whoami", who_am_i, ANY_TOKEN),
+    route("GET", "/v1/openapi.json", described, ANYBODY),
+)

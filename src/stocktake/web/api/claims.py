@@ -1,0 +1,258 @@
+"""
+`/v1/fit`, `/v1/claims` and what becomes of claims. Law: a "no" is 409 with every reason, in words and in numbers.
+
+A claim is named by its instance: by the uuid, or by a name that only one has.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from stocktake.accounting.lifecycle import MoveKind
+from stocktake.candidates import candidates
+from stocktake.claims import Claimed, Refused, Request
+from stocktake.claims.best import claim_on
+from stocktake.claims.desk import LONGEST_S, NEVER_S
+from stocktake.ledger import Ledger
+from stocktake.model.fitting import Limits
+from stocktake.model.value import Value
+from stocktake.model.workload import Flavor
+from stocktake.views.finding import find_instance, find_node
+from stocktake.views.fitting import FitAnswer, answer_of, wanted_of
+from stocktake.views.promises import ClaimedShown, claimed_shown
+from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
+
+AUTO = "auto"
+Uuid = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+# In how many seconds a claim that nobody settles is given back; null takes the setting claim_expiry_s.
+Expiry = Annotated[float, Meta(gt=0, le=LONGEST_S)] | Literal["never"] | None
+Somewhere = Annotated[Text, Meta(description="A node's name or uuid, or `auto` for the best one that has room.")]
+
+
+class Fit(Value, frozen=True, kw_only=True):
+    """
+    A machine that is looked for a place for.
+
+    Attributes:
+        nodes: names or uuids of the nodes to look at; null looks at all.
+        pack: fill full nodes first, or spread; null does as the settings say.
+    """
+
+    flavor: Flavor
+    volume_backed: bool = False
+    nodes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=1000)] | None = None
+    pack: bool | None = None
+
+
+class Build(Value, frozen=True, kw_only=True):
+    """
+    A machine that is to be built.
+
+    Attributes:
+        limits: how far a named node may be filled; null is unlimited but for NUMA cells and PCI devices.
+    """
+
+    node: Somewhere = AUTO
+    flavor: Flavor
+    name: Text | None = None
+    uuid: Uuid | None = None
+    volume_backed: bool = False
+    project_id: Text | None = None
+    user_id: Text | None = None
+    os_type: Text | None = None
+    limits: Limits | None = None
+    expires_s: Expiry = None
+
+
+class Unshelve(Value, frozen=True, kw_only=True):
+    """Where a machine that was shelved is to go."""
+
+    node: Somewhere = AUTO
+    limits: Limits | None = None
+    expires_s: Expiry = None
+
+
+class Moving(Value, frozen=True, kw_only=True, tag_field="kind"):
+    """Where a machine is to go; `kind` says how."""
+
+    node: Somewhere = AUTO
+    limits: Limits | None = None
+    expires_s: Expiry = None
+
+
+class Resize(Moving, frozen=True, kw_only=True, tag="resize"):
+    """A resize; `flavor` is what the machine is to have."""
+
+    flavor: Flavor
+
+
+class Migrate(Moving, frozen=True, kw_only=True, tag="migration"):
+    """A cold migration."""
+
+
+class LiveMigrate(Moving, frozen=True, kw_only=True, tag="live-migration"):
+    """A live migration."""
+
+
+class Evacuate(Moving, frozen=True, kw_only=True, tag="evacuation"):
+    """Building it again, because its host is down; `force`: although its agent is alive."""
+
+    force: bool = False
+
+
+Move = Resize | Migrate | LiveMigrate | Evacuate
+_KINDS: dict[type[Moving], MoveKind] = {
+    Resize: "resize",
+    Migrate: "migration",
+    LiveMigrate: "live-migration",
+    Evacuate: "evacuation",
+}
+
+
+class Renew(Value, frozen=True, kw_only=True):
+    """For how long."""
+
+    expires_s: Expiry = None
+
+
+def fit(call: Call[None, Fit]) -> FitAnswer:
+    """Say where a machine would fit, the best node first, and why not elsewhere; nothing is promised."""
+    web, asked = call.web, call.body
+    wanted = wanted_of(asked.flavor, web.settings, volume_backed=asked.volume_backed)
+    nodes = None if asked.nodes is None else {find_node(web.ledger, name).uuid for name in asked.nodes}
+    now = web.clock.now()
+    return answer_of(wanted, candidates(web.ledger, web.settings, wanted, now=now, nodes=nodes, pack=asked.pack))
+
+
+def build(call: Call[None, Build]) -> ClaimedShown:
+    """
+    Promise room for a machine that is to be built.
+
+    The promise counts at once, for everybody. It is kept when a guest of its uuid appears, or by `keep`, and given back
+    by `release`, or by itself once it has expired.
+    """
+    web, asked = call.web, call.body
+    wanted = wanted_of(asked.flavor, web.settings, volume_backed=asked.volume_backed)
+    request = Request(
+        name=asked.name,
+        uuid=asked.uuid,
+        flavor=asked.flavor,
+        volume_backed=asked.volume_backed,
+        project_id=asked.project_id,
+        user_id=asked.user_id,
+        os_type=asked.os_type,
+    )
+
+    def claim(node: str, limits: Limits | None) -> Claimed | Refused:
+        return web.claims.build(node, request, limits=limits, expires_s=_seconds(asked.expires_s))
+
+    node = _node(web.ledger, asked.node)
+    done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
+    return claimed_shown(done)
+
+
+def unshelve(call: Call[None, Unshelve]) -> ClaimedShown:
+    """Claim room for an instance that was shelved and offloaded; `keep` settles it."""
+    web, asked = call.web, call.body
+    before = find_instance(web.ledger, call.path["instance"])
+
+    def claim(node: str, limits: Limits | None) -> Claimed | Refused:
+        return web.claims.unshelve(before.uuid, node, limits=limits, expires_s=_seconds(asked.expires_s))
+
+    wanted = wanted_of(before.flavor, web.settings, volume_backed=before.volume_backed)
+    node = _node(web.ledger, asked.node)
+    done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
+    return claimed_shown(done)
+
+
+def move(call: Call[None, Move]) -> ClaimedShown:
+    """
+    Claim room where an instance is to go; move the machine, then `finish`.
+
+    A resize or a cold migration holds room on both sides until `confirm` or `revert`. `abort` gives up a move that is
+    not finished; one that nobody finishes in time is given up by itself.
+    """
+    web, asked = call.web, call.body
+    before = find_instance(web.ledger, call.path["instance"])
+
+    flavor = asked.flavor if isinstance(asked, Resize) else None
+
+    def claim(node: str, limits: Limits | None) -> Claimed | Refused:
+        return web.claims.move(
+            before.uuid,
+            _KINDS[type(asked)],
+            node,
+            flavor=flavor,
+            limits=limits,
+            expires_s=_seconds(asked.expires_s),
+            force=isinstance(asked, Evacuate) and asked.force,
+        )
+
+    wanted = wanted_of(flavor or before.flavor, web.settings, volume_backed=before.volume_backed)
+    node = _node(web.ledger, asked.node)
+    done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
+    return claimed_shown(done)
+
+
+def renew(call: Call[None, Renew]) -> ClaimedShown:
+    """Let a pending claim live longer from now on; a settled one stays so."""
+    return claimed_shown(call.web.claims.renew(_uuid(call), expires_s=_seconds(call.body.expires_s)))
+
+
+def keep(call: Call[None, None]) -> ClaimedShown:
+    """Settle the claim of a build or an unshelve: its machine is there."""
+    return claimed_shown(call.web.claims.keep(_uuid(call)))
+
+
+def release(call: Call[None, None]) -> ClaimedShown:
+    """Take a promise back, whatever its state: its room is free at once, and no guest is touched."""
+    return claimed_shown(call.web.claims.release(_uuid(call)))
+
+
+def finish(call: Call[None, None]) -> ClaimedShown:
+    """Take a moving instance to its destination: its machine is there."""
+    return claimed_shown(call.web.claims.finish(_uuid(call)))
+
+
+def confirm(call: Call[None, None]) -> ClaimedShown:
+    """Let go what a finished move holds at its source."""
+    return claimed_shown(call.web.claims.confirm(_uuid(call)))
+
+
+def revert(call: Call[None, None]) -> ClaimedShown:
+    """Take the instance of a finished move back to its source."""
+    return claimed_shown(call.web.claims.revert(_uuid(call)))
+
+
+def abort(call: Call[None, None]) -> ClaimedShown:
+    """Give a pending claim back: of a build, an unshelve or a move that is not finished."""
+    return claimed_shown(call.web.claims.abort(_uuid(call)))
+
+
+def _uuid(call: Call[None, None] | Call[None, Renew]) -> str:
+    return find_instance(call.web.ledger, call.path["instance"]).uuid
+
+
+def _node(ledger: Ledger, name: str) -> str | None:
+    return None if name == AUTO else find_node(ledger, name).uuid
+
+
+def _seconds(expiry: float | str | None) -> float | None:
+    return NEVER_S if isinstance(expiry, str) else expiry
+
+
+_OF_ONE = "/v1/instances/{instance}"
+
+ROUTES = (
+    route("POST", "/v1/fit", fit, READERS, writes=False),
+    route("POST", "/v1/claims", build, OPERATORS, status=201),
+    route("POST", f"{_OF_ONE}/keep", keep, OPERATORS),
+    route("POST", f"{_OF_ONE}/renew", renew, OPERATORS),
+    route("POST", f"{_OF_ONE}/release", release, OPERATORS),
+    route("POST", f"{_OF_ONE}/unshelve", unshelve, OPERATORS, status=201),
+    route("POST", f"{_OF_ONE}/move", move, OPERATORS, status=201),
+    route("POST", f"{_OF_ONE}/finish", finish, OPERATORS),
+    route("POST", f"{_OF_ONE}/confirm", confirm, OPERATORS),
+    route("POST", f"{_OF_ONE}/revert", revert, OPERATORS),
+    route("POST", f"{_OF_ONE}/abort", abort, OPERATORS),
+)

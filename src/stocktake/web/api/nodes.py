@@ -1,0 +1,103 @@
+"""`/v1/nodes`: what each has, what is promised, what is left, and why. Law: reading asks the ledger, nobody else."""
+
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Annotated
+
+from msgspec import Meta
+
+from stocktake.model.books import ComputeNode
+from stocktake.notifications import open_bus
+from stocktake.removal import check_removable, remove
+from stocktake.views.figures import Explained, explained
+from stocktake.views.finding import find_node
+from stocktake.views.nodes import NodeDetail, NodeSummary, detail_of, summary_of
+from stocktake.views.state import Word, state_of, states_of
+from stocktake.web.calls import OPERATORS, READERS, Call, Query, Text, route
+from stocktake.web.paging import Page, PageQuery, page_of
+
+
+class NodesQuery(PageQuery, frozen=True, kw_only=True):
+    """Which nodes; each filter narrows down further."""
+
+    host: Annotated[Text | None, Meta(description="Those of this service.")] = None
+    name: Annotated[
+        Text | None, Meta(description="Those of this name; `*` and `?` stand for any text, any letter.")
+    ] = None
+    state: Annotated[tuple[Word, ...], Meta(description="Those in one of these states.")] = ()
+    problem: Annotated[
+        str | None, Meta(description="Those with a problem of this code; `any` is with any, `none` without.")
+    ] = None
+    trait: Annotated[tuple[Text, ...], Meta(description="Those with all of these traits.")] = ()
+
+
+class ExplainQuery(Query, frozen=True, kw_only=True):
+    """Which figure."""
+
+    field: Annotated[Text | None, Meta(description="One figure, such as `memory_mb_used`; all unless given.")] = None
+
+
+class DeleteQuery(Query, frozen=True, kw_only=True):
+    """How sure."""
+
+    force: Annotated[bool, Meta(description="Even if its agent is alive, and will make it again.")] = False
+
+
+def listed(call: Call[NodesQuery, None]) -> Page[NodeSummary]:
+    """List the nodes, by name: state, used, total, problems."""
+    ledger, query = call.web.ledger, call.query
+    nodes = [node for node in ledger.nodes_in_brief(host=query.host) if _matches(node, query)]
+    states = states_of(nodes, ledger.services(), call.web.clock.now(), call.web.settings.service_down_time)
+    asked = [one for one in states if not query.state or one[2].word in query.state]
+    page = page_of(asked, lambda one: (one[0].hypervisor_hostname, one[0].uuid), query)
+    return Page(items=tuple(summary_of(*one) for one in page.items), next=page.next)
+
+
+def _matches(node: ComputeNode, query: NodesQuery) -> bool:
+    codes = {problem.code for problem in (*node.problems, *((node.failure,) if node.failure else ()))}
+    return (
+        (query.name is None or fnmatchcase(node.hypervisor_hostname, query.name))
+        and (query.problem is None or query.problem in codes or (query.problem == ("any" if codes else "none")))
+        and node.traits.issuperset(query.trait)
+    )
+
+
+def shown(call: Call[None, None]) -> NodeDetail:
+    """Show everything about one node, by its name or uuid."""
+    ledger = call.web.ledger
+    node = find_node(ledger, call.path["node"])
+    service = ledger.service(node.host)
+    state = state_of(node, service, call.web.clock.now(), call.web.settings.service_down_time)
+    devices = ledger.devices([node.uuid])[node.uuid]
+    return detail_of(node, service, state, ledger.entries(node.uuid), devices)
+
+
+def why(call: Call[ExplainQuery, None]) -> Explained:
+    """Say why a node's numbers are what they are: who takes what, and the arithmetic."""
+    ledger = call.web.ledger
+    node = find_node(ledger, call.path["node"])
+    devices = ledger.devices([node.uuid])[node.uuid]
+    return explained(node, ledger.entries(node.uuid), devices, call.query.field)
+
+
+def deleted(call: Call[DeleteQuery, None]) -> None:
+    """
+    Delete a node's record and its resource provider.
+
+    One that still has instances stays, and so does one whose agent is alive, unless forced.
+    """
+    web = call.web
+    node = find_node(web.ledger, call.path["node"])
+    check_removable(web.ledger, node, web.clock.now(), web.settings.service_down_time, force=call.query.force)
+    settings = web.settings
+    remove(
+        web.ledger, web.scheduler, node, partial(open_bus, settings.notifications, settings.host, web.clock, web.ids)
+    )
+
+
+ROUTES = (
+    route("GET", "/v1/nodes", listed, READERS),
+    route("GET", "/v1/nodes/{node}", shown, READERS),
+    route("DELETE", "/v1/nodes/{node}", deleted, OPERATORS, status=204),
+    route("GET", "/v1/nodes/{node}/explain", why, READERS),
+)

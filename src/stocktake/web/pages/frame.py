@@ -1,0 +1,126 @@
+"""
+What is round every page. Law: all text is escaped, nothing is loaded from elsewhere, no script or style is inline.
+"""
+
+import gzip
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from stocktake import __version__
+from stocktake.errors import StocktakeError
+from stocktake.model.cpuset import format_cpu_set
+from stocktake.views import words
+from stocktake.web.auth import COOKIE
+from stocktake.web.calls import Call
+from stocktake.web.pages.assets import address
+from stocktake.web.status import status_of
+
+MEDIA = "text/html"
+SIGN_IN = "/sign-in"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "private, no-cache",
+    "X-Content-Type-Options": "nosniff",
+}
+# Smaller ones fit a few packets as they are.
+_GZIP_FROM_BYTES = 16_384
+
+
+@cache
+def environment() -> Environment:
+    """Open the templates, once."""
+    made = Environment(
+        loader=PackageLoader("stocktake.web.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.globals.update(address=address, version=__version__)
+    made.filters.update(
+        amount=_amount,
+        count=words.count,
+        cpus=format_cpu_set,
+        gib=words.gib,
+        marked=_marked,
+        pages=size_of_pages,
+        ratio=words.ratio,
+    )
+    return made
+
+
+def _amount(number: float | str) -> str:
+    return number if isinstance(number, str) else f"{number:,}"
+
+
+def _marked(text: str) -> Markup:
+    """Write what stands between backticks as code."""
+    parts = (
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(text.split("`"))
+    )
+    return Markup("").join(parts)
+
+
+def size_of_pages(size_kb: int) -> str:
+    """Give the size of pages (KiB) in its largest whole unit."""
+    for unit, size in (("GiB", 1024**2), ("MiB", 1024)):
+        if size_kb % size == 0:
+            return f"{size_kb // size} {unit}"
+    return f"{size_kb} KiB"
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Say how long ago something was."""
+    return "never" if moment is None else f"{words.since(moment, now)} ago"
+
+
+def page(call: Call[Any, Any], template: str, *, status: int = HTTPStatus.OK, **values: object) -> Response:
+    """Write a page."""
+    return written(call.request, template, status=status, now=call.web.clock.now(), **values)
+
+
+def written(request: Request, template: str, *, status: int = HTTPStatus.OK, **values: object) -> Response:
+    """Write a template as an answer, packed if it is large and the client can read that."""
+    signed_in = COOKIE in request.cookies
+    given: Mapping[str, object] = {"path": request.url.path, "signed_in": signed_in, **values}
+    body = environment().get_template(template).render(given).encode()
+    headers = {**HEADERS, "Vary": "Accept-Encoding, Cookie"}
+    if len(body) > _GZIP_FROM_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
+        body = gzip.compress(body, compresslevel=1, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return Response(body, status_code=status, media_type=f"{MEDIA}; charset=utf-8", headers=headers)
+
+
+def refused(status: int, error: StocktakeError, request: Request) -> Response:
+    """
+    Say an error as a page; whoever is not signed in is asked to do so.
+
+    Browsers keep the cookie to themselves when a page of another site led here: one that leads to the same place does.
+    """
+    if status != HTTPStatus.UNAUTHORIZED:
+        return written(request, "error.html", status=status, error=error, title=HTTPStatus(status).phrase)
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        return written(request, "again.html", here=here)
+    return RedirectResponse(f"{SIGN_IN}?next={quote(here, safe='/')}", HTTPStatus.SEE_OTHER, headers=HEADERS)
+
+
+def refused_here(call: Call[Any, Any], error: StocktakeError, template: str, **values: object) -> Response:
+    """Say what is wrong with a form where it was filled in."""
+    return page(call, template, status=status_of(error), error=error, **values)

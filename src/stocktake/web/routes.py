@@ -1,0 +1,18 @@
+"""
+The whole front on a page. Law: what is not in this list can't be asked, and what is can be asked by its roles only.
+
+Each noun's file has its routes beside its handlers; each room of the front is one line here.
+"""
+
+from stocktake.web.api import about, claims, fleet, nodes, promises
+from stocktake.web.calls import Route
+from stocktake.web.pages.routes import ROUTES as PAGES
+
+ROUTES: tuple[Route, ...] = (
+    *about.ROUTES,
+    *nodes.ROUTES,
+    *promises.ROUTES,
+    *claims.ROUTES,
+    *fleet.ROUTES,
+    *PAGES,
+)

@@ -1,0 +1,309 @@
+"""The HTML that the server writes: links that lead somewhere, text that is only text, and who may see it."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from stocktake.claims import Claimed, Request
+from stocktake.ledger import NodeSave
+from stocktake.model.books import Metric, Tally
+from stocktake.model.value import replace
+from stocktake.model.workload import Flavor
+from stocktake.web.pages.frame import POLICY
+from stocktake.web.pages.routes import ROUTES
+from tests.servers.fleets import stocked
+from tests.servers.serve import ServedHere, secret_of, served_here
+from tests.web.pages.fleet import DOWN_S, REASON
+
+HTML = {"Accept": "text/html,*/*;q=0.8"}
+PAGES = ("/", "/nodes/compute-1-00003", "/fit", "/fit?vcpus=1&memory=1G", "/problems", "/tiles?node=x")
+
+
+@pytest.fixture
+def here(books: str, tmp_path: Path) -> Iterator[ServedHere]:
+    with served_here(tmp_path, books, service_down_time=DOWN_S) as made:
+        yield made
+
+
+@dataclass
+class Seen(HTMLParser):
+    """What stands in a page: ids, where links lead, attributes, text."""
+
+    ids: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            self.names.add(name)
+            if name == "id":
+                self.ids.append(value or "")
+            if name in {"href", "src"}:
+                self.links.append(value or "")
+
+
+def seen(text: str) -> Seen:
+    found = Seen()
+    found.feed(text)
+    return found
+
+
+def get(here: ServedHere, path: str) -> str:
+    answer = here.client("viewer").get(path, headers=HTML)
+    assert answer.status_code == 200, answer.text
+    return str(answer.text)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_given_any_page_when_asked_for_then_its_policy_allows_nothing_inline_and_it_needs_nothing(
+    here: ServedHere, path: str
+) -> None:
+    answer = here.client("viewer").get(path, headers=HTML)
+    assert answer.headers["content-security-policy"] == POLICY
+    assert "unsafe" not in POLICY
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    page = seen(answer.text)
+    assert "style" not in page.tags
+    assert not {name for name in page.names if name == "style" or name.startswith("on")}
+    assert not [link for link in page.links if not link.startswith(("/", "#"))]
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_given_the_pages_when_followed_then_every_link_leads_somewhere(here: ServedHere) -> None:
+    client = here.client("viewer")
+    paths = {link for path in PAGES for link in seen(get(here, path)).links if link.startswith("/")}
+    assert len(paths) > 40
+    broken = {path: status for path in sorted(paths) if (status := client.get(path).status_code) != 200}
+    assert broken == {}
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_given_a_node_of_each_model_when_shown_then_every_number_leads_to_why(here: ServedHere, number: int) -> None:
+    page = seen(get(here, f"/nodes/compute-1-{number:05d}"))
+    inside = {link[1:] for link in page.links if link.startswith("#")}
+    assert sum(link.startswith("why-") for link in inside) >= 20
+    assert inside <= set(page.ids)
+
+
+def test_given_names_with_markup_when_shown_then_they_are_text(here: ServedHere, books: str) -> None:
+    web = here.web
+    node = web.ledger.node("compute-1-00004")
+    evil = "<script>alert(1)</script>\"'&"
+    assert isinstance(web.claims.build(node.uuid, Request(name=evil, flavor=Flavor(vcpus=1, memory_mb=1))), Claimed)
+    web.ledger.set_service("compute-1", disabled=True, reason=evil)
+    for path in (f"/nodes/{node.uuid}", "/?name=%3Cscript%3Ealert(1)", f"/fit?vcpus=1&memory={evil}&trait={evil}"):
+        text = here.client("viewer").get(path, headers=HTML).text
+        assert "<script>" not in text
+        assert seen(text).tags.count("script") == 1
+        assert "&lt;script&gt;" in text
+
+
+def test_given_racks_in_provider_yaml_when_shown_then_they_are_the_groups(tmp_path: Path) -> None:
+    folder = tmp_path / "provider_config"
+    folder.mkdir()
+    providers = [
+        {
+            "identification": {"name": f"compute-1-{number:05d}"},
+            "traits": {"additional": [f"CUSTOM_RACK_R{number % 3}"]},
+        }
+        for number in range(6)
+    ]
+    document = {"meta": {"schema_version": "1.0"}, "providers": providers}
+    (folder / "racks.yaml").write_text(json.dumps(document))
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    stocked(tmp_path, url, nodes=8, provider_config_location=str(folder))
+    with served_here(tmp_path, url) as here:
+        titles = re.findall(r'<h2 id="g\d+">(\S+ ?\w+) ', get(here, "/"))
+        assert [title.split()[0] for title in titles] == ["R0", "R1", "R2", "no"]
+        assert len(re.findall("<b>", get(here, "/?trait=CUSTOM_RACK_R1"))) == 2
+
+
+def test_given_an_empty_ledger_when_shown_then_it_says_what_to_do(tmp_path: Path) -> None:
+    with served_here(tmp_path) as here:
+        assert "stocktake refresh" in get(here, "/")
+        assert "Nothing is wrong." in get(here, "/problems")
+        assert "It fits none of 0 nodes" in get(here, "/fit?vcpus=1&memory=1G")
+        answer = here.client("viewer").get("/nodes/x")
+        assert (answer.status_code, "there is no node" in answer.text) == (404, True)
+
+
+def test_given_readings_and_a_record_that_disagrees_when_shown_then_both_are_told(here: ServedHere) -> None:
+    ledger = here.web.ledger
+    node = ledger.node("compute-1-00001")
+    reading = Metric(name="cpu.percent", value=12.5, timestamp=here.web.clock.now(), source="cpu")
+    wrong = replace(node, metrics=(reading,), vcpus_used=node.vcpus_used + 1)
+    tally = Tally(node=wrong, entries=())
+    ledger.save([NodeSave(tally=tally, expected_generation=node.generation, record_only=True)])
+    text = get(here, f"/nodes/{node.uuid}")
+    assert "cpu.percent 12.5" in text
+    assert f"but its parts make {node.vcpus_used}" in text
+    assert "Some do not agree" in text
+
+
+def test_given_a_history_when_shown_then_a_day_and_a_month_are_drawn(
+    here: ServedHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, now = here.web.ledger, here.web.clock.now()
+    asked: list[tuple[str, float]] = []
+
+    def history(node_uuid: str, *, since_s: float) -> list[SimpleNamespace]:
+        asked.append((node_uuid, since_s))
+        figures = {"vcpus": 32, "vcpus_used": 8, "memory_mb": 100, "memory_mb_used": 50, "local_gb": 10}
+        return [SimpleNamespace(at=now - timedelta(days=days), local_gb_used=days, **figures) for days in (20, 10, 2)]
+
+    def nothing(node_uuid: str, *, since_s: float) -> list[SimpleNamespace]:
+        return []
+
+    node = ledger.node("compute-1-00001")
+    path = f"/nodes/{node.uuid}"
+    monkeypatch.setattr(ledger, "history", nothing, raising=False)
+    assert "No history yet." in get(here, path)
+    monkeypatch.setattr(ledger, "history", history, raising=False)
+    text = get(here, path)
+    assert asked == [(node.uuid, 30 * 86_400.0)]
+    assert text.index("The last day") < text.index("The last month")
+    assert seen(text).tags.count("figure") == 6
+    assert "disk in the last 1 d: from 2 to 2 GB, now 2 of 10" in text
+    assert "disk in the last 30 d: from 2 to 20 GB, now 2 of 10" in text
+
+
+def test_given_a_disabled_and_a_silent_service_when_shown_then_their_nodes_say_so(here: ServedHere) -> None:
+    assert REASON in get(here, "/nodes/compute-3-00001")
+    down = get(here, "/nodes/compute-2-00001")
+    assert "gave no sign of life for 3 h" in down
+    assert "the figures of 8 nodes are old" in down
+
+
+def test_given_many_problems_when_shown_then_page_follows_page_and_none_is_lost(here: ServedHere) -> None:
+    found = []
+    path: str | None = "/problems?limit=10"
+    for _ in range(10):
+        if path is None:
+            break
+        text = get(here, path)
+        found += re.findall(r'class="problem', text)
+        more = [link for link in seen(text).links if "marker=" in link]
+        path = f"{more[0]}&limit=10" if more else None
+    every = here.client("viewer").get("/v1/problems").json()["items"]
+    assert len(found) - text.count('class="problems"') * -(-len(every) // 10) == len(every)
+
+
+def test_given_a_large_page_when_asked_for_packed_then_it_is(here: ServedHere) -> None:
+    client = here.client("viewer")
+    path = "/nodes/compute-1-00003"
+    packed = client.get(path, headers={"Accept-Encoding": "gzip"})
+    plain = client.get(path, headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert int(packed.headers["content-length"]) * 4 < int(plain.headers["content-length"])
+    assert "Accept-Encoding" in plain.headers["vary"]
+
+
+def test_given_files_when_asked_for_then_a_version_is_kept_for_good(here: ServedHere) -> None:
+    client = here.client()
+    (style,) = {link for link in seen(get(here, "/")).links if "css" in link}
+    assert "immutable" in client.get(style).headers["cache-control"]
+    assert client.get(style.partition("?")[0]).headers["cache-control"] == "no-cache"
+    assert client.get("/static/routes.py").status_code == 404
+
+
+@pytest.mark.parametrize("path", [one.path for one in ROUTES if one.roles is not None and one.path != "/live"])
+@pytest.mark.parametrize("who", [None, "expired", "revoked", "wrong"])
+def test_given_nobody_known_when_a_page_is_asked_for_then_he_is_led_to_sign_in(
+    here: ServedHere, path: str, who: str | None
+) -> None:
+    path = path.replace("{node}", "compute-1-00001")
+    answer = here.client(who).get(f"{path}?a=b", headers=HTML, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={path}%3Fa%3Db")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_given_a_page_when_asked_for_then_viewers_and_operators_see_it_and_agents_do_not(
+    here: ServedHere, path: str
+) -> None:
+    assert {who: here.client(who).get(path).status_code for who in ("viewer", "operator", "agent", "other")} == {
+        "viewer": 200,
+        "operator": 200,
+        "agent": 403,
+        "other": 403,
+    }
+    assert "a token of role agent may not do that" in here.client("agent").get(path).text
+
+
+@pytest.mark.parametrize(
+    ("who", "status"), [(None, 401), ("wrong", 401), ("expired", 401), ("revoked", 401), ("agent", 403)]
+)
+def test_given_nobody_who_may_when_he_listens_then_he_hears_nothing(
+    here: ServedHere, who: str | None, status: int
+) -> None:
+    assert here.client(who).get("/live").status_code == status
+
+
+def test_given_a_link_of_another_site_when_followed_then_the_browser_is_sent_there_once_more(here: ServedHere) -> None:
+    headers = {**HTML, "Sec-Fetch-Site": "cross-site"}
+    answer = here.client().get("/fit?vcpus=1&memory=1G", headers=headers)
+    assert answer.status_code == 200
+    assert '<meta http-equiv="refresh" content="0;url=/fit?vcpus=1&amp;memory=1G">' in answer.text
+    assert here.client("viewer").get("/problems", headers=headers).text.count("http-equiv") == 0
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [("viewer", 303), ("operator", 303), ("agent", 403), ("expired", 403), ("revoked", 403), ("wrong", 403)],
+)
+def test_given_a_token_when_signing_in_then_only_readers_get_a_cookie(
+    here: ServedHere, token: str, status: int
+) -> None:
+    client = here.client()
+    form = {"token": f" {secret_of(token)} ", "next": "/problems"}
+    answer = client.post("/sign-in", data=form, follow_redirects=False)
+    assert answer.status_code == status
+    assert ("set-cookie" in answer.headers) == (status == 303)
+    if status == 303:
+        assert answer.headers["location"] == "/problems"
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert "secure" not in cookie
+        assert client.get("/problems", headers=HTML).status_code == 200
+        assert client.post("/sign-out", follow_redirects=False).status_code == 303
+        assert client.get("/problems", headers=HTML, follow_redirects=False).status_code == 303
+
+
+@pytest.mark.parametrize("there", ["//evil.example", "https://evil.example", "/\\evil.example", "/\tx", "evil"])
+def test_given_somewhere_else_to_go_next_when_signing_in_then_it_stays_here(here: ServedHere, there: str) -> None:
+    form = {"token": secret_of("viewer"), "next": there}
+    answer = here.client().post("/sign-in", data=form, follow_redirects=False)
+    assert answer.headers["location"] == "/"
+
+
+def test_given_tls_in_front_when_signing_in_then_the_cookie_is_for_tls_only(here: ServedHere) -> None:
+    headers = {"X-Forwarded-Proto": "https"}
+    answer = here.client().post(
+        "/sign-in", data={"token": secret_of("viewer")}, headers=headers, follow_redirects=False
+    )
+    assert "secure" in answer.headers["set-cookie"].lower()
+
+
+def test_given_a_page_of_another_site_when_it_signs_somebody_in_then_it_is_refused(here: ServedHere) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+    for path in ("/sign-in", "/sign-out"):
+        answer = here.client().post(path, data={"token": secret_of("viewer")}, headers=headers)
+        assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+
+
+def test_given_a_form_without_end_when_signing_in_then_it_is_cut_off(here: ServedHere) -> None:
+    answer = here.client().post("/sign-in", data={"token": "x" * 20_000}, follow_redirects=False)
+    assert answer.status_code == 413
