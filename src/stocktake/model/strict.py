@@ -12,8 +12,6 @@ from stocktake.errors import InvalidData
 
 T = TypeVar("T")
 _INT_MAX = 2**63 - 1
-# Up to here every whole number is one that a float holds exactly.
-_EXACT_MAX = 2**53
 _SHOWN_MAX = 5
 
 
@@ -36,12 +34,12 @@ def decode_strictly(text: bytes | str, kind: type[T], *, where: str) -> T:
 
 
 def _whole(raw: Any) -> Any:
-    """Read 5.0 as 5: JSON has one kind of number, and its schema calls both whole."""
+    """Read 5.0 and 1e18 as 5 and 10**18: JSON has one kind of number, and its schema calls these whole."""
     if isinstance(raw, dict):
         return {key: _whole(value) for key, value in raw.items()}
     if isinstance(raw, list):
         return [_whole(value) for value in raw]
-    if isinstance(raw, float) and raw.is_integer() and abs(raw) < _EXACT_MAX:
+    if isinstance(raw, float) and raw.is_integer() and abs(raw) <= _INT_MAX:
         return int(raw)
     return raw
 

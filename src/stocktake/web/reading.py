@@ -55,9 +55,14 @@ def query_of(kind: type[Query], given: QueryParams) -> Query:
             raise InvalidInput("has a zero byte in it", where=f"query {name}")
         data[name] = values if many else values[0]
     try:
-        return msgspec.convert(data, kind, strict=False)
+        query = msgspec.convert(data, kind, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(str(error), where="query") from error
+    for name in data:
+        # msgspec reads the word null as nothing.
+        if getattr(query, fields[name].name) is None:
+            raise InvalidInput("null is no value of it", where=f"query {name}", remedy="Leave it out.")
+    return query
 
 
 async def body_of(request: Request, limit: int) -> bytes:
