@@ -32,7 +32,7 @@ from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.ledger.engine import WAIT_S
 from stocktake.model.access import digest_of
-from stocktake.placement import open_scheduler
+from stocktake.placement import open_door, open_scheduler
 from stocktake.settings import read_settings
 from stocktake.web.app import make_app
 from stocktake.web.calls import Route
@@ -264,6 +264,7 @@ def served_here(
             claims=claims_with(read, ledger, scheduler, clock, ids),
             clock=clock,
             ids=ids,
+            placement=open_door(read.placement, directory) if read.placement.mode == "embedded" else None,
             loopback=loopback,
         )
         raw = opened.enter_context(TestClient(make_app(web, routes), base_url=_ROOT, client=_CLIENT))

@@ -31,7 +31,7 @@ from stocktake.web.openapi import document
 from stocktake.web.parts import Web
 from stocktake.web.reading import body_of, check_accepts, query_of, value_of
 from stocktake.web.routes import ROUTES
-from stocktake.web.status import NotServed, answer_of, problem_of, status_of
+from stocktake.web.status import NotServed, answer_of, headers_of, problem_of, status_of
 
 LOG = logging.getLogger(__name__)
 AUDIT = logging.getLogger("stocktake.audit")
@@ -172,9 +172,11 @@ def _refusal(route: Route, error: StocktakeError, request: Request) -> Response:
     status = int(error.status) if isinstance(error, NotServed) else status_of(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         LOG.warning("%s %s: %s", request.method, request.url.path, error, extra={"code": error.code})
-    if route.errors is not None:
-        return route.errors(status, error, request)
     headers = error.headers if isinstance(error, NotServed) else None
+    if route.errors is not None:
+        answer = route.errors(status, error, request)
+        answer.headers.update(headers_of(status, headers))
+        return answer
     return answer_of(problem_of(error, status), headers)
 
 

@@ -4,6 +4,7 @@ The whole front on a page. Law: what is not in this list can't be asked, and wha
 Each noun's file has its routes beside its handlers; each room of the front is one line here.
 """
 
+from stocktake.web import nova, placement
 from stocktake.web.api import about, claims, fleet, nodes, promises
 from stocktake.web.calls import Route
 
@@ -13,4 +14,6 @@ ROUTES: tuple[Route, ...] = (
     *promises.ROUTES,
     *claims.ROUTES,
     *fleet.ROUTES,
+    *nova.ROUTES,
+    *placement.ROUTES,
 )
