@@ -187,18 +187,22 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def served(directory: Path, database: str | None = None, *, louder: int = 0, **settings: object) -> Iterator[Served]:
+def served(
+    directory: Path, database: str | None = None, *, louder: int = 0, tokens: bool = True, **settings: object
+) -> Iterator[Served]:
     """
     Run a server on a free loopback port over a ledger (by its URL; a new SQLite file without one).
 
     Args:
         louder: how often --verbose is given.
+        tokens: put those tokens into the ledger.
         settings: dotted names with `__` for the dot, such as `server__rate_per_s`.
     """
     database = database or f"sqlite:///{directory / 'ledger.db'}"
     clock = SystemClock()
-    with contextlib.closing(open_ledger(database, clock=clock, ids=RandomIds())) as ledger:
-        add_tokens(ledger, clock)
+    if tokens:
+        with contextlib.closing(open_ledger(database, clock=clock, ids=RandomIds())) as ledger:
+            add_tokens(ledger, clock)
     server = Served(directory, database, {name.replace("__", "."): value for name, value in settings.items()})
     server.louder = louder
     try:
