@@ -51,7 +51,10 @@ def test_given_what_would_be_lost_when_read_then_it_is_refused_with_its_path(tex
     assert said in str(raised.value)
 
 
-@pytest.mark.parametrize(("text", "size"), [("5", 5), ("5.0", 5), ("-0.0", 0), ("1e3", 1000), ("9007199254740992.0", 2**53), ("1e18", 10**18)])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5", 5), ("5.0", 5), ("-0.0", 0), ("1e3", 1000), ("9007199254740992.0", 2**53), ("1e18", 10**18)],
+)
 def test_given_a_whole_number_in_another_form_when_read_then_it_is_that_number(text: str, size: int) -> None:
     assert decode_strictly(f'{{"size": {text}, "weight": {text}}}', Tree, where="body") == Tree(
         size=size, weight=float(size)

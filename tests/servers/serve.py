@@ -32,7 +32,7 @@ from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.ledger.engine import WAIT_S
 from stocktake.model.access import digest_of
-from stocktake.placement import open_scheduler
+from stocktake.placement import open_door, open_scheduler
 from stocktake.settings import read_settings
 from stocktake.web.app import make_app
 from stocktake.web.calls import Route
@@ -187,18 +187,22 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def served(directory: Path, database: str | None = None, *, louder: int = 0, **settings: object) -> Iterator[Served]:
+def served(
+    directory: Path, database: str | None = None, *, louder: int = 0, tokens: bool = True, **settings: object
+) -> Iterator[Served]:
     """
     Run a server on a free loopback port over a ledger (by its URL; a new SQLite file without one).
 
     Args:
         louder: how often --verbose is given.
+        tokens: put those tokens into the ledger.
         settings: dotted names with `__` for the dot, such as `server__rate_per_s`.
     """
     database = database or f"sqlite:///{directory / 'ledger.db'}"
     clock = SystemClock()
-    with contextlib.closing(open_ledger(database, clock=clock, ids=RandomIds())) as ledger:
-        add_tokens(ledger, clock)
+    if tokens:
+        with contextlib.closing(open_ledger(database, clock=clock, ids=RandomIds())) as ledger:
+            add_tokens(ledger, clock)
     server = Served(directory, database, {name.replace("__", "."): value for name, value in settings.items()})
     server.louder = louder
     try:
@@ -264,6 +268,7 @@ def served_here(
             claims=claims_with(read, ledger, scheduler, clock, ids),
             clock=clock,
             ids=ids,
+            placement=open_door(read.placement, directory) if read.placement.mode == "embedded" else None,
             loopback=loopback,
         )
         raw = opened.enter_context(TestClient(make_app(web, routes), base_url=_ROOT, client=_CLIENT))

@@ -52,9 +52,11 @@ def serve_command(session: Session) -> int:
 
 def web_of(session: Session) -> "Web":
     """Put together what the front works with."""
+    from stocktake.placement import open_door
     from stocktake.web.parts import Web
     from stocktake.web.serving import is_loopback
 
+    placement = session.settings.placement
     return Web(
         settings=session.settings,
         ledger=session.ledger,
@@ -62,5 +64,6 @@ def web_of(session: Session) -> "Web":
         claims=session.claims,
         clock=session.clock,
         ids=session.ids,
+        placement=open_door(placement, session.settings.state_path) if placement.mode == "embedded" else None,
         loopback=is_loopback(session.settings.server),
     )

@@ -174,16 +174,32 @@ class Ledger:
             new = Service(uuid=self._ids.uuid(), host=host, version=version, last_seen_up=now, created_at=now)
             return write.heartbeat(connection, new, now)
 
-    def set_service(self, host: str, *, disabled: bool, reason: str | None) -> Service:
+    def set_service(
+        self,
+        host: str,
+        *,
+        disabled: bool | None = None,
+        reason: str | None = None,
+        forced_down: bool | None = None,
+    ) -> Service:
         """
-        Enable or disable an agent for the scheduler.
+        Enable or disable an agent for the scheduler, or say that its host is down whatever the agent says.
+
+        Args:
+            disabled: None leaves it, and its reason, as it is.
+            reason: why it is disabled; an enabled one has none.
+            forced_down: None leaves it as it is.
 
         Raises:
             NotFound: no agent of that host ever reported.
         """
+        values: dict[str, object] = {}
+        if disabled is not None:
+            values |= {"disabled": disabled, "disabled_reason": reason}
+        if forced_down is not None:
+            values |= {"forced_down": forced_down}
         with self._database.writing() as connection:
             notice.tell(connection, [host])
-            values = {"disabled": disabled, "disabled_reason": reason}
             return write.set_service(connection, host, self._clock.now(), values)
 
     def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:

@@ -5,7 +5,7 @@ Desired and wanted (what it should hold, who should hold it) and plan (what to w
 healing write; the rest is how to reach it.
 """
 
-from stocktake.placement.opening import open_scheduler
+from stocktake.placement.opening import open_door, open_scheduler
 from stocktake.placement.overrides import NodeOverrides, Overrides, overrides_for, read_overrides
 from stocktake.placement.scheduler import Healed, NoScheduler, Scheduler, Synced
 
@@ -16,6 +16,7 @@ __all__ = [
     "Overrides",
     "Scheduler",
     "Synced",
+    "open_door",
     "open_scheduler",
     "overrides_for",
     "read_overrides",

@@ -66,18 +66,30 @@ class Embedded(BaseAdapter):
         Answer a request in this thread; time limits, certificates and proxies have no meaning here.
 
         Raises:
+            NoConnection, SettingsError, PlacementUnreachable: as `answer`.
+        """
+        del args, options
+        return self.answer(request)
+
+    def answer(self, request: PreparedRequest, *, mount: str = "") -> Response:
+        """
+        Answer a request in this thread.
+
+        Args:
+            mount: what the URL's path begins with before Placement's own; links and locations begin with it too.
+
+        Raises:
             NoConnection: another process kept the lock file for too long.
             SettingsError: this process has loaded Placement on another database.
             PlacementUnreachable: the database can't be used.
         """
-        del args, options
         if self._app is None:
             with self._alone(request):
                 self._app = _load(self._connection)
         if request.method == "GET":
-            return _called(self._app, request)
+            return _called(self._app, request, mount)
         with self._alone(request):
-            return _called(self._app, request)
+            return _called(self._app, request, mount)
 
     def close(self) -> None:
         """Nothing to close: the application lives as long as the process."""
@@ -152,14 +164,14 @@ def _deployed(connection: str) -> _WsgiApp:
     return app
 
 
-def _called(app: _WsgiApp, request: PreparedRequest) -> Response:
+def _called(app: _WsgiApp, request: PreparedRequest, mount: str) -> Response:
     said: dict[str, Any] = {}
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
         del exc_info
         said["status"], said["headers"] = status, headers
 
-    chunks = app(_environ(request), start_response)
+    chunks = app(_environ(request, mount), start_response)
     try:
         body = b"".join(chunks)
     finally:
@@ -177,14 +189,14 @@ def _called(app: _WsgiApp, request: PreparedRequest) -> Response:
     return response
 
 
-def _environ(request: PreparedRequest) -> dict[str, Any]:
+def _environ(request: PreparedRequest, mount: str) -> dict[str, Any]:
     parts = urlsplit(request.url or URL)
     body = request.body or b""
     raw = body.encode() if isinstance(body, str) else body
     environ: dict[str, Any] = {
         "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote(parts.path) or "/",
+        "SCRIPT_NAME": mount,
+        "PATH_INFO": unquote(parts.path.removeprefix(mount)) or "/",
         "QUERY_STRING": parts.query,
         "SERVER_NAME": parts.hostname,
         "SERVER_PORT": "80",
@@ -193,7 +205,7 @@ def _environ(request: PreparedRequest) -> dict[str, Any]:
         "CONTENT_LENGTH": str(len(raw)),
         "CONTENT_TYPE": request.headers.get("Content-Type", ""),
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
+        "wsgi.url_scheme": parts.scheme,
         "wsgi.input": io.BytesIO(raw),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,

@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stocktake.clock import Clock
 from stocktake.errors import SettingsError
@@ -14,6 +14,9 @@ from stocktake.placement.patience import Patience
 from stocktake.placement.scheduler import NoScheduler, Scheduler
 from stocktake.placement.service import Placement
 from stocktake.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from stocktake.placement.embedded import Embedded
 
 FILE = "placement.db"
 
@@ -88,12 +91,9 @@ def open_scheduler(
     dice = jitter or secrets.SystemRandom().random
     patience = Patience(section.retries_max, sleep=wait, jitter=dice)
     if section.mode == "embedded":
-        from stocktake.placement.embedded import Embedded
         from stocktake.placement.session import open_embedded
 
-        folder = Path(state_path)
-        door = Embedded(section.connection or f"sqlite:///{(folder / FILE).absolute()}", state_path=folder)
-        return Placement(open_embedded(door, telemetry), patience)
+        return Placement(open_embedded(open_door(section, state_path), telemetry), patience)
     if section.mode == "remote":
         from stocktake.placement.session import open_remote
 
@@ -111,3 +111,11 @@ def open_scheduler(
         return Placement(session, patience)
     remedy = "Use embedded, remote or none."
     raise SettingsError(f"mode {section.mode!r} is not known", where="placement.mode", remedy=remedy)
+
+
+def open_door(section: Section, state_path: Path | str) -> "Embedded":
+    """Give a door to the embedded Placement that the settings name; there may be many to the one of a process."""
+    from stocktake.placement.embedded import Embedded
+
+    folder = Path(state_path)
+    return Embedded(section.connection or f"sqlite:///{(folder / FILE).absolute()}", state_path=folder)

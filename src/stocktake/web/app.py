@@ -31,7 +31,7 @@ from stocktake.web.openapi import document
 from stocktake.web.parts import Web
 from stocktake.web.reading import body_of, check_accepts, path_of, query_of, value_of
 from stocktake.web.routes import ROUTES
-from stocktake.web.status import NotServed, answer_of, problem_of, status_of
+from stocktake.web.status import NotServed, answer_of, headers_of, problem_of, status_of
 
 LOG = logging.getLogger(__name__)
 AUDIT = logging.getLogger("stocktake.audit")
@@ -186,7 +186,11 @@ def _refusal(route: Route, error: StocktakeError, request: Request) -> Response:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         LOG.warning("%s %s: %s", request.method, _path(request), error, extra={"code": error.code})
     headers = error.headers if isinstance(error, NotServed) else None
-    response = route.errors(status, error, request) if route.errors else answer_of(problem_of(error, status), headers)
+    if route.errors is None:
+        response = answer_of(problem_of(error, status), headers)
+    else:
+        response = route.errors(status, error, request)
+        response.headers.update(headers_of(status, headers))
     if _has_more(request):
         # What is still coming is not waited for.
         response.headers["Connection"] = "close"

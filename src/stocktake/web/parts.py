@@ -6,6 +6,7 @@ from stocktake.claims import Claims
 from stocktake.clock import Clock, Ids
 from stocktake.ledger import Ledger
 from stocktake.placement import Scheduler
+from stocktake.placement.embedded import Embedded
 from stocktake.settings import Settings
 
 
@@ -15,6 +16,7 @@ class Web:
     What the front works with; `stocktake serve` puts it together.
 
     Attributes:
+        placement: the door to the embedded Placement; None where there is none.
         loopback: only this machine can reach it; decides whether reading needs a token while there is none.
     """
 
@@ -24,4 +26,5 @@ class Web:
     claims: Claims
     clock: Clock
     ids: Ids
+    placement: Embedded | None = None
     loopback: bool = True

@@ -77,6 +77,16 @@ async def body_of(request: Request, limit: int) -> bytes:
         raise NotServed(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"a body of {media[:60] or 'no media type'}", remedy=f"Send {JSON}."
         )
+    return await bytes_of(request, limit)
+
+
+async def bytes_of(request: Request, limit: int) -> bytes:
+    """
+    Read a body of whatever media type; nothing if there is none.
+
+    Raises:
+        NotServed: it is larger than the limit.
+    """
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():

@@ -4,6 +4,7 @@ The whole front on a page. Law: what is not in this list can't be asked, and wha
 Each noun's file has its routes beside its handlers; each room of the front is one line here.
 """
 
+from stocktake.web import nova, placement
 from stocktake.web.api import about, claims, fleet, nodes, promises
 from stocktake.web.calls import Route
 from stocktake.web.pages.routes import ROUTES as PAGES
@@ -15,4 +16,6 @@ ROUTES: tuple[Route, ...] = (
     *claims.ROUTES,
     *fleet.ROUTES,
     *PAGES,
+    *nova.ROUTES,
+    *placement.ROUTES,
 )

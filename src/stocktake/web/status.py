@@ -90,12 +90,18 @@ def problem_of(error: StocktakeError, status: int | None = None) -> HttpProblem:
 
 def answer_of(problem: HttpProblem, headers: Mapping[str, str] | None = None) -> Response:
     """Write a problem as an answer."""
-    given = dict(headers or {})
-    if problem.status == HTTPStatus.UNAUTHORIZED:
-        given["WWW-Authenticate"] = 'Bearer realm="stocktake", Basic realm="stocktake", charset="UTF-8"'
-    if problem.status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
-        given.setdefault("Retry-After", str(RETRY_AFTER_S))
+    given = headers_of(problem.status, headers)
     return Response(encoded(problem), status_code=problem.status, media_type=MEDIA, headers=given)
+
+
+def headers_of(status: int, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give the headers that an error of a status needs, whatever its body's form."""
+    given = dict(more or {})
+    if status == HTTPStatus.UNAUTHORIZED:
+        given["WWW-Authenticate"] = 'Bearer realm="stocktake", Basic realm="stocktake", charset="UTF-8"'
+    if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
+        given.setdefault("Retry-After", str(RETRY_AFTER_S))
+    return given
 
 
 class NotServed(StocktakeError):

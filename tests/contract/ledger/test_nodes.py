@@ -218,6 +218,17 @@ def test_given_a_host_when_registered_then_that_is_no_sign_of_life(ledger: Ledge
     assert ledger.register(HOST, version="3") == beat
 
 
+def test_given_a_service_when_forced_down_then_heartbeats_and_being_disabled_leave_it_so(ledger: Ledger) -> None:
+    ledger.heartbeat(HOST, version="1")
+    ledger.set_service(HOST, disabled=True, reason="disk")
+    down = ledger.set_service(HOST, forced_down=True)
+    assert (down.forced_down, down.disabled, down.disabled_reason) == (True, True, "disk")
+    assert ledger.heartbeat(HOST, version="1").forced_down
+    assert ledger.set_service(HOST, disabled=False).forced_down
+    up = ledger.set_service(HOST, forced_down=False)
+    assert (up.forced_down, up.disabled, up.disabled_reason) == (False, False, None)
+
+
 def test_given_a_service_when_disabled_then_heartbeats_leave_it_so(ledger: Ledger) -> None:
     """The reason goes when it is enabled."""
     with pytest.raises(NotFound):

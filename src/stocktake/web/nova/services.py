@@ -1,0 +1,207 @@
+"""
+os-services, os-hosts and os-aggregates. Law: an agent is shown as what it stands for, `nova-compute` in zone `nova`.
+
+Scripts ask for that binary by its name. `forced_down` and `disabled` are the ledger's; the agent tells the scheduler
+with its next pass.
+"""
+
+from datetime import UTC
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from stocktake.errors import NotFound
+from stocktake.model.books import ComputeNode
+from stocktake.model.value import Value
+from stocktake.model.workload import Instance
+from stocktake.model.workload import Service as Agent
+from stocktake.views.finding import find_service
+from stocktake.views.state import service_word
+from stocktake.web.calls import OPERATORS, READERS, Call, Query, Reply, Text
+from stocktake.web.nova.versions import UUIDS, answered, nova, version_asked
+from stocktake.web.parts import Web
+from stocktake.web.status import NotServed
+
+BINARY = "nova-compute"
+ZONE = "nova"
+
+
+class ServicesQuery(Query, frozen=True, kw_only=True):
+    """Which services."""
+
+    host: Text | None = None
+    binary: Text | None = None
+
+
+class Service(Value, frozen=True, kw_only=True):
+    """A service; `updated_at` is its last sign of life, in UTC."""
+
+    id: str
+    binary: str = BINARY
+    host: str
+    zone: str = ZONE
+    status: Literal["enabled", "disabled"]
+    state: Literal["up", "down"]
+    updated_at: str | None
+    disabled_reason: str | None
+    forced_down: bool
+
+
+class Services(Value, frozen=True, kw_only=True):
+    """Services, by host."""
+
+    services: tuple[Service, ...]
+
+
+class OneService(Value, frozen=True, kw_only=True):
+    """One service."""
+
+    service: Service
+
+
+class Change(Value, frozen=True, kw_only=True):
+    """What a service shall be; None leaves it as it is."""
+
+    status: Literal["enabled", "disabled"] | None = None
+    disabled_reason: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+    forced_down: bool | None = None
+
+
+class Host(Value, frozen=True, kw_only=True):
+    """A line of the list of hosts."""
+
+    host_name: str
+    service: str = "compute"
+    zone: str = ZONE
+
+
+class Hosts(Value, frozen=True, kw_only=True):
+    """Hosts, by name."""
+
+    hosts: tuple[Host, ...]
+
+
+class Amounts(Value, frozen=True, kw_only=True):
+    """What a host has or uses, or what a project was sold on it: vCPUs, MiB, GiB."""
+
+    host: str
+    project: str
+    cpu: int
+    memory_mb: int
+    disk_gb: int
+
+
+class Resource(Value, frozen=True, kw_only=True):
+    """A line of a host's page."""
+
+    resource: Amounts
+
+
+class OneHost(Value, frozen=True, kw_only=True):
+    """A host's page."""
+
+    host: tuple[Resource, ...]
+
+
+class Aggregates(Value, frozen=True, kw_only=True):
+    """No aggregates: they are Nova's own, and the books know of none."""
+
+    aggregates: tuple[Value, ...] = ()
+
+
+def listed(call: Call[ServicesQuery, None]) -> Reply[Services]:
+    """List the services, by host."""
+    version = version_asked(call.request, UUIDS)
+    found = call.web.ledger.services() if call.query.binary in (None, BINARY) else ()
+    asked = [one for one in found if call.query.host in (None, one.host)]
+    return answered(Services(services=tuple(_shown(one, call.web) for one in asked)), version)
+
+
+def changed(call: Call[None, Change]) -> Reply[OneService]:
+    """
+    Enable or disable a service, or say that its host is down whatever its agent says.
+
+    A reason goes with disabling; enabling forgets it.
+    """
+    version = version_asked(call.request, UUIDS)
+    ledger, body = call.web.ledger, call.body
+    if body.status is None and body.forced_down is None:
+        raise NotServed(HTTPStatus.BAD_REQUEST, "nothing is to be changed", remedy="Give status or forced_down.")
+    if body.disabled_reason is not None and body.status != "disabled":
+        raise NotServed(HTTPStatus.BAD_REQUEST, "a reason goes with the status `disabled` only")
+    found = next((one for one in ledger.services() if one.uuid == call.path["uuid"].lower()), None)
+    if found is None:
+        raise NotFound(f"there is no service {call.path['uuid'][:100]!r}")
+    disabled = None if body.status is None else body.status == "disabled"
+    done = ledger.set_service(found.host, disabled=disabled, reason=body.disabled_reason, forced_down=body.forced_down)
+    return answered(OneService(service=_shown(done, call.web)), version)
+
+
+def hosts(call: Call[None, None]) -> Reply[Hosts]:
+    """List the hosts, by name."""
+    version = version_asked(call.request)
+    known = tuple(Host(host_name=service.host) for service in call.web.ledger.services())
+    return answered(Hosts(hosts=known), version)
+
+
+def host(call: Call[None, None]) -> Reply[OneHost]:
+    """Show what a host has, what is used, and what was sold to whom."""
+    version = version_asked(call.request)
+    name = find_service(call.web.ledger, call.path["host"]).host
+    nodes = call.web.ledger.nodes_in_brief(host=name)
+    instances = call.web.ledger.instances(host=name)
+    projects = sorted({one.project_id for one in instances if one.project_id})
+    lines = [
+        _of_nodes(name, "(total)", nodes, ""),
+        _of_nodes(name, "(used_now)", nodes, "_used"),
+        _of_instances(name, "(used_max)", instances),
+        *(_of_instances(name, one, [each for each in instances if each.project_id == one]) for one in projects),
+    ]
+    return answered(OneHost(host=tuple(Resource(resource=line) for line in lines)), version)
+
+
+def aggregates(call: Call[None, None]) -> Reply[Aggregates]:
+    """List the aggregates: none. Clients that show a hypervisor ask for them."""
+    return answered(Aggregates(), version_asked(call.request))
+
+
+def _shown(service: Agent, web: Web) -> Service:
+    word = service_word(service, web.clock.now(), web.settings.service_down_time)
+    seen = service.last_seen_up or service.updated_at
+    return Service(
+        id=service.uuid,
+        host=service.host,
+        status="disabled" if service.disabled else "enabled",
+        state="down" if word == "down" else "up",
+        updated_at=f"{seen.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}" if seen else None,
+        disabled_reason=service.disabled_reason,
+        forced_down=service.forced_down,
+    )
+
+
+def _of_nodes(host: str, project: str, nodes: tuple[ComputeNode, ...], end: str) -> Amounts:
+    cpu, memory_mb, disk_gb = (
+        sum(getattr(node, name + end) for node in nodes) for name in ("vcpus", "memory_mb", "local_gb")
+    )
+    return Amounts(host=host, project=project, cpu=cpu, memory_mb=memory_mb, disk_gb=disk_gb)
+
+
+def _of_instances(host: str, project: str, instances: "tuple[Instance, ...] | list[Instance]") -> Amounts:
+    flavors = [one.flavor for one in instances]
+    return Amounts(
+        host=host,
+        project=project,
+        cpu=sum(flavor.vcpus for flavor in flavors),
+        memory_mb=sum(flavor.memory_mb for flavor in flavors),
+        disk_gb=sum(flavor.root_gb + flavor.ephemeral_gb for flavor in flavors),
+    )
+
+
+ROUTES = (
+    nova("GET", "/os-services", listed, READERS),
+    nova("PUT", "/os-services/{uuid}", changed, OPERATORS),
+    nova("GET", "/os-hosts", hosts, READERS),
+    nova("GET", "/os-hosts/{host}", host, READERS),
+    nova("GET", "/os-aggregates", aggregates, READERS),
+)
