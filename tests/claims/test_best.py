@@ -4,13 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stocktake.accounting.fit import wanted
 from stocktake.claims import Claimed, Refused, Request
-from stocktake.claims.best import claim_best
+from stocktake.claims.best import claim_best, narrowed
 from stocktake.model.fitting import Limits
 from stocktake.model.workload import Flavor
 from tests.claims.desk import SMALL, Desk, open_desk
+
+most = st.none() | st.floats(min_value=0, max_value=1e6)
+limits = st.builds(Limits, **dict.fromkeys(Limits.__struct_fields__, most))
 
 
 @pytest.fixture
@@ -63,3 +68,13 @@ def test_given_others_who_were_faster_everywhere_when_claimed_then_each_nodes_la
         assert isinstance(desk.claims.build(f"node-{host}", Request(flavor=Flavor(vcpus=1, memory_mb=30_000))), Claimed)
     refused = best(desk, Flavor(vcpus=1, memory_mb=32_000), meanwhile=True)
     assert isinstance(refused, Claimed) or len(refused) == 2
+
+
+@given(capacity=limits, further=st.none() | limits)
+def test_given_limits_of_two_then_neither_is_exceeded_and_nothing_else_holds(
+    capacity: Limits, further: Limits | None
+) -> None:
+    both = narrowed(capacity, further)
+    for name in Limits.__struct_fields__:
+        given_ = [most for one in (capacity, further) if one and (most := getattr(one, name)) is not None]
+        assert getattr(both, name) == (min(given_) if given_ else None)

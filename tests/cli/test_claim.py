@@ -83,7 +83,8 @@ def test_given_a_limit_when_it_is_reached_then_that_node_refuses(host: Program) 
     [
         (("--node", "node-00000", "--limit", "memory=1"), "Did you mean memory_mb"),
         (("--node", "node-00000", "--limit", "memory_mb=much"), "is no number"),
-        (("--limit", "memory_mb=1"), "goes with a named node"),
+        (("--node", "node-00000", "--limit", "vcpus=-1"), "is no number"),
+        (("--node", "node-00000", "--limit", "vcpus=nan"), "is no number"),
         (("--expires", "soon"), "no number of seconds"),
         (("--expires", "0"), "no number of seconds"),
         (("--node", "node-0000"), "Did you mean node-0000"),

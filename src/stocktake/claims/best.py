@@ -8,7 +8,7 @@ from datetime import datetime
 from stocktake.accounting.fit import Wanted
 from stocktake.candidates import Candidate, candidates
 from stocktake.claims.nouns import Claimed, Refused
-from stocktake.errors import ClaimRefused, InvalidInput
+from stocktake.errors import ClaimRefused
 from stocktake.ledger import Ledger
 from stocktake.model.fitting import Limits
 from stocktake.settings import Settings
@@ -27,16 +27,13 @@ def claim_on(
     now: datetime,
 ) -> Claimed:
     """
-    Claim on the node that was named, by its uuid, or (None) on the best.
+    Claim on the node that was named, by its uuid, or (None) on the best: there limits narrow each one's capacity down.
 
     Raises:
-        InvalidInput: limits without a named node.
         ClaimRefused: there is no room; every reason, of every node that was asked.
     """
     if node is None:
-        if limits is not None:
-            raise InvalidInput("a limit goes with a named node: auto fills each by its capacity", where="limits")
-        done = claim_best(ledger, settings, wanted, claim, now=now)
+        done = claim_best(ledger, settings, wanted, claim, limits=limits, now=now)
     else:
         one = claim(node, limits)
         done = one if isinstance(one, Claimed) else (one,)
@@ -65,6 +62,7 @@ def claim_best(
     wanted: Wanted,
     claim: Callable[[str, Limits], Claimed | Refused],
     *,
+    limits: Limits | None = None,
     now: datetime,
 ) -> Claimed | tuple[Refused, ...]:
     """
@@ -72,11 +70,12 @@ def claim_best(
 
     Args:
         claim: claims on a node, by uuid, within limits.
+        limits: narrow down what each node's capacity allows.
     """
     found = candidates(ledger, settings, wanted, now=now)
     lost: list[Refused] = []
     for candidate in found.fitting:
-        done = claim(candidate.node.uuid, limits_of(candidate))
+        done = claim(candidate.node.uuid, narrowed(limits_of(candidate), limits))
         if isinstance(done, Claimed):
             return done
         lost.append(done)
@@ -94,4 +93,14 @@ def limits_of(candidate: Candidate) -> Limits:
         disk_gb=most["DISK_GB"],
         numa_cpu_ratio=candidate.node.cpu_allocation_ratio,
         numa_ram_ratio=candidate.node.ram_allocation_ratio,
+    )
+
+
+def narrowed(limits: Limits, further: Limits | None) -> Limits:
+    """Give the narrower of each limit; None is unlimited."""
+    if further is None:
+        return limits
+    pairs = {name: (getattr(limits, name), getattr(further, name)) for name in Limits.__struct_fields__}
+    return Limits(
+        **{name: min((most for most in pair if most is not None), default=None) for name, pair in pairs.items()}
     )

@@ -50,7 +50,7 @@ _LIMITS = ("memory_mb", "vcpus", "pcpus", "disk_gb", "numa_cpu_ratio", "numa_ram
     "limits",
     multiple=True,
     metavar="KEY=NUMBER",
-    help=f"How far a named node may be filled: {', '.join(_LIMITS)}; none unless given.",
+    help=f"How far a node may be filled: {', '.join(_LIMITS)}; none unless given.",
 )
 @click.option("--expires", metavar="SECONDS|never", help="When it is given back unless it is kept; see claim_expiry_s.")
 @click.option("--project", metavar="PROJECT", help="Whose it is.")
@@ -187,7 +187,10 @@ def limits_of(pairs: "Sequence[str]") -> "Limits | None":
         try:
             most[key] = float(text)
         except ValueError:
-            raise InvalidInput(f"{text[:40]!r} is no number", where=f"--limit {key}") from None
+            most[key] = -1
+        # Not a number is not at least 0 either.
+        if not most[key] >= 0:
+            raise InvalidInput(f"{text[:40]!r} is no number of 0 or more", where=f"--limit {key}")
     return Limits(**most) if most else None
 
 

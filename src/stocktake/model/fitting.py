@@ -1,5 +1,9 @@
 """Whether something fits: a "no" carries its dimension and its numbers. Law: every reason, not the first."""
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from stocktake.model.value import Value
 
 
@@ -21,6 +25,9 @@ class NoRoom(Value, frozen=True, kw_only=True):
     text: str
 
 
+Most = Annotated[float, Meta(ge=0, le=2**53)]
+
+
 class Limits(Value, frozen=True, kw_only=True):
     """
     How far a node may be filled; None is unlimited, as the scheduler decides.
@@ -31,9 +38,9 @@ class Limits(Value, frozen=True, kw_only=True):
         numa_cpu_ratio, numa_ram_ratio: how often a cell's shared CPUs and small pages may be sold.
     """
 
-    memory_mb: float | None = None
-    vcpus: float | None = None
-    disk_gb: float | None = None
-    pcpus: float | None = None
-    numa_cpu_ratio: float | None = None
-    numa_ram_ratio: float | None = None
+    memory_mb: Most | None = None
+    vcpus: Most | None = None
+    disk_gb: Most | None = None
+    pcpus: Most | None = None
+    numa_cpu_ratio: Most | None = None
+    numa_ram_ratio: Most | None = None

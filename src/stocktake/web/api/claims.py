@@ -49,7 +49,7 @@ class Build(Value, frozen=True, kw_only=True):
     A machine that is to be built.
 
     Attributes:
-        limits: how far a named node may be filled; null is unlimited but for NUMA cells and PCI devices.
+        limits: how far a node may be filled; without one a named node is unlimited but for NUMA cells and PCI devices.
     """
 
     node: Somewhere = AUTO
