@@ -19,14 +19,15 @@ from stocktake.drivers.base import Remembering, Watching
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
 from stocktake.memory import Memory
 from stocktake.parts import Parts, Pass
+from stocktake.readback import ReadBack
 from stocktake.refresh import refresh
 from stocktake.wakes import Counts, Wakes
 from stocktake.watch import Watch
 
 LOG = logging.getLogger(__name__)
 
-# Once in so many periodic passes everything is read back from the scheduler, whose generations don't show every change.
-FULL_EVERY = 30
+# Within so many periodic passes every node is read back from the scheduler, whose generations don't show every change.
+READ_BACK_PASSES = 30
 BACK_OFF_FIRST_S = 1.0
 BACK_OFF_LONGEST_S = 60.0
 
@@ -87,11 +88,11 @@ class Agent:
         self._reloading = False
         self._now = False
         self._failures = 0
-        self._periodic = 0
         self._due_s: float | None = None
         self._beat_due_s = 0.0
         self._journal = Journal()
         self._memory = Memory()
+        self._read_back = ReadBack(clock, None)
         self._checked = (0, 0)
         self._watch = watch or Watch(clock)
 
@@ -143,11 +144,13 @@ class Agent:
         parts = self._opened_at_last()
         first = True
         self._due_s = self._clock.monotonic_s()
+        if parts is not None:
+            self._read_back = self._reading_back(parts)
         while parts is not None and self._sleep(parts):
             if self._reloading:
                 self._reloading = False
                 parts = self._reopened(parts)
-                self._memory, self._checked = Memory(), (0, 0)
+                self._memory, self._checked, self._read_back = Memory(), (0, 0), self._reading_back(parts)
                 self._watch.settled(parts.settings)
                 self._due_s = self._clock.monotonic_s()
             began_s = self._clock.monotonic_s()
@@ -166,13 +169,11 @@ class Agent:
 
     def _one_pass(self, parts: Parts, *, periodic: bool) -> bool:
         """Run one refresh; say whether all went well."""
-        full = periodic and self._periodic % FULL_EVERY == 0
-        self._periodic += periodic
         result = Pass()
         stop = partial(self._between_steps, parts, result)
         self._watch.begins()
         try:
-            refresh(parts, full=full, stop=stop, into=result, memory=self._memory)
+            refresh(parts, stop=stop, into=result, memory=self._memory)
         except IdentityError as error:
             self._watch.refused(error)
             close(parts)
@@ -187,8 +188,9 @@ class Agent:
         self._watch.passed(result, None)
         self._journal.note("pass", None)
         self._journal.note_pass(result)
+        self._read_back.know(node.uuid for node in result.nodes.values())
         steps = {step: round(took_s, 4) for step, took_s in result.seconds.items()}
-        LOG.debug("passed", extra={"periodic": periodic, "full": full, **steps})
+        LOG.debug("passed", extra={"periodic": periodic, **steps})
         return result.fine
 
     def _count_lies(self, parts: Parts) -> None:
@@ -229,6 +231,7 @@ class Agent:
         while not self._stopping:
             self._watch.alive()
             self._beat(parts)
+            self._read_some_back(parts)
             # In this order: whoever wakes us has said before what for.
             self._wake.clear()
             if self._stopping:
@@ -244,6 +247,21 @@ class Agent:
             beat_s = min(parts.settings.report_interval, self._watch.sign_s)
             self._clock.wait(self._wake, beat_s if due_s is None else min(beat_s, due_s - now_s))
         return False
+
+    def _reading_back(self, parts: Parts) -> ReadBack:
+        interval_s = parts.settings.refresh_interval_s
+        return ReadBack(self._clock, None if interval_s is None else interval_s * READ_BACK_PASSES)
+
+    def _read_some_back(self, parts: Parts) -> None:
+        """Read back the nodes whose turn it is, unless somebody wakes us; what is not as it was gets a pass."""
+        try:
+            same = self._read_back.run(parts.scheduler, self._wake.is_set)
+        except StocktakeError as error:
+            self._journal.note("read back", error)
+            return
+        self._journal.note("read back", None)
+        if not same:
+            self.wake()
 
     def _beat(self, parts: Parts) -> None:
         """Say that we live, once per `report_interval`; not before a pass has seen that we are who we say."""

@@ -142,7 +142,9 @@ def test_given_a_class_in_use_when_it_goes_then_it_stays_reserved_and_goes_once_
     small = with_root(node, inventories={"VCPU": stock(2)})
     assert agreed(scheduler.sync({name: small})[name]).writes == 1
     assert scheduler.allocate([Allocation(consumer=consumer)]) == ()
-    assert agreed(scheduler.sync({name: small}, full=True)[name]).problems == ()
+    assert not scheduler.is_as_agreed(node.root.uuid)
+    assert agreed(scheduler.sync({name: small})[name]).problems == ()
+    assert scheduler.is_as_agreed(node.root.uuid)
     assert found(scheduler, node.root.uuid)[name].inventories.keys() == {"VCPU"}
 
 
@@ -160,7 +162,8 @@ def test_given_a_device_in_use_when_it_vanishes_then_its_provider_stays_reserved
     assert there.keys() == {name, device.name}
     assert there[device.name].inventories == {"CUSTOM_PCI_10DE_1DB6": stock(1, reserved=1)}
     scheduler.allocate([Allocation(consumer=consumer)])
-    assert agreed(scheduler.sync({name: node}, full=True)[name]).problems == ()
+    assert not scheduler.is_as_agreed(node.root.uuid)
+    assert agreed(scheduler.sync({name: node})[name]).problems == ()
     assert found(scheduler, node.root.uuid).keys() == {name}
 
 
@@ -207,11 +210,12 @@ def test_given_a_renamed_node_when_synced_then_its_provider_is_renamed(scheduler
     assert found(scheduler, node.root.uuid).keys() == {after, f"{after}_0000:01:00.0"}
 
 
-def test_given_a_provider_deleted_and_made_anew_when_synced_in_full_then_it_is_filled_again(
+def test_given_a_provider_deleted_and_made_anew_when_read_back_then_it_is_filled_again(
     door: Door, scheduler: Scheduler
 ) -> None:
     name = some_name()
     node = tree(name)
+    assert scheduler.is_as_agreed(node.root.uuid)
     scheduler.sync({name: node})
     assert door.other.write("DELETE", f"/resource_providers/{node.root.uuid}").fine
     assert door.other.write("POST", "/resource_providers", {"uuid": node.root.uuid, "name": name}).fine
@@ -220,7 +224,9 @@ def test_given_a_provider_deleted_and_made_anew_when_synced_in_full_then_it_is_f
         body = {"resource_provider_generation": door.generation(node.root.uuid), "inventories": {}}
         door.put(f"/resource_providers/{node.root.uuid}/inventories", body)
     assert agreed(scheduler.sync({name: node})[name]).writes == 0
-    assert agreed(scheduler.sync({name: node}, full=True)[name]).writes == 2
+    assert not scheduler.is_as_agreed(node.root.uuid)
+    assert agreed(scheduler.sync({name: node})[name]).writes == 2
+    assert scheduler.is_as_agreed(node.root.uuid)
     assert found(scheduler, node.root.uuid)[name].inventories.keys() == {"VCPU", "MEMORY_MB"}
 
 

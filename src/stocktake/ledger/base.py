@@ -6,14 +6,14 @@ LedgerError if it refused a statement or holds a row that can't be read.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy import text
 
 from stocktake.clock import Clock, Ids
 from stocktake.ledger import notice, read, schema, transfer, write
-from stocktake.ledger.engine import WAIT_S, Database
+from stocktake.ledger.engine import Database
 from stocktake.ledger.marks import Mark, marks
 from stocktake.ledger.owners import Owners
 from stocktake.ledger.rows import collector_off
@@ -372,37 +372,3 @@ class Ledger:
         with self._database.writing() as connection:
             notice.tell(connection, [notice.EVERYONE])
             return transfer.insert_rows(connection, rows)
-
-
-def open_ledger(
-    url: str,
-    *,
-    replica_url: str | None = None,
-    clock: Clock,
-    ids: Ids,
-    upgrade: bool = True,
-    wait_s: float = WAIT_S,
-) -> Ledger:
-    """
-    Open the ledger at a database URL, and bring its schema up to date.
-
-    Args:
-        url: `sqlite:////path/to/file`, whose directory is made, or `postgresql://user:password@host/name`.
-        replica_url: another URL that may serve reads, with the same schema.
-        upgrade: False connects to nothing and makes nothing; the first call does.
-        wait_s: how long to wait for a lock or a connection.
-
-    Raises:
-        SettingsError: not a URL of SQLite or PostgreSQL.
-        LedgerUnreachable: locked, gone, can't connect.
-        LedgerError: the schema is newer than this program.
-    """
-    database = Database(url, wait_s=wait_s, create=upgrade)
-    replica = Database(replica_url, wait_s=wait_s, create=False) if replica_url else None
-    ledger = Ledger(database, replica, clock, ids)
-    with ExitStack() as opened:
-        opened.callback(ledger.close)
-        if upgrade:
-            ledger.upgrade()
-        opened.pop_all()
-    return ledger

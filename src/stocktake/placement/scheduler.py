@@ -98,6 +98,18 @@ class Scheduler(Protocol):
         """
         ...
 
+    def is_as_agreed(self, root_uuid: str) -> bool:
+        """
+        Read a node's providers back, whatever their generations say; the next `sync` does the rest.
+
+        Returns:
+            Whether they are what was agreed on; what nothing was agreed on is.
+
+        Raises:
+            PlacementUnreachable, PlacementError: nobody knows.
+        """
+        ...
+
     def allocate(self, allocations: Sequence[Allocation]) -> tuple[NoRoom, ...]:
         """
         Make consumers hold exactly this, wherever, instead of all that they hold: all of them, or none.
@@ -156,6 +168,10 @@ class NoScheduler:
         """Agree with everything."""
         del ask, stop
         return dict.fromkeys(nodes, Healed())
+
+    def is_as_agreed(self, root_uuid: str) -> bool:  # noqa: ARG002
+        """Say yes."""
+        return True
 
     def allocate(self, allocations: Sequence[Allocation]) -> tuple[NoRoom, ...]:
         """Agree with everything."""

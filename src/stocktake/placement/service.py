@@ -2,7 +2,8 @@
 Step 7b: a Placement service, embedded or remote. Law: where nothing changed, one request and no write.
 
 What was read and written is remembered with its generation, so that only providers that somebody else changed are read
-again. Generations don't show everything (a provider deleted and made anew, a usage that ended): `full` reads all.
+again. Generations don't show everything (a provider deleted and made anew, a usage that ended): `is_as_agreed` reads
+back, and `full` all.
 """
 
 import threading
@@ -84,6 +85,32 @@ class Placement:
                 if holdings.tree.root.uuid in self._settled
             }
             return self._healing.agree(shares, ask, stop=stop)
+
+    def is_as_agreed(self, root_uuid: str) -> bool:
+        """Read a node's providers back; if anything is not as it was agreed on, all of it is read again."""
+        from stocktake.placement import read
+
+        with self._mutex:
+            settled = self._settled.get(root_uuid)
+            if settled is None:
+                return True
+            # Who holds what is read again by the next pass, in any case.
+            if self._healing is not None:
+                self._healing.forget(root_uuid)
+            listed = read.list_tree(self._session, root_uuid)
+            ours = [one for one in listed if one.uuid in self._seen]
+            # What was in use and could not go may be free by now: no generation tells.
+            waits = settled.answer.problems or settled.answer.kept_classes
+            same = (
+                not waits
+                and _stamp(map(_bare, listed)) == settled.stamp
+                and all(read.read_found(self._session, one) == self._seen[one.uuid] for one in ours)
+            )
+            if not same:
+                del self._settled[root_uuid]
+                for one in ours:
+                    del self._seen[one.uuid]
+            return same
 
     def allocate(self, allocations: Sequence[Allocation]) -> tuple[NoRoom, ...]:
         """Make consumers hold exactly this."""
