@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,12 @@ def _changed(state: Path, ironic: IronicServer, there: PlacementServer) -> Row:
     host.set(host="bench", compute_driver="ironic", ironic={"endpoint_override": ironic.url}, placement=remote(there))
     seen = Readback(there.url)
     spans: list[float] = []
+    host.set(metrics__listen=f"127.0.0.1:{(port := free_port())}")
     with host.agent() as agent:
         with host.ledger() as ledger:
             uuids = [row.uuid for row in ledger.nodes()]
-            # The first pass of an agent reads everything back from Placement: only then is it as it always is.
-            agent.until(lambda: [one for one in ledger.services() if one.last_seen_up], timeout_s=120)
+        # The first pass of an agent reads everything back from Placement: only then is it as it always is.
+        agent.until(lambda: _healthy(port), timeout_s=120)
         for number in range(CHANGES):
             uuid_, reserved = uuids[97 * (number // 2) % NODES], (number + 1) % 2
             ironic.maintain(uuid_, "bench" if reserved else None)
@@ -114,6 +116,14 @@ def _changed(state: Path, ironic: IronicServer, there: PlacementServer) -> Row:
         "median_s": round(statistics.median(spans), 2),
         "most_s": round(max(spans), 2),
     }
+
+
+def _healthy(port: int) -> bool:
+    """Say whether the agent has completed a pass."""
+    try:
+        return bool(requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == HTTPStatus.OK)
+    except requests.ConnectionError:
+        return False
 
 
 def _says(host: Host, seen: Readback, node: str, reserved: int) -> bool:

@@ -28,6 +28,8 @@ LOG = logging.getLogger(__name__)
 
 # Within so many periodic passes every node is read back from the scheduler, whose generations don't show every change.
 READ_BACK_PASSES = 30
+# Within about so many periodic passes old history of every node is dropped.
+THIN_PASSES = 60
 BACK_OFF_FIRST_S = 1.0
 BACK_OFF_LONGEST_S = 60.0
 
@@ -88,6 +90,7 @@ class Agent:
         self._reloading = False
         self._now = False
         self._failures = 0
+        self._thinned = 0
         self._due_s: float | None = None
         self._beat_due_s = 0.0
         self._journal = Journal()
@@ -189,6 +192,8 @@ class Agent:
         self._journal.note("pass", None)
         self._journal.note_pass(result)
         self._read_back.know(node.uuid for node in result.nodes.values())
+        if periodic:
+            self._thin_history(parts, result)
         steps = {step: round(took_s, 4) for step, took_s in result.seconds.items()}
         LOG.debug("passed", extra={"periodic": periodic, **steps})
         return result.fine
@@ -251,6 +256,18 @@ class Agent:
     def _reading_back(self, parts: Parts) -> ReadBack:
         interval_s = parts.settings.refresh_interval_s
         return ReadBack(self._clock, None if interval_s is None else interval_s * READ_BACK_PASSES)
+
+    def _thin_history(self, parts: Parts, result: Pass) -> None:
+        """Drop old history of some of the nodes, the next ones each time: of all within an hour or so."""
+        uuids = sorted(node.uuid for node in result.nodes.values())
+        some = uuids[self._thinned % len(uuids) :][: -(-len(uuids) // THIN_PASSES)] if uuids else []
+        self._thinned += len(some)
+        try:
+            parts.ledger.thin_history(some)
+        except StocktakeError as error:
+            self._journal.note("history", error)
+        else:
+            self._journal.note("history", None)
 
     def _read_some_back(self, parts: Parts) -> None:
         """Read back the nodes whose turn it is, unless somebody wakes us; what is not as it was gets a pass."""

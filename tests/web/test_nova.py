@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from stocktake.ledger.write import NodeSave
+from stocktake.ledger import NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
 from stocktake.web.nova.hypervisors import uptime_text

@@ -11,7 +11,7 @@ from stocktake.claims.nouns import ClaimRules
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.placement import Scheduler, open_scheduler
-from stocktake.settings import Settings, read_settings
+from stocktake.settings import Settings, ages, read_settings
 
 
 @contextmanager
@@ -30,7 +30,9 @@ def claims_of(settings_file: Path | str | None = None) -> Iterator[Claims]:
     settings = read_settings(Path(settings_file) if settings_file is not None else None)
     with ExitStack() as opened:
         database = settings.database
-        ledger = open_ledger(database.connection, replica_url=database.replica_url, clock=clock, ids=ids)
+        ledger = open_ledger(
+            database.connection, replica_url=database.replica_url, clock=clock, ids=ids, ages=ages(settings)
+        )
         opened.callback(ledger.close)
         scheduler = open_scheduler(settings.placement, clock, state_path=settings.state_path)
         opened.callback(scheduler.close)

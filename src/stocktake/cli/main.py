@@ -30,6 +30,7 @@ COMMANDS = {
     "show": "stocktake.cli.show:show_command",
     "watch": "stocktake.cli.watch.command:watch_command",
     "explain": "stocktake.cli.explain:explain_command",
+    "history": "stocktake.cli.history:history_command",
     "fit": "stocktake.cli.fit:fit_command",
     "tally": "stocktake.cli.tally:tally_command",
     "claim": "stocktake.cli.claim:claim_command",

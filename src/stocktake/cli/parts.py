@@ -24,8 +24,15 @@ def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
         LedgerError: it is not this program's, or of a version that this program does not know.
     """
     from stocktake.ledger import open_ledger
+    from stocktake.settings import ages
 
-    return open_ledger(settings.database.connection, replica_url=settings.database.replica_url, clock=clock, ids=ids)
+    return open_ledger(
+        settings.database.connection,
+        replica_url=settings.database.replica_url,
+        clock=clock,
+        ids=ids,
+        ages=ages(settings),
+    )
 
 
 def open_placement(settings: "Settings", clock: Clock, telemetry: Telemetry | None = None) -> "Scheduler":

@@ -3,7 +3,7 @@
 """
 
 import secrets
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _BYTES = 32
 # So that a token that got somewhere it does not belong is found.
 PREFIX = "stk_"
-_UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 
 
 @click.group(
@@ -54,6 +53,7 @@ def token_command() -> None:
 def create_command(session: Session, role: "Role", host: str | None, expires: str | None, note: str) -> int:
     """Make a token and print it: this once, it can't be shown again."""
     from stocktake.cli.screen import hint, screen_of, write, write_json
+    from stocktake.cli.spans import span_of
     from stocktake.model.access import digest_of
     from stocktake.model.value import plain
 
@@ -61,7 +61,7 @@ def create_command(session: Session, role: "Role", host: str | None, expires: st
     if (role == "agent") != (host is not None):
         raise InvalidInput("--host goes with --role agent, and an agent needs one", where="--host")
     secret = PREFIX + secrets.token_urlsafe(_BYTES)
-    until = session.clock.now() + _span(expires) if expires is not None else None
+    until = session.clock.now() + span_of(expires, where="--expires") if expires is not None else None
     token = session.ledger.tokens.add(digest_of(secret), role=role, host=host, note=note, expires_at=until)
     if session.json:
         write_json(session, {**plain(token), "token": secret})
@@ -71,20 +71,6 @@ def create_command(session: Session, role: "Role", host: str | None, expires: st
         session, f"Token {token.uuid}, role {role}{f' of {host}' if host else ''}. Keep it now: it is not shown again."
     )
     return 0
-
-
-def _span(text: str) -> timedelta:
-    """
-    Read a time span such as 90d.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    unit = _UNITS_S.get(text[len(number) :])
-    if unit is None or not number.isascii() or not number.isdigit() or not 0 < int(number) * unit < 2**32:
-        raise InvalidInput(f"{text[:40]!r} is no time such as 90d, 12h or 30min", where="--expires")
-    return timedelta(seconds=int(number) * unit)
 
 
 @token_command.command("list", example="$ stocktake token list --json")

@@ -7,21 +7,22 @@ LedgerError if it refused a statement or holds a row that can't be read.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
 from stocktake.clock import Clock, Ids
-from stocktake.ledger import notice, read, schema, transfer, write
+from stocktake.ledger import history, notice, read, schema, transfer, write
 from stocktake.ledger.engine import Database
 from stocktake.ledger.marks import Mark, marks
+from stocktake.ledger.nouns import NodeSave, SaveOutcome
 from stocktake.ledger.owners import Owners
 from stocktake.ledger.rows import collector_off
 from stocktake.ledger.tokens import Tokens
 from stocktake.ledger.transaction import Transaction
 from stocktake.ledger.watch import Watch
-from stocktake.ledger.write import NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.history import Ages, Moment
 from stocktake.model.pci import PciRecord
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Instance, Migration, NodeWork, Service
@@ -35,11 +36,14 @@ class Ledger:
         tokens: who may use the fleet through `stocktake serve`.
     """
 
-    def __init__(self, database: Database, replica: Database | None, clock: Clock, ids: Ids) -> None:
+    def __init__(
+        self, database: Database, replica: Database | None, clock: Clock, ids: Ids, ages: Ages | None = None
+    ) -> None:
         self._database = database
         self._replica = replica
         self._clock = clock
         self._ids = ids
+        self._ages = ages or Ages()
         self._watch: Watch | None = None
         self.tokens = Tokens(database, clock, ids)
 
@@ -225,7 +229,7 @@ class Ledger:
         if not saves:
             return SaveOutcome(saved={}, conflicts=frozenset())
         with self._database.writing() as connection:
-            return write.save(connection, saves, self._clock.now())
+            return write.save(connection, saves, self._clock.now(), self._ages)
 
     def note_failures(self, failures: Mapping[str, Problem | None]) -> None:
         """
@@ -351,7 +355,21 @@ class Ledger:
         with self._database.writing() as connection:
             if node_uuids:
                 write.bump(connection, node_uuids)
-            yield Transaction(connection, self._clock.now())
+            yield Transaction(connection, self._clock.now(), self._ages)
+
+    def history(self, node_uuid: str, *, since_s: float) -> tuple[Moment, ...]:
+        """Read what a node had and promised in the last `since_s` seconds, and the row that held when they began."""
+        with self._database.reading() as connection:
+            return history.read(connection, node_uuid, self._clock.now() - timedelta(seconds=since_s))
+
+    def thin_history(self, node_uuids: Collection[str]) -> int:
+        """Drop rows of these nodes' history that are too old to be kept, in a bounded step; give how many went."""
+        with self._database.reading() as connection:
+            doomed = history.doomed(connection, node_uuids, self._clock.now(), self._ages)
+        if doomed:
+            with self._database.writing() as connection:
+                history.drop(connection, doomed)
+        return len(doomed)
 
     def export(self, write: Callable[[str], object]) -> None:
         """Write the whole ledger as JSON lines, as it is at one moment; each call of `write` gets one with its end."""

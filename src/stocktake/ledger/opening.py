@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from stocktake.clock import Clock, Ids
 from stocktake.ledger.base import Ledger
 from stocktake.ledger.engine import WAIT_S, Database
+from stocktake.model.history import Ages
 
 
 def open_ledger(
@@ -17,6 +18,7 @@ def open_ledger(
     ids: Ids,
     upgrade: bool = True,
     wait_s: float = WAIT_S,
+    ages: Ages | None = None,
 ) -> Ledger:
     """
     Open the ledger at a database URL, and bring its schema up to date.
@@ -26,6 +28,7 @@ def open_ledger(
         replica_url: another URL that may serve reads, with the same schema.
         upgrade: False connects to nothing and makes nothing; the first call does.
         wait_s: how long to wait for a lock or a connection.
+        ages: how much history is kept.
 
     Raises:
         SettingsError: not a URL of SQLite or PostgreSQL.
@@ -34,7 +37,7 @@ def open_ledger(
     """
     database = Database(url, wait_s=wait_s, create=upgrade)
     replica = Database(replica_url, wait_s=wait_s, create=False) if replica_url else None
-    ledger = Ledger(database, replica, clock, ids)
+    ledger = Ledger(database, replica, clock, ids, ages)
     with ExitStack() as opened:
         opened.callback(ledger.close)
         if upgrade:

@@ -288,3 +288,18 @@ TOKENS = Table(
     UniqueConstraint("uuid", name="uq_tokens_uuid"),
     UniqueConstraint("digest", name="uq_tokens_digest"),
 )
+
+COMPUTE_NODE_HISTORY = Table(
+    "compute_node_history",
+    METADATA,
+    Column("node_uuid", Text, primary_key=True),
+    Column("at", Utc, primary_key=True),
+    Column("vcpus", BIG, nullable=False),
+    Column("vcpus_used", BIG, nullable=False),
+    Column("memory_mb", BIG, nullable=False),
+    Column("memory_mb_used", BIG, nullable=False),
+    Column("local_gb", BIG, nullable=False),
+    Column("local_gb_used", BIG, nullable=False),
+    Column("running_vms", BIG, nullable=False),
+    Index("ix_compute_node_history_at", "at"),
+)

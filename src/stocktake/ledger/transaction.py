@@ -7,9 +7,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from stocktake.ledger import claiming, read, write
-from stocktake.ledger.write import NodeSave, SaveOutcome
+from stocktake.ledger import claiming, history, read, write
+from stocktake.ledger.nouns import NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.history import Ages
 from stocktake.model.pci import PciRecord
 from stocktake.model.workload import Instance, Migration, NodeWork
 
@@ -22,8 +23,9 @@ class Transaction:
         now: the time that all of it happens at.
     """
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(self, connection: Connection, now: datetime, ages: Ages) -> None:
         self._connection = connection
+        self._ages = ages
         self.now = now
 
     def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
@@ -32,7 +34,7 @@ class Transaction:
 
     def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
         """Save nodes whose rows are as they were read."""
-        return write.save(self._connection, saves, self.now)
+        return write.save(self._connection, saves, self.now, self._ages)
 
     def put_instances(self, instances: Sequence[Instance]) -> None:
         """Insert instances."""
@@ -121,6 +123,8 @@ class Transaction:
         Returns:
             The record as it is now.
         """
-        return claiming.write_books(
+        saved = claiming.write_books(
             self._connection, before, after, gone=gone, come=come, devices=devices, now=self.now
         )
+        history.note(self._connection, [(history.figures(before), saved)], self.now, self._ages)
+        return saved

@@ -12,8 +12,10 @@ from sqlalchemy import Connection, Table, bindparam, delete, insert, select, upd
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stocktake.errors import AlreadyThere, NotFound
+from stocktake.ledger import history
 from stocktake.ledger.among import among
 from stocktake.ledger.notice import tell
+from stocktake.ledger.nouns import Locked, NodeSave, SaveOutcome
 from stocktake.ledger.read import BINARY
 from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, entry_values
 from stocktake.ledger.tables import (
@@ -28,51 +30,15 @@ from stocktake.ledger.tables import (
     SERVICES,
 )
 from stocktake.model.books import ComputeNode, Tally
+from stocktake.model.history import Ages
 from stocktake.model.pci import PciRecord
 from stocktake.model.problem import Problem
-from stocktake.model.value import Value, encode, replace
+from stocktake.model.value import encode, replace
 from stocktake.model.workload import Instance, Migration, Service
 
 _NAMED_MAX = 5
 # A row inserted as deleted is marked with this until its own id is known.
 DELETED = -1
-
-
-class NodeSave(Value, frozen=True, kw_only=True):
-    """
-    One node to be saved.
-
-    Attributes:
-        expected_generation: the generation that was read; None for a node that was not there.
-        released: deleted instances for which the scheduler holds nothing any more.
-        record_only: entries and devices are left as they are.
-    """
-
-    tally: Tally
-    expected_generation: int | None
-    released: frozenset[str] = frozenset()
-    record_only: bool = False
-
-
-class SaveOutcome(Value, frozen=True, kw_only=True):
-    """
-    What a save did, by node uuid.
-
-    Attributes:
-        saved: the records as they are now, with their new generation and times.
-        conflicts: nodes that somebody else changed, made or deleted since they were read; nothing of them was written.
-    """
-
-    saved: Mapping[str, ComputeNode]
-    conflicts: frozenset[str]
-
-
-class Locked(Value, frozen=True, kw_only=True):
-    """A node's row, locked until the transaction ends."""
-
-    id: int
-    generation: int
-    created_at: datetime | None
 
 
 def lock_nodes(connection: Connection, uuids: Iterable[str]) -> dict[str, Locked]:
@@ -82,16 +48,20 @@ def lock_nodes(connection: Connection, uuids: Iterable[str]) -> dict[str, Locked
     SQLite has locked everything already. Everybody locks in the order of uuids, so that none waits in a circle.
     """
     columns = COMPUTE_NODES.c
+    figures = (columns[name] for name in history.FIGURES)
     query = (
-        select(columns.uuid, columns.id, columns.generation, columns.created_at)
+        select(columns.uuid, columns.id, columns.generation, columns.created_at, *figures)
         .where(ALIVE, among(columns.uuid, sorted(uuids)))
         .order_by(columns.uuid)
         .with_for_update()
     )
-    return {row[0]: Locked(id=row[1], generation=row[2], created_at=row[3]) for row in connection.execute(query)}
+    return {
+        uuid: Locked(id=id_, generation=generation, created_at=created_at, figures=tuple(were))
+        for uuid, id_, generation, created_at, *were in connection.execute(query)
+    }
 
 
-def save(connection: Connection, saves: Sequence[NodeSave], now: datetime) -> SaveOutcome:
+def save(connection: Connection, saves: Sequence[NodeSave], now: datetime, ages: Ages) -> SaveOutcome:
     """Save nodes whose rows are as they were read; see `Ledger.save`."""
     by_uuid = {one.tally.node.uuid: one for one in saves}
     assert len(by_uuid) == len(saves), "a node is saved once"
@@ -121,6 +91,8 @@ def save(connection: Connection, saves: Sequence[NodeSave], now: datetime) -> Sa
     write_devices(connection, {ids[tally.node.uuid]: tally.pci_devices for tally in whole}, now)
     _fail_migrations(connection, {id_ for one in done for id_ in one.tally.stale_migrations}, now)
     note_released(connection, frozenset().union(*(one.released for one in done)))
+    were = {uuid: row.figures for uuid, row in there.items()}
+    history.note(connection, [(were.get(uuid), node) for uuid, node in saved.items()], now, ages)
     return SaveOutcome(saved=saved, conflicts=frozenset(by_uuid.keys() - saved.keys()))
 
 

@@ -4,6 +4,7 @@ The settings: one TOML file, `STOCKTAKE_*` variables above it, flags above those
 Law: only here is the environment read.
 """
 
+from stocktake.model.history import Ages
 from stocktake.model.rules import Rules, Weights
 from stocktake.settings.checks import parse_listen
 from stocktake.settings.pci import read_device_spec
@@ -44,6 +45,7 @@ __all__ = [
     "Settings",
     "Shown",
     "Supervisor",
+    "ages",
     "parse_listen",
     "read_device_spec",
     "read_settings",
@@ -70,6 +72,17 @@ def rules(settings: Settings) -> Rules:
         initial_disk_allocation_ratio=settings.initial_disk_allocation_ratio,
         device_specs=settings.pci.device_spec,
         report_pci=settings.pci.report_in_placement,
+    )
+
+
+def ages(settings: Settings) -> Ages:
+    """Pick how much history is kept."""
+    kept = settings.history
+    return Ages(
+        interval_s=kept.interval_s,
+        full_days=kept.full_days,
+        hourly_days=kept.hourly_days,
+        daily_days=kept.daily_days,
     )
 
 

@@ -259,6 +259,17 @@ class Server(Section, frozen=True, kw_only=True):
     ] = 10.0
 
 
+class History(Section, frozen=True, kw_only=True):
+    """What is remembered of nodes' figures, for plots; the agent drops what is older."""
+
+    interval_s: Annotated[
+        int, about("The shortest time between two rows of a node; 0 remembers nothing.", unit="s", ge=0, le=86400)
+    ] = 300
+    full_days: Annotated[int, about("How long every row is kept.", unit="days", ge=0, le=3650)] = 1
+    hourly_days: Annotated[int, about("How long the last row of each hour is kept.", unit="days", ge=0, le=3650)] = 30
+    daily_days: Annotated[int, about("How long the last row of each day is kept.", unit="days", ge=0, le=3650)] = 365
+
+
 class Log(Section, frozen=True, kw_only=True):
     """What is written to stderr."""
 

@@ -11,6 +11,7 @@ from stocktake.settings.sections import (
     Database,
     Fake,
     FilterScheduler,
+    History,
     Ironic,
     Libvirt,
     Log,
@@ -147,6 +148,7 @@ class Settings(Section, frozen=True, kw_only=True):
     fake: Fake = Fake()
     filter_scheduler: FilterScheduler = FilterScheduler()
     server: Server = Server()
+    history: History = History()
     log: Log = Log()
     metrics: Metrics = Metrics()
     notifications: Notifications = Notifications()

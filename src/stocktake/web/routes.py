@@ -5,7 +5,7 @@ Each noun's file has its routes beside its handlers; each room of the front is o
 """
 
 from stocktake.web import nova, placement
-from stocktake.web.api import about, claims, fleet, nodes, promises
+from stocktake.web.api import about, claims, fleet, history, nodes, promises
 from stocktake.web.calls import Route
 from stocktake.web.pages.routes import ROUTES as PAGES
 
@@ -13,6 +13,7 @@ ROUTES: tuple[Route, ...] = (
     *about.ROUTES,
     *nodes.ROUTES,
     *promises.ROUTES,
+    *history.ROUTES,
     *claims.ROUTES,
     *fleet.ROUTES,
     *PAGES,

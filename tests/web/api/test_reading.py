@@ -111,6 +111,20 @@ def test_given_a_node_when_explained_then_every_figure_agrees_and_one_can_be_ask
     assert (answer.status_code, "Did you mean vcpus_used" in answer.text) == (404, True)
 
 
+def test_given_a_node_when_its_history_is_asked_then_it_begins_with_what_holds_now_and_a_span_can_be_given(
+    here: ServedHere,
+) -> None:
+    client = here.client("viewer")
+    now = client.get("/v1/nodes/compute-1-00003").json()
+    (one,) = client.get("/v1/nodes/compute-1-00003/history").json()["items"]
+    assert {name: one[name] for name in ("vcpus_used", "memory_mb_used", "local_gb_used", "running_vms")} == {
+        name: now[name] for name in ("vcpus_used", "memory_mb_used", "local_gb_used", "running_vms")
+    }
+    assert client.get("/v1/nodes/compute-1-00003/history?since_s=60").json()["items"] == [one]
+    assert client.get("/v1/nodes/compute-1-00003/history?since_s=0").status_code == 400
+    assert client.get("/v1/nodes/nobody/history").status_code == 404
+
+
 def test_given_instances_when_filtered_or_asked_for_by_name_then_they_are_the_ledgers(here: ServedHere) -> None:
     client, ledger = here.client("viewer"), here.web.ledger
     node = ledger.node("compute-1-00001")

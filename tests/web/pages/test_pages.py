@@ -3,16 +3,17 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from stocktake.claims import Claimed, Request
-from stocktake.ledger import NodeSave
+from stocktake.clock import RandomIds, SystemClock
+from stocktake.ledger import NodeSave, open_ledger
 from stocktake.model.books import Metric, Tally
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor
@@ -152,31 +153,30 @@ def test_given_readings_and_a_record_that_disagrees_when_shown_then_both_are_tol
     assert "Some do not agree" in text
 
 
-def test_given_a_history_when_shown_then_a_day_and_a_month_are_drawn(
-    here: ServedHere, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger, now = here.web.ledger, here.web.clock.now()
-    asked: list[tuple[str, float]] = []
+@dataclass(frozen=True)
+class Then(SystemClock):
+    """A clock that is behind by so much."""
 
-    def history(node_uuid: str, *, since_s: float) -> list[SimpleNamespace]:
-        asked.append((node_uuid, since_s))
-        figures = {"vcpus": 32, "vcpus_used": 8, "memory_mb": 100, "memory_mb_used": 50, "local_gb": 10}
-        return [SimpleNamespace(at=now - timedelta(days=days), local_gb_used=days, **figures) for days in (20, 10, 2)]
+    behind: timedelta
 
-    def nothing(node_uuid: str, *, since_s: float) -> list[SimpleNamespace]:
-        return []
+    def now(self) -> datetime:
+        return super().now() - self.behind
 
-    node = ledger.node("compute-1-00001")
-    path = f"/nodes/{node.uuid}"
-    monkeypatch.setattr(ledger, "history", nothing, raising=False)
-    assert "No history yet." in get(here, path)
-    monkeypatch.setattr(ledger, "history", history, raising=False)
-    text = get(here, path)
-    assert asked == [(node.uuid, 30 * 86_400.0)]
+
+def test_given_a_history_when_shown_then_a_day_and_a_month_are_drawn(books: str, tmp_path: Path) -> None:
+    with served_here(tmp_path, books, service_down_time=DOWN_S) as here:
+        node = here.web.ledger.node("compute-1-00001")
+        path = f"/nodes/{node.uuid}"
+        for days in (20, 10, 2):
+            with closing(open_ledger(books, clock=Then(timedelta(days=days)), ids=RandomIds())) as then:
+                node = then.node(node.uuid)
+                used = Tally(node=replace(node, local_gb=100, local_gb_used=days), entries=())
+                then.save([NodeSave(tally=used, expected_generation=node.generation, record_only=True)])
+        text = get(here, path)
     assert text.index("The last day") < text.index("The last month")
     assert seen(text).tags.count("figure") == 6
-    assert "disk in the last 1 d: from 2 to 2 GB, now 2 of 10" in text
-    assert "disk in the last 30 d: from 2 to 20 GB, now 2 of 10" in text
+    (now,) = set(re.findall(r"disk in the last \d+ d: from 2 to \d+ GB, now (\d+) of 2,000", text))
+    assert "disk in the last 30 d: from 2 to " + now in text
 
 
 def test_given_a_disabled_and_a_silent_service_when_shown_then_their_nodes_say_so(here: ServedHere) -> None:

@@ -1,6 +1,6 @@
 """`/nodes/<name or uuid>`: everything about a node. Law: every number leads to why it is so, on the same page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from stocktake.web.calls import READERS, Call, route
 from stocktake.web.pages.bars import LENGTH, PARTS, UNITS, bars_of
 from stocktake.web.pages.cores import map_of
 from stocktake.web.pages.frame import MEDIA, ago, page, refused
-from stocktake.web.pages.plots import DAY, HEIGHT, MONTH, WIDTH, Plot, Then, plot, points_of
+from stocktake.web.pages.plots import DAY, HEIGHT, MONTH, WIDTH, Plot, plot, points_of
 from stocktake.web.pages.tiles import TITLES
 
 
@@ -80,11 +80,8 @@ def _by_size(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def _plots(ledger: Ledger, found: ComputeNode, now: datetime) -> tuple[tuple[str, tuple[Plot, ...]], ...]:
-    """Draw a day and a month; nothing while the ledger keeps no history."""
-    history: Callable[..., Sequence[Then]] | None = getattr(ledger, "history", None)
-    if history is None:
-        return ()
-    then = history(found.uuid, since_s=MONTH.total_seconds())
+    """Draw a day and a month; nothing of which there is no history."""
+    then = ledger.history(found.uuid, since_s=MONTH.total_seconds())
     drawn = (
         (
             title,

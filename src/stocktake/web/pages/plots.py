@@ -4,8 +4,8 @@ A figure over time, as a drawing. Law: pure; a point holds until the next one, a
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
 
+from stocktake.model.history import Moment
 from stocktake.model.value import Value
 from stocktake.views.words import since
 
@@ -13,45 +13,6 @@ WIDTH, HEIGHT = 600, 120
 DAY = timedelta(days=1)
 MONTH = timedelta(days=30)
 _TICKS = 6
-
-
-class Then(Protocol):
-    """What a node had and promised at a time, and from then on."""
-
-    @property
-    def at(self) -> datetime:
-        """When."""
-        ...
-
-    @property
-    def vcpus(self) -> int:
-        """Physical, in all."""
-        ...
-
-    @property
-    def vcpus_used(self) -> int:
-        """Promised, with what is reserved."""
-        ...
-
-    @property
-    def memory_mb(self) -> int:
-        """MiB."""
-        ...
-
-    @property
-    def memory_mb_used(self) -> int:
-        """MiB."""
-        ...
-
-    @property
-    def local_gb(self) -> int:
-        """GB."""
-        ...
-
-    @property
-    def local_gb_used(self) -> int:
-        """GB."""
-        ...
 
 
 class Point(Value, frozen=True, kw_only=True):
@@ -82,7 +43,7 @@ class Plot(Value, frozen=True, kw_only=True):
     label: str
 
 
-def points_of(history: Iterable[Then], what: str) -> tuple[Point, ...]:
+def points_of(history: Iterable[Moment], what: str) -> tuple[Point, ...]:
     """Pick one resource of a node's history, the oldest first."""
     found = [Point(at=then.at, used=getattr(then, f"{what}_used"), total=getattr(then, what)) for then in history]
     return tuple(sorted(found, key=lambda point: point.at))

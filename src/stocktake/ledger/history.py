@@ -1,0 +1,132 @@
+"""
+What nodes had and promised over time. Law: one row for a node and an interval, only where a figure changed, and fewer
+the older they are.
+
+A row says what was true at the end of its interval and, until the next row, after it. `at` is when its interval began.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from stocktake.ledger.among import among
+from stocktake.ledger.tables import COMPUTE_NODE_HISTORY
+from stocktake.model.books import ComputeNode
+from stocktake.model.history import Ages, Moment
+
+FIGURES: Final = (
+    "vcpus",
+    "vcpus_used",
+    "memory_mb",
+    "memory_mb_used",
+    "local_gb",
+    "local_gb_used",
+    "running_vms",
+)
+HOUR_S: Final = 3600
+DAY_S: Final = 24 * HOUR_S
+# Rows that one step of thinning reads, or drops of nodes that nobody asked for any more.
+STEP_ROWS: Final = 20_000
+NODES_MAX: Final = 100
+ROWS_MAX: Final = 100_000
+
+
+def note(
+    connection: Connection,
+    nodes: Iterable[tuple[tuple[int, ...] | None, ComputeNode]],
+    now: datetime,
+    ages: Ages,
+) -> None:
+    """
+    Remember nodes whose figures differ from what they were (None: they were not there); the last of an interval stays.
+    """
+    if not ages.interval_s:
+        return
+    at = floor(now, ages.interval_s)
+    rows = [
+        {"node_uuid": node.uuid, "at": at} | dict(zip(FIGURES, figures(node), strict=True))
+        for before, node in nodes
+        if before != figures(node)
+    ]
+    if rows:
+        table = COMPUTE_NODE_HISTORY
+        insert = sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+        new = {name: insert.excluded[name] for name in FIGURES}
+        connection.execute(insert.on_conflict_do_update(index_elements=["node_uuid", "at"], set_=new), rows)
+
+
+def figures(node: ComputeNode) -> tuple[int, ...]:
+    """Pick what is remembered of a record, in the order of `FIGURES`."""
+    return tuple(getattr(node, name) for name in FIGURES)
+
+
+def read(connection: Connection, node_uuid: str, since: datetime) -> tuple[Moment, ...]:
+    """Read a node's rows from a time on, and the one before it, which still holds then; the oldest first."""
+    columns = COMPUTE_NODE_HISTORY.c
+    fields = [columns[name] for name in Moment.__struct_fields__]
+    mine = select(*fields).where(columns.node_uuid == node_uuid)
+    before = connection.execute(mine.where(columns.at < since).order_by(columns.at.desc()).limit(1)).all()
+    later = connection.execute(mine.where(columns.at >= since).order_by(columns.at.desc()).limit(ROWS_MAX)).all()
+    return tuple(Moment(**row._mapping) for row in (*before, *reversed(later)))  # noqa: SLF001  # SQLAlchemy's name
+
+
+def doomed(
+    connection: Connection, node_uuids: Collection[str], now: datetime, ages: Ages
+) -> frozenset[tuple[str, datetime]]:
+    """
+    Pick the rows of these nodes that are too old to be kept, and the oldest of any; a bounded step, to be taken often.
+    """
+    columns = COMPUTE_NODE_HISTORY.c
+    wanted = sorted(node_uuids)[:NODES_MAX]
+    old = columns.at < now - timedelta(days=ages.full_days)
+    query = select(columns.node_uuid, columns.at).where(among(columns.node_uuid, wanted), old)
+    times: dict[str, list[datetime]] = {}
+    for uuid, at in connection.execute(query.order_by(columns.node_uuid, columns.at).limit(STEP_ROWS)):
+        times.setdefault(uuid, []).append(at)
+    late = {(uuid, at) for uuid, several in times.items() for at in too_many(several, now, ages)}
+    oldest = select(columns.node_uuid, columns.at).where(columns.at < now - timedelta(days=ages.daily_days))
+    late |= {(row[0], row[1]) for row in connection.execute(oldest.order_by(columns.at).limit(STEP_ROWS))}
+    return frozenset(late)
+
+
+def drop(connection: Connection, rows: Iterable[tuple[str, datetime]]) -> None:
+    """Drop rows, by node and time."""
+    columns = COMPUTE_NODE_HISTORY.c
+    by_time: dict[datetime, list[str]] = {}
+    for uuid, at in rows:
+        by_time.setdefault(at, []).append(uuid)
+    for at, uuids in by_time.items():
+        connection.execute(delete(COMPUTE_NODE_HISTORY).where(columns.at == at, among(columns.node_uuid, uuids)))
+
+
+def too_many(times: Sequence[datetime], now: datetime, ages: Ages) -> tuple[datetime, ...]:
+    """
+    Pick the rows of one node that are not kept any more.
+
+    Args:
+        times: when their intervals began, the first first.
+    """
+    last: dict[tuple[int, datetime], datetime] = {}
+    for at in times:
+        for length_s in (HOUR_S, DAY_S):
+            last[length_s, floor(at, length_s)] = at
+    return tuple(at for at in times if not _is_kept(at, now, ages, last))
+
+
+def _is_kept(at: datetime, now: datetime, ages: Ages, last: Mapping[tuple[int, datetime], datetime]) -> bool:
+    age = now - at
+    if age <= timedelta(days=ages.full_days):
+        return True
+    if age > timedelta(days=ages.daily_days):
+        return False
+    length_s = HOUR_S if age <= timedelta(days=ages.hourly_days) else DAY_S
+    return last[length_s, floor(at, length_s)] == at
+
+
+def floor(moment: datetime, length_s: int) -> datetime:
+    """Give the beginning of the interval that a time is in, counted from 1970 in UTC."""
+    seconds = int(moment.timestamp())
+    return datetime.fromtimestamp(seconds - seconds % length_s, UTC)
