@@ -110,7 +110,9 @@ def refresh(
 
 def _known(parts: Parts, result: Pass) -> Sequence[ComputeNode]:
     """Read this host's nodes as they were saved, and stop if they are another's."""
-    ours = parts.ledger.nodes(host=parts.rules.host, replica=True)
+    # What a bus is told of is compared whole.
+    read = parts.ledger.nodes_in_brief if parts.bus is None else parts.ledger.nodes
+    ours = read(host=parts.rules.host, replica=True)
     result.known = tuple(ours)
     if parts.bus is not None:
         parts.bus.begin(ours)

@@ -15,7 +15,7 @@ from stocktake.model.allocation import Holdings
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem, ordered
 from stocktake.model.provider import ProviderTree
-from stocktake.model.value import replace
+from stocktake.model.value import replace, shared
 from stocktake.model.workload import NodeWork
 from stocktake.placement import Healed, Scheduler, Synced
 from stocktake.placement.wanted import allocations
@@ -71,8 +71,8 @@ def carried(node: ComputeNode, tree: ProviderTree, before: ComputeNode | None) -
         node,
         problems=(*node.problems, *kept),
         traits=tree.root.traits,
-        owned_traits=node.owned_traits | traits,
-        owned_classes=node.owned_classes | classes,
+        owned_traits=shared(node.owned_traits | traits),
+        owned_classes=shared(node.owned_classes | classes),
     )
 
 

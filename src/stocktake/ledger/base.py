@@ -98,10 +98,11 @@ class Ledger:
             return read.nodes(connection, host)
 
     def nodes_in_brief(
-        self, *, host: str | None = None, uuids: Collection[str] | None = None
+        self, *, host: str | None = None, uuids: Collection[str] | None = None, replica: bool = False
     ) -> tuple[ComputeNode, ...]:
         """Read nodes for a list of many: CPU, cells, devices, stats and metrics are as if there were none."""
-        with self._database.reading() as connection, collector_off():
+        database = self._replica if replica and self._replica is not None else self._database
+        with database.reading() as connection, collector_off():
             return read.nodes(connection, host, brief=True, uuids=uuids)
 
     def marks(self, *, alive_since: datetime) -> tuple[Mark, ...]:

@@ -6,11 +6,11 @@ Every function takes the connection of one transaction, so that what it gives to
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Connection, exists, literal_column, or_, select, union
+from sqlalchemy import Connection, CursorResult, exists, literal_column, or_, select, union
 
 from stocktake.errors import NotFound
 from stocktake.ledger.among import among
@@ -37,6 +37,8 @@ _ZERO: Any = literal_column("0")
 # Most nodes have nothing that moves: they share this one.
 _NONE: Mapping[str, Any] = {}
 
+ROWS_AT_ONCE = 1000
+
 # Which devices instances hold: by instance, host and node, because an address means nothing elsewhere.
 Held = Mapping[tuple[str, str | None, str | None], tuple[str, ...]]
 
@@ -51,7 +53,13 @@ def nodes(
         query = query.where(COMPUTE_NODES.c.host == host)
     if uuids is not None:
         query = query.where(among(COMPUTE_NODES.c.uuid, uuids))
-    return shape.read_all(connection.execute(query).all())
+    return shape.read_all(_some_at_once(connection.execute(query)))
+
+
+def _some_at_once(result: CursorResult[Any]) -> Iterator[Sequence[Any]]:
+    """Give rows that are fetched many at a time: one by one is slow, and all at once is the text of thousands."""
+    for rows in result.partitions(ROWS_AT_ONCE):
+        yield from rows
 
 
 def node(connection: Connection, name_or_uuid: str) -> ComputeNode:
@@ -243,7 +251,7 @@ def _records(
     read = NODE.reader()
     records: dict[str, ComputeNode] = {}
     ids: dict[int, str] = {}
-    for row in connection.execute(query).all():
+    for row in _some_at_once(connection.execute(query)):
         record = read(row)
         records[record.hypervisor_hostname] = record
         ids[row[NODE.id_at]] = record.hypervisor_hostname
@@ -254,7 +262,7 @@ def _instances_by_node(connection: Connection, host: str, wanted: frozenset[str]
     columns = INSTANCES.c
     query = select(*INSTANCE.select).where(ALIVE, columns.host == host, among(columns.node, wanted))
     found: dict[str, list[Instance]] = defaultdict(list)
-    for instance in map(INSTANCE.reader(), connection.execute(query.order_by(columns.id)).all()):
+    for instance in map(INSTANCE.reader(), _some_at_once(connection.execute(query.order_by(columns.id)))):
         assert instance.node is not None
         found[instance.node].append(instance)
     return found

@@ -24,8 +24,8 @@ from stocktake.ledger.notice import CHANNEL, EVERYONE, read_version
 
 LOG = logging.getLogger(__name__)
 
-# A look costs a thread's waking and a stat: ten a second were measured at a tenth of a per cent of a core, which is half
-# of what an agent may take that nothing happens to.
+# A look costs a thread's waking and a stat: ten a second were measured at a tenth of a per cent of a core, and that is
+# half of what an agent may take that nothing happens to.
 LOOK_EVERY_S = 0.2
 BACK_OFF_FIRST_S = 1.0
 BACK_OFF_LONGEST_S = 30.0

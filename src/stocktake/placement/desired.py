@@ -11,7 +11,7 @@ from stocktake.model.hypervisor import Host
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Inventory, Provider, ProviderTree
 from stocktake.model.rules import Rules
-from stocktake.model.value import replace
+from stocktake.model.value import replace, shared
 from stocktake.placement.capabilities import TRAIT_OF_CAPABILITY
 from stocktake.placement.devices import device_providers
 from stocktake.placement.names import is_custom, is_standard_class, is_trait
@@ -39,7 +39,7 @@ def desired(
     node = tally.node
     inventories, problems = _inventories(host, tally, rules) if host.inventories is None else _whole(host)
     traits, unknown = _traits(host, disabled=disabled)
-    own_traits, own_classes = _own(node.owned_traits), node.owned_classes | NODE_CLASSES
+    own_traits, own_classes = _own(node.owned_traits), shared(node.owned_classes | NODE_CLASSES)
     root = Provider(
         uuid=node.uuid,
         name=host.hypervisor_hostname,
@@ -146,7 +146,7 @@ def _traits(host: Host, *, disabled: bool) -> tuple[frozenset[str], list[Problem
         )
         for name in unknown
     ]
-    return _shared((traits - frozenset(unknown)) | ({DISABLED} if disabled else frozenset())), problems
+    return shared((traits - frozenset(unknown)) | ({DISABLED} if disabled else frozenset())), problems
 
 
 def _of_capabilities(host: Host) -> frozenset[str]:
@@ -156,11 +156,6 @@ def _of_capabilities(host: Host) -> frozenset[str]:
 
 
 # Ten thousand alike nodes share one set of names instead of holding ten thousand.
-@lru_cache(maxsize=256)
-def _shared(names: frozenset[str]) -> frozenset[str]:
-    return names
-
-
 @lru_cache(maxsize=256)
 def _own(owned: frozenset[str]) -> frozenset[str]:
     return owned | NODE_TRAITS
@@ -177,5 +172,5 @@ def _added(provider: Provider, override: ProviderOverride | None, problems: list
         problems.append(Problem(code="override-class-taken", about=name, text=text, remedy=remedy))
     added = {name: said for name, said in override.inventories.items() if name not in taken}
     return replace(
-        provider, inventories={**provider.inventories, **added}, traits=_shared(provider.traits | override.traits)
+        provider, inventories={**provider.inventories, **added}, traits=shared(provider.traits | override.traits)
     )
