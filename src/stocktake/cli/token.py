@@ -33,8 +33,8 @@ PREFIX = "stk_"
 def token_command() -> None:
     """Say who may use the fleet through `stocktake serve`.
 
-    A viewer reads; an agent keeps the books of one host; an operator does
-    everything. As soon as there is a token, nobody gets in without one.
+    A viewer reads, an operator does everything; an agent's is for one host, and
+    opens nothing yet but /v1/whoami: agents use the database. As soon as there is a token, nobody gets in without one.
     """
 
 

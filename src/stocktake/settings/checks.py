@@ -268,7 +268,6 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "ironic.shard": _one_shard,
     "fake.prefix": _host,
     "server.listen": _listen_somewhere,
-    "server.url": _http,
     "server.request_timeout_s": _finite,
     "server.rate_per_s": _finite,
     "server.shutdown_s": _finite,

@@ -231,14 +231,11 @@ class Notifications(Section, frozen=True, kw_only=True):
 
 
 class Server(Section, frozen=True, kw_only=True):
-    """The fleet's front: what `stocktake serve` listens on, and what its clients call."""
+    """The fleet's front: where `stocktake serve` listens, and what it allows."""
 
     listen: Annotated[str, about("Where `serve` listens: an address and a port, such as `0.0.0.0:8790`.")] = (
         "127.0.0.1:8790"
     )
-    url: Annotated[
-        str | None, about("The fleet's server as its clients reach it, such as `https://stocktake.example.org`.")
-    ] = None
     tls_cert: Annotated[
         Path | None, about("The certificate and its chain (PEM); read again on SIGHUP and when the file changes.")
     ] = None
