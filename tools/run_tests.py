@@ -19,7 +19,18 @@ def main(arguments: Sequence[str]) -> int:
     # At any time about half of them wait for a server or a guest.
     workers = str(2 * (os.cpu_count() or 1))
     status = subprocess.call(
-        [*python, "pytest", "-n", workers, "--dist", "loadfile", "--cov", "--cov-report=", *arguments]
+        [
+            *python,
+            "pytest",
+            "-n",
+            workers,
+            "--dist",
+            "loadfile",
+            "--no-loadscope-reorder",
+            "--cov",
+            "--cov-report=",
+            *arguments,
+        ]
     )
     if status or arguments:
         return status

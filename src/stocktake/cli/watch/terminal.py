@@ -37,9 +37,15 @@ _EFFECTS: Mapping[str, int] = {"bold": curses.A_BOLD, "dim": curses.A_DIM, "reve
 
 
 class Terminal:
-    """A screen under curses."""
+    """
+    A screen under curses.
+
+    Attributes:
+        ended_by: the signal that asked the program to end; the next wait for a key says so.
+    """
 
     def __init__(self, window: curses.window, *, colour: bool, unicode: bool) -> None:
+        self.ended_by: int | None = None
         self._window = window
         self._unicode = unicode
         self._styles = dict(_EFFECTS)
@@ -72,11 +78,21 @@ class Terminal:
         self._window.refresh()
 
     def key(self, timeout_s: float) -> str | None:
-        """Wait for a key, or for a new size, which is the key `resize`; None if there was none in time."""
-        self._window.timeout(round(timeout_s * 1000))
-        try:
-            pressed = self._window.get_wch()
-        except curses.error:
+        """
+        Wait for a key, or for a new size, which is the key `resize`; None if there was none in time.
+
+        Raises:
+            Ended: a signal asked for it.
+        """
+        pressed: str | int | None = None
+        if self.ended_by is None:
+            self._window.timeout(round(timeout_s * 1000))
+            with contextlib.suppress(curses.error):
+                pressed = self._window.get_wch()
+        if self.ended_by is not None:
+            # What a shell reports for it.
+            raise Ended(128 + self.ended_by)
+        if pressed is None:
             return None
         if isinstance(pressed, int):
             return _NAMED.get(pressed, "")
@@ -89,13 +105,16 @@ class Ended(SystemExit):
 
 @contextlib.contextmanager
 def terminal(*, colour: bool, unicode: bool) -> Iterator[Terminal]:
-    """Take the terminal over, and give it back: at the end, after an error, and on SIGTERM and SIGHUP."""
+    """Take the terminal over, and give it back: at the end, after an error, and on SIGTERM, SIGHUP and Ctrl-C."""
+    shown: Terminal | None = None
 
     def end(number: int, _frame: FrameType | None) -> None:
-        # What a shell reports for it.
-        raise Ended(128 + number)
+        # An error raised from here could come up, and be passed over, anywhere.
+        if shown is None:
+            raise Ended(128 + number)
+        shown.ended_by = number
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     # Curses writes in the locale's encoding, which nobody has set before.
     locale.setlocale(locale.LC_ALL, "")
     window = curses.initscr()
@@ -106,7 +125,8 @@ def terminal(*, colour: bool, unicode: bool) -> Iterator[Terminal]:
         window.keypad(True)
         with contextlib.suppress(curses.error):
             curses.curs_set(0)
-        yield Terminal(window, colour=colour, unicode=unicode)
+        shown = Terminal(window, colour=colour, unicode=unicode)
+        yield shown
     finally:
         # A second signal must not come between.
         for number in before:
