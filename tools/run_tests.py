@@ -16,8 +16,7 @@ CORE = (
 def main(arguments: Sequence[str]) -> int:
     """Run pytest, then check coverage: every branch of the core, nine tenths of the whole."""
     python = [sys.executable, "-m"]
-    # At any time about half of them wait for a server or a guest.
-    workers = str(2 * (os.cpu_count() or 1))
+    workers = str(max(2, os.cpu_count() or 1))
     status = subprocess.call(
         [
             *python,

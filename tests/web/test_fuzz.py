@@ -15,7 +15,7 @@ from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import open_ledger
 from tests.servers.serve import secret_of, served
 
-SECONDS = int(os.environ.get("STOCKTAKE_TEST_FUZZ_S", "20"))
+SECONDS = int(os.environ.get("STOCKTAKE_TEST_FUZZ_S", "10"))
 _SHOWN = 80
 
 
