@@ -29,12 +29,12 @@ class Noting(NoScheduler):
 def runs(steps_s: list[float], others: Callable[[], set[str]]) -> Noting:
     """Look at whose turn it is after each step, with other nodes than those that stay coming and going."""
     clock = SteppedClock()
-    scheduler, back = Noting(clock), ReadBack(clock, SPAN_S)
+    scheduler, back = Noting(clock), ReadBack(clock)
     for step_s in steps_s:
         clock.now_s += step_s
         back.know({*STAYING, *others()})
         before = len(scheduler.asked)
-        same = back.run(scheduler, lambda: False)
+        same = back.run(scheduler, SPAN_S, lambda: False)
         assert same == all(uuid != STAYING[3] for _, uuid in scheduler.asked[before:])
     return scheduler
 
@@ -57,18 +57,17 @@ def test_given_nodes_that_come_and_go_when_time_passes_then_each_that_stays_is_r
 
 def test_given_somebody_who_wakes_when_reading_back_then_he_comes_first_and_the_rest_stays_due() -> None:
     clock = SteppedClock()
-    scheduler, back = Noting(clock), ReadBack(clock, SPAN_S)
+    scheduler, back = Noting(clock), ReadBack(clock)
     back.know(STAYING)
     clock.now_s += SPAN_S
-    assert len(back.due()) == len(STAYING)
-    assert back.run(scheduler, lambda: len(scheduler.asked) == 2)
+    assert len(back.due(SPAN_S)) == len(STAYING)
+    assert back.run(scheduler, SPAN_S, lambda: len(scheduler.asked) == 2)
     assert [uuid for _, uuid in scheduler.asked] == list(STAYING[:2])
-    assert back.due() == STAYING[2:]
+    assert back.due(SPAN_S) == STAYING[2:]
 
 
-def test_given_no_span_or_no_nodes_then_nobody_has_a_turn() -> None:
+def test_given_no_nodes_then_nobody_has_a_turn() -> None:
     clock = SteppedClock()
-    for back, uuids in ((ReadBack(clock, None), STAYING), (ReadBack(clock, 1.0), ())):
-        back.know(uuids)
-        clock.now_s += 10_000
-        assert back.due() == ()
+    back = ReadBack(clock)
+    clock.now_s += 10_000
+    assert back.due(1.0) == ()

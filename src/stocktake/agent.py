@@ -95,7 +95,7 @@ class Agent:
         self._beat_due_s = 0.0
         self._journal = Journal()
         self._memory = Memory()
-        self._read_back = ReadBack(clock, None)
+        self._read_back = ReadBack(clock)
         self._checked = (0, 0)
         self._watch = watch or Watch(clock)
 
@@ -147,13 +147,11 @@ class Agent:
         parts = self._opened_at_last()
         first = True
         self._due_s = self._clock.monotonic_s()
-        if parts is not None:
-            self._read_back = self._reading_back(parts)
         while parts is not None and self._sleep(parts):
             if self._reloading:
                 self._reloading = False
                 parts = self._reopened(parts)
-                self._memory, self._checked, self._read_back = Memory(), (0, 0), self._reading_back(parts)
+                self._memory, self._checked = Memory(), (0, 0)
                 self._watch.settled(parts.settings)
                 self._due_s = self._clock.monotonic_s()
             began_s = self._clock.monotonic_s()
@@ -253,10 +251,6 @@ class Agent:
             self._clock.wait(self._wake, beat_s if due_s is None else min(beat_s, due_s - now_s))
         return False
 
-    def _reading_back(self, parts: Parts) -> ReadBack:
-        interval_s = parts.settings.refresh_interval_s
-        return ReadBack(self._clock, None if interval_s is None else interval_s * READ_BACK_PASSES)
-
     def _thin_history(self, parts: Parts, result: Pass) -> None:
         """Drop old history of some of the nodes, the next ones each time: of all within an hour or so."""
         uuids = sorted(node.uuid for node in result.nodes.values())
@@ -271,8 +265,11 @@ class Agent:
 
     def _read_some_back(self, parts: Parts) -> None:
         """Read back the nodes whose turn it is, unless somebody wakes us; what is not as it was gets a pass."""
+        interval_s = parts.settings.refresh_interval_s
+        if interval_s is None:
+            return
         try:
-            same = self._read_back.run(parts.scheduler, self._wake.is_set)
+            same = self._read_back.run(parts.scheduler, interval_s * READ_BACK_PASSES, self._wake.is_set)
         except StocktakeError as error:
             self._journal.note("read back", error)
             return

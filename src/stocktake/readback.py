@@ -13,16 +13,10 @@ from stocktake.placement import Scheduler
 
 
 class ReadBack:
-    """
-    Whose turn it is.
+    """Whose turn it is; every node has one within a span, in seconds."""
 
-    Args:
-        span_s: within how many seconds every node is to be read back; None never reads any.
-    """
-
-    def __init__(self, clock: Clock, span_s: float | None) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._span_s = span_s
         self._uuids: tuple[str, ...] = ()
         self._last = ""
         self._paid_s = clock.monotonic_s()
@@ -31,16 +25,14 @@ class ReadBack:
         """Say which nodes there are now; those that come and go change nobody else's turn."""
         self._uuids = tuple(sorted(uuids))
 
-    def due(self) -> tuple[str, ...]:
+    def due(self, span_s: float) -> tuple[str, ...]:
         """Give the nodes whose turn has come, in turn."""
-        if self._span_s is None or not self._uuids:
-            return ()
         passed_s = self._clock.monotonic_s() - self._paid_s
-        number = min(int(passed_s / self._span_s * len(self._uuids)), len(self._uuids))
+        number = min(int(passed_s / span_s * len(self._uuids)), len(self._uuids))
         first = bisect_right(self._uuids, self._last)
         return tuple(self._uuids[(first + place) % len(self._uuids)] for place in range(number))
 
-    def run(self, scheduler: Scheduler, stop: Callable[[], bool]) -> bool:
+    def run(self, scheduler: Scheduler, span_s: float, stop: Callable[[], bool]) -> bool:
         """
         Read back those whose turn has come, until told to stop; what is left stays due.
 
@@ -51,16 +43,12 @@ class ReadBack:
             PlacementUnreachable, PlacementError: it gave no answer; that node stays due.
         """
         same = True
-        for uuid in self.due():
+        for uuid in self.due(span_s):
             if stop():
                 break
             same &= scheduler.is_as_agreed(uuid)
-            self._took(uuid)
+            self._last = uuid
+            # Of what is more than a whole span late, only one is made up for.
+            oldest_s = self._clock.monotonic_s() - span_s
+            self._paid_s = max(self._paid_s, oldest_s) + span_s / len(self._uuids)
         return same
-
-    def _took(self, uuid: str) -> None:
-        self._last = uuid
-        span_s = self._span_s or 0.0
-        # Of what is more than a whole span late, only one is made up for.
-        oldest_s = self._clock.monotonic_s() - span_s
-        self._paid_s = max(self._paid_s, oldest_s) + span_s / len(self._uuids)

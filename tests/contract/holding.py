@@ -32,11 +32,9 @@ def healed(
     node: ProviderTree,
     held: Mapping[str, Mapping[str, Mapping[str, int]]],
     ask: Ask | None = None,
-    *,
-    full: bool = False,
 ) -> Healed:
     """Take one node through a pass."""
-    agreed(scheduler.sync({"n": node}, full=full)["n"])
+    agreed(scheduler.sync({"n": node})["n"])
     answer = scheduler.agree({"n": holdings(node, held)}, ask or knowing())["n"]
     assert isinstance(answer, Healed), answer
     return answer

@@ -100,7 +100,7 @@ class Ledger:
     def nodes_in_brief(
         self, *, host: str | None = None, uuids: Collection[str] | None = None, replica: bool = False
     ) -> tuple[ComputeNode, ...]:
-        """Read nodes for a list of many: CPU, cells, devices, stats and metrics are as if there were none."""
+        """Read nodes for a list of many: CPU, cells, devices and metrics are as if there were none."""
         database = self._replica if replica and self._replica is not None else self._database
         with database.reading() as connection, collector_off():
             return read.nodes(connection, host, brief=True, uuids=uuids)

@@ -30,7 +30,6 @@ HOUR_S: Final = 3600
 DAY_S: Final = 24 * HOUR_S
 # Rows that one step of thinning reads, or drops of nodes that nobody asked for any more.
 STEP_ROWS: Final = 20_000
-NODES_MAX: Final = 100
 ROWS_MAX: Final = 100_000
 
 
@@ -80,9 +79,8 @@ def doomed(
     Pick the rows of these nodes that are too old to be kept, and the oldest of any; a bounded step, to be taken often.
     """
     columns = COMPUTE_NODE_HISTORY.c
-    wanted = sorted(node_uuids)[:NODES_MAX]
     old = columns.at < now - timedelta(days=ages.full_days)
-    query = select(columns.node_uuid, columns.at).where(among(columns.node_uuid, wanted), old)
+    query = select(columns.node_uuid, columns.at).where(among(columns.node_uuid, node_uuids), old)
     times: dict[str, list[datetime]] = {}
     for uuid, at in connection.execute(query.order_by(columns.node_uuid, columns.at).limit(STEP_ROWS)):
         times.setdefault(uuid, []).append(at)

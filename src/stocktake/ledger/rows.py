@@ -132,9 +132,7 @@ NODE = Shape(COMPUTE_NODES, ComputeNode)
 BRIEF_NODE = Shape(
     COMPUTE_NODES,
     ComputeNode,
-    skip=frozenset(
-        {"cpu_info", "supported_instances", "numa_topology", "pci_device_pools", "stats", "metrics", "owned_traits"}
-    ),
+    skip=frozenset({"cpu_info", "supported_instances", "numa_topology", "pci_device_pools", "metrics", "owned_traits"}),
 )
 INSTANCE = Shape(INSTANCES, Instance, skip=frozenset({"pci_devices"}))
 MIGRATION = Shape(MIGRATIONS, Migration)

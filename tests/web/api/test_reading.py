@@ -84,6 +84,16 @@ def test_given_a_node_when_shown_then_it_is_its_record_and_what_follows_from_it(
     assert by_name["reserved"]["memory_mb"] == 512
 
 
+def test_given_nodes_when_listed_then_each_line_says_what_its_nodes_page_says(here: ServedHere) -> None:
+    client = here.client("viewer")
+    for line in client.get("/v1/nodes").json()["items"]:
+        page = client.get(f"/v1/nodes/{line['uuid']}").json()
+        same = line.keys() & page.keys()
+        assert {"stats", "problems", "vcpus_used", "state"} <= same
+        assert {name: line[name] for name in same} == {name: page[name] for name in same}
+        assert line["stats"]
+
+
 def test_given_a_silent_agent_when_its_nodes_are_shown_then_they_are_down_and_it_is_the_first_problem(
     fleet_url: str, tmp_path: Path
 ) -> None:
