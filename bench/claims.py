@@ -16,6 +16,7 @@ from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
 from stocktake.cli.parts import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
+from stocktake.ledger import Ledger
 from stocktake.model.allocation import Allocation
 from stocktake.model.workload import Flavor
 from stocktake.parts import Parts
@@ -112,5 +113,7 @@ def _opened(directory: Path, *, placement: str, allocations: str) -> Iterator[tu
     parts = open_parts(read_settings(None, {}, {**flags, "cpu_allocation_ratio": 1000.0}), clock, ids)
     refresh(parts)
     (node,) = parts.ledger.nodes()
-    yield parts, claims_with(parts.settings, parts.ledger, parts.scheduler, clock, ids), node.uuid
+    ledger = parts.ledger
+    assert isinstance(ledger, Ledger)
+    yield parts, claims_with(parts.settings, ledger, parts.scheduler, clock, ids), node.uuid
     close_parts(parts)

@@ -9,7 +9,7 @@ from typing import Any
 from stocktake.audit import TimeLimit
 from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.drivers.fake import FakeDriver
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import AnyLedger, Ledger, open_ledger
 from stocktake.model.workload import Flavor, Instance
 from stocktake.monitors.base import load_monitors
 from stocktake.parts import Parts
@@ -74,7 +74,7 @@ def an_instance(uuid: str, *, host: str, node: str, **fields: Any) -> Instance:
 
 @contextmanager
 def parts_of(
-    tmp_path: Path, *, clock: Clock | None = None, ledger: Ledger | None = None, **settings: object
+    tmp_path: Path, *, clock: Clock | None = None, ledger: AnyLedger | None = None, **settings: object
 ) -> Iterator[Parts]:
     """Open a host's parts; without a scheduler unless `placement` says otherwise."""
     flags = {
@@ -110,8 +110,15 @@ def parts_of(
     books.close()
 
 
-def dump(ledger: Ledger) -> Sequence[str]:
+def database_of(parts: Parts) -> Ledger:
+    """The ledger of parts, which is in a database."""
+    assert isinstance(parts.ledger, Ledger)
+    return parts.ledger
+
+
+def dump(ledger: AnyLedger) -> Sequence[str]:
     """Everything in the ledger, as exported."""
+    assert isinstance(ledger, Ledger)
     lines: list[str] = []
     ledger.export(lines.append)
     return lines

@@ -73,9 +73,8 @@ def test_given_a_directory_for_a_file_when_read_or_written_then_it_is_a_typed_er
 
 
 def test_given_another_hosts_id_when_guarded_then_it_stops_and_says_how_to_go_on() -> None:
-    holder = a_node(host="beta")
     with pytest.raises(IdentityError) as caught:
-        identity.guard_host("alpha", OURS, holder)
+        identity.guard_host("alpha", OURS, "beta")
     assert "'beta'" in caught.value.what
     assert 'host = "beta"' in caught.value.remedy
     assert "copied" in caught.value.remedy
@@ -96,7 +95,7 @@ def test_given_a_swapped_id_when_guarded_then_the_right_one_is_named() -> None:
 
 def test_given_itself_when_guarded_then_all_is_well() -> None:
     row = a_node()
-    identity.guard_host("alpha", OURS, row)
+    identity.guard_host("alpha", OURS, "alpha")
     identity.guard_host("alpha", OURS, None)
     identity.guard_nodes(OURS, ("alpha.example",), (row,))
     identity.guard_nodes(OURS, ("alpha.example",), ())

@@ -16,7 +16,7 @@ from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance, Migration
 from stocktake.parts import Parts
 from stocktake.refresh import refresh
-from tests.parts import Fleet, a_guest, an_instance, dump, parts_of
+from tests.parts import Fleet, a_guest, an_instance, database_of, dump, parts_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SOON, LONG_AGO = NOON + timedelta(minutes=10), NOON - timedelta(seconds=1)
@@ -237,7 +237,7 @@ def test_given_a_move_that_is_not_over_when_refreshed_then_it_keeps_its_room(par
     instance, move = a_move("resize", ONE, TWO, SOON if status == "pre-migrating" else None)
     put(parts, instance, move)
     if status == "finished":
-        finish(parts.ledger, instance, move)
+        finish(database_of(parts), instance, move)
     result = refresh(parts)
     assert (result.expired, the_move(parts).status) == ([], status)
     assert {name: result.nodes[name].vcpus_used for name in ("one", "two")} == {"one": 2, "two": 4}
@@ -254,7 +254,7 @@ def test_given_an_expired_resize_with_devices_when_aborted_then_only_those_of_th
         instance, move = a_move("resize", ONE, dest, LONG_AGO, devices=(GPU_2,))
         before = replace(instance.migration_context, old_pci_devices=(GPU,))
         put(parts, replace(instance, migration_context=before), move)
-        with parts.ledger.transaction() as books:
+        with database_of(parts).transaction() as books:
             (held,) = books.hold([parts.ledger.node("one").uuid]).values()
             devices = [
                 replace(one, status="claimed", instance_uuid=GUEST) if one.address == GPU or dest == ONE else one

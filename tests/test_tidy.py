@@ -36,6 +36,9 @@ ALLOWED_NAMES = {
 }
 # Protocols that repeat, typed, the names of something that is explained elsewhere.
 MIRRORS = {
+    "AnyLedger": "Ledger",
+    "AnyOwners": "Owners",
+    "AnyClaims": "Claims",
     "Domain": "libvirt's virDomain",
     "NodeDevice": "libvirt's virNodeDevice",
     "StoragePool": "libvirt's virStoragePool",

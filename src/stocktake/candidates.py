@@ -11,7 +11,7 @@ from stocktake.accounting.fit import Room, Wanted, capacity, fit, rooms
 from stocktake.accounting.placing import Placed
 from stocktake.accounting.standing import obstacles
 from stocktake.accounting.weigh import Weighed, leaning, weigh
-from stocktake.ledger import Ledger
+from stocktake.ledger import AnyLedger
 from stocktake.model.books import ComputeNode
 from stocktake.model.fitting import NoRoom
 from stocktake.model.value import Value
@@ -53,7 +53,7 @@ class Candidates(Value, frozen=True, kw_only=True):
 
 
 def candidates(
-    ledger: Ledger,
+    ledger: AnyLedger,
     settings: Settings,
     wanted: Wanted,
     *,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stocktake.clock import Ids
-from stocktake.errors import DriverUnreachable, IdentityError, NotFound
+from stocktake.errors import AccessDenied, DriverUnreachable, IdentityError
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host
 from stocktake.parts import Parts, Pass, failure_of
@@ -93,22 +93,22 @@ def node_uuids(
     return given
 
 
-def guard_host(host: str, compute_id: str, holder: ComputeNode | None) -> None:
+def guard_host(host: str, compute_id: str, holder: str | None) -> None:
     """
     Stop a host that runs with another's id, before anything is asked or written.
 
     Args:
-        holder: the ledger's node, of whatever host, whose uuid is `compute_id`.
+        holder: the host that has the ledger's node whose uuid is `compute_id`.
 
     Raises:
         IdentityError: renamed, or the state path was copied; says how to fix it.
     """
-    if holder is not None and holder.host != host:
+    if holder is not None and holder != host:
         raise IdentityError(
-            f"compute_id {compute_id} belongs to host {holder.host!r} in the ledger, and this host is {host!r}",
+            f"compute_id {compute_id} belongs to host {holder!r} in the ledger, and this host is {host!r}",
             where=FILE,
-            remedy=f'If this host was renamed, set `host = "{holder.host}"`; '
-            f"if its state path was copied from {holder.host}, delete its {FILE} file.",
+            remedy=f'If this host was renamed, set `host = "{holder}"`; '
+            f"if its state path was copied from {holder}, delete its {FILE} file.",
         )
 
 
@@ -187,22 +187,26 @@ def check_host(parts: Parts, ours: Sequence[ComputeNode]) -> None:
     own = read_compute_id(parts.settings.state_path)
     if own is None or any(row.uuid == own for row in ours):
         return
-    try:
-        holder = parts.ledger.node(own)
-    except NotFound:
-        return
-    guard_host(parts.rules.host, own, holder)
+    guard_host(parts.rules.host, own, parts.ledger.owners.read([own]).get(own))
 
 
 def _take_over(parts: Parts, uuids: Mapping[str, str], hosts: dict[str, Host], result: Pass) -> None:
     """Take nodes that are ours now and were another service's before: record, promises and allocations stay."""
     if not uuids:
         return
-    owners, me = parts.ledger.owners.read(), parts.rules.host
+    owners, me = parts.ledger.owners.read(uuids.values()), parts.rules.host
     theirs = {node: uuid for node, uuid in uuids.items() if owners.get(uuid, me) != me}
     if not theirs:
         return
-    taken = parts.ledger.owners.take({uuid: owners[uuid] for uuid in theirs.values()}, me)
+    try:
+        taken = parts.ledger.owners.take({uuid: owners[uuid] for uuid in theirs.values()}, me)
+    except AccessDenied:
+        for node, uuid in theirs.items():
+            what = f"it is {owners[uuid]}'s, and this host's token may not take it over"
+            remedy = "Give this agent a token of role operator, or the database."
+            result.failed[node] = AccessDenied(what, where=node, remedy=remedy)
+            del hosts[node]
+        return
     for node, uuid in theirs.items():
         if uuid in taken:
             result.moved[node] = owners[uuid]

@@ -6,14 +6,14 @@ Only rows are written here: the pass that asked counts them anew.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, ClassVar
 
 from stocktake.accounting import lifecycle
 from stocktake.errors import InvalidInput
 from stocktake.ledger import Transaction
 from stocktake.model.hypervisor import Host
-from stocktake.model.value import replace
+from stocktake.model.value import Value, replace
 from stocktake.model.workload import Instance, Migration
 from stocktake.parts import Parts, Pass
 from stocktake.report import Books
@@ -21,76 +21,96 @@ from stocktake.report import Books
 LOG = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Due:
+class Lapse(Value, frozen=True, kw_only=True):
     """
-    Uuids of the instances whose claims, as they were read, are to be settled now.
+    What becomes of pending claims of a host: uuids of the instances whose claims, as they were read, are to be settled.
 
     Attributes:
         running, stopped: their guests are there; a stopped one counts once its claim has expired.
         late: the claim has expired, and no guest is there.
         moving: the claim of a move has expired.
+        own: stocktake writes allocations to the scheduler.
     """
 
-    running: set[str] = field(default_factory=set)
-    stopped: set[str] = field(default_factory=set)
-    late: set[str] = field(default_factory=set)
-    moving: set[str] = field(default_factory=set)
+    answer: ClassVar[Any] = tuple[str, ...]
+
+    host: str
+    running: frozenset[str] = frozenset()
+    stopped: frozenset[str] = frozenset()
+    late: frozenset[str] = frozenset()
+    moving: frozenset[str] = frozenset()
+    own: bool
+
+    @property
+    def uuids(self) -> list[str]:
+        """All that it is about."""
+        return sorted(self.running | self.stopped | self.late | self.moving)
+
+    def run(self, held: Transaction) -> tuple[str, ...]:
+        """Settle what nobody did or renewed since it was read; give the uuids of those that gave a claim back."""
+        # Nodes before instances, as everybody locks; then all is read again.
+        held.lock(frozenset().union(*map(held.whereabouts, self.uuids)))
+        return tuple(uuid for uuid in self.uuids if self._settle(held, uuid))
+
+    def _settle(self, held: Transaction, uuid: str) -> bool:
+        expired = False
+        if uuid in self.moving:
+            for move in held.migrations_of(uuid):
+                ours = self.host in (move.source_compute, move.dest_compute)
+                if ours and _is_over(move.claim_expires_at, held.now):
+                    expired |= _abort(held, move)
+        instance = held.instance(uuid)
+        if instance is None or instance.claim_expires_at is None or instance.host != self.host:
+            return expired
+        over = _is_over(instance.claim_expires_at, held.now)
+        if uuid in self.running or (uuid in self.stopped and over):
+            _keep(held, instance, running=uuid in self.running)
+        elif uuid in self.late and over:
+            expired |= _give_back(held, instance, own=self.own)
+        return expired
 
 
 def settle_claims(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
     """Keep the claims whose guests have appeared, give back those that have expired; say whether there were any."""
-    now = parts.clock.now()
-    due = _due(hosts, books, now)
-    uuids = sorted(due.running | due.stopped | due.late | due.moving)
-    if not uuids:
+    due = _due(parts, hosts, books)
+    if not due.uuids:
         return False
-    own = parts.settings.allocations == "own"
-    with parts.ledger.transaction() as held:
-        # Nodes before instances, as everybody locks; then all is read again.
-        held.lock(frozenset().union(*map(held.whereabouts, uuids)))
-        expired = [uuid for uuid in uuids if _settle(held, uuid, due, now, own=own)]
+    expired = parts.ledger.held(due)
     result.expired.extend(expired)
     for uuid in expired:
         LOG.warning("a claim that nobody settled was given back", extra={"instance": uuid})
     return True
 
 
-def _due(hosts: Mapping[str, Host], books: Mapping[str, Books], now: datetime) -> _Due:
+def _due(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books]) -> Lapse:
     """Find the claims that a guest or the time settles."""
-    due = _Due()
+    now = parts.clock.now()
+    running: set[str] = set()
+    stopped: set[str] = set()
+    late: set[str] = set()
+    moving: set[str] = set()
     for node, book in books.items():
-        due.moving |= {move.instance_uuid for move in book.work.migrations if _is_over(move.claim_expires_at, now)}
+        moving |= {move.instance_uuid for move in book.work.migrations if _is_over(move.claim_expires_at, now)}
         pending = [instance for instance in book.work.instances if instance.claim_expires_at is not None]
         guests = {guest.uuid: guest for guest in hosts[node].guests or ()} if pending else {}
         for instance in pending:
             guest = guests.get(instance.uuid)
             if guest is not None and guest.active:
-                due.running.add(instance.uuid)
+                running.add(instance.uuid)
             elif _is_over(instance.claim_expires_at, now):
-                (due.late if guest is None else due.stopped).add(instance.uuid)
-    return due
+                (late if guest is None else stopped).add(instance.uuid)
+    return Lapse(
+        host=parts.rules.host,
+        running=frozenset(running),
+        stopped=frozenset(stopped),
+        late=frozenset(late),
+        moving=frozenset(moving),
+        own=parts.settings.allocations == "own",
+    )
 
 
 def _is_over(expires_at: datetime | None, now: datetime) -> bool:
     return expires_at is not None and expires_at <= now
-
-
-def _settle(held: Transaction, uuid: str, due: _Due, now: datetime, *, own: bool) -> bool:
-    """Settle an instance's claims, if nobody did or renewed them since they were read; say if one was given back."""
-    expired = False
-    if uuid in due.moving:
-        for move in held.migrations_of(uuid):
-            if _is_over(move.claim_expires_at, now):
-                expired |= _abort(held, move)
-    instance = held.instance(uuid)
-    if instance is None or instance.claim_expires_at is None:
-        return expired
-    if uuid in due.running or (uuid in due.stopped and _is_over(instance.claim_expires_at, now)):
-        _keep(held, instance, running=uuid in due.running)
-    elif uuid in due.late and _is_over(instance.claim_expires_at, now):
-        expired |= _give_back(held, instance, own=own)
-    return expired
 
 
 def _keep(held: Transaction, instance: Instance, *, running: bool) -> None:

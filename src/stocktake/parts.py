@@ -9,7 +9,7 @@ from stocktake.audit import TimeLimit
 from stocktake.clock import Clock, Ids
 from stocktake.drivers.base import Driver
 from stocktake.errors import StocktakeError
-from stocktake.ledger import Ledger
+from stocktake.ledger import AnyLedger
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.rules import Rules
@@ -29,7 +29,7 @@ class Parts:
     overrides: Overrides
     driver: Driver
     monitors: Sequence[Monitor]
-    ledger: Ledger
+    ledger: AnyLedger
     scheduler: Scheduler
     clock: Clock
     ids: Ids

@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from functools import partial
 
 from stocktake import __version__
-from stocktake.accounting.tally import tally
 from stocktake.adoption import adopt, let_go
 from stocktake.audit import audit
 from stocktake.clock import Clock
+from stocktake.counting import Count, books_of, guests_of
 from stocktake.errors import NodeNotFound, ReportRefused, StocktakeError
 from stocktake.identity import check_driver, check_host, identified
 from stocktake.lapse import settle_claims
+from stocktake.ledger import SaveOutcome
 from stocktake.memory import Memory
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host, HostView
-from stocktake.model.problem import ordered
-from stocktake.model.value import replace
-from stocktake.model.workload import NodeWork, Service
+from stocktake.model.workload import NodeWork
 from stocktake.parts import Parts, Pass, failure_of
-from stocktake.placement.desired import desired
 from stocktake.placement.overrides import overrides_for
-from stocktake.report import Books, Reader, Reported, carried, save, sync
+from stocktake.report import Books, Reported, save, sync
 from stocktake.sharing import divided, hand_over, join, still_ours
 from stocktake.vanished import delete_vanished
 from stocktake.verify import verify
@@ -93,15 +91,14 @@ def refresh(
     hosts = _verified(views, memory, result)
     timer.lap("verify")
     uuids = identified(parts, names, hosts, ours, result)
-    service = parts.ledger.service(parts.rules.host) or parts.ledger.register(parts.rules.host, version=__version__)
-    join(parts, service)
+    facts = {node: view for node, view in views.items() if isinstance(view, HostView)}
     agree = partial(sync, parts.ledger, parts.scheduler, full=full, stop=stop, progress=progress)
-    _count(parts, hosts, uuids, service, result=result, timer=timer, stop=stop, memory=memory, agree=agree)
+    gone = _count(parts, facts, hosts, uuids, result=result, timer=timer, stop=stop, memory=memory, agree=agree)
     if only is None:
         memory.keep(names)
     _note(parts, ours, result)
     if only is None and not stop():
-        delete_vanished(parts, listed, ours, result, stop)
+        delete_vanished(parts, listed, ours, result, stop, gone=gone)
         hand_over(parts, division, result)
     _announce(parts, result)
     timer.lap("save")
@@ -122,50 +119,70 @@ def _known(parts: Parts, result: Pass) -> Sequence[ComputeNode]:
 
 def _count(
     parts: Parts,
+    views: Mapping[str, HostView],
     hosts: Mapping[str, Host],
     uuids: Mapping[str, str],
-    service: Service,
     *,
     result: Pass,
     timer: _Timer,
     stop: Callable[[], bool],
     memory: Memory,
     agree: Callable[..., None],
-) -> None:
-    """Read, tally, save and report the nodes whose hosts are verified."""
+) -> bool:
+    """Read, tally, save and report the nodes whose hosts are verified; say if providers of deleted ones may be left."""
+    ledger, host, guests = parts.ledger, parts.rules.host, guests_of(hosts)
+    standing = ledger.standing(host, tuple(hosts), guests)
+    service = standing.service or ledger.register(host, version=__version__)
+    join(parts, service)
+    overrides = {
+        node: overrides_for(parts.overrides, one.hypervisor_hostname, uuids[node]) for node, one in hosts.items()
+    }
 
-    def books_of(reader: Reader, nodes: Sequence[str]) -> dict[str, Books]:
-        guests = {node: frozenset(guest.uuid for guest in hosts[node].guests or ()) for node in nodes}
-        works = reader.work(parts.rules.host, nodes, guests)
-        return {node: books_of_one(node, works[node]) for node in nodes}
+    def counted(works: Mapping[str, NodeWork]) -> dict[str, Books]:
+        return {node: counted_one(node, work) for node, work in works.items()}
 
-    def books_of_one(node: str, work: NodeWork) -> Books:
-        host, uuid = hosts[node], uuids[node]
-        return memory.books(
-            host,
-            work,
-            uuid,
-            disabled=service.disabled,
-            count=lambda: _books(parts, host, work, uuid, service),
+    def counted_one(node: str, work: NodeWork) -> Books:
+        one, uuid, own, disabled = hosts[node], uuids[node], overrides[node], service.disabled
+        count = partial(books_of, one, work, parts.rules, own, uuid=uuid, disabled=disabled)
+        return memory.books(one, work, uuid, disabled=disabled, count=count)
+
+    def again(nodes: Sequence[str]) -> dict[str, Books]:
+        return counted(ledger.work(host, nodes, {node: guests[node] for node in nodes}))
+
+    def held(nodes: Sequence[str]) -> tuple[Mapping[str, Books], SaveOutcome]:
+        done = ledger.held(
+            Count(
+                host=host,
+                views={node: views[node] for node in nodes},
+                uuids={node: uuids[node] for node in nodes},
+                rules=parts.rules,
+                overrides={node: overrides[node] for node in nodes},
+                disabled=service.disabled,
+            )
         )
+        return counted({node: done.works[node] for node in still_ours(parts, nodes, uuids)}), done.outcome
 
-    books = books_of(parts.ledger, tuple(hosts))
-    if parts.settings.adopt == "auto":
-        result.adopted = adopt(parts, hosts, books)
-        if let_go(parts, hosts, books) or result.adopted:
-            books.update(books_of(parts.ledger, tuple(hosts)))
-    if settle_claims(parts, hosts, books, result):
-        books.update(books_of(parts.ledger, tuple(hosts)))
+    books = counted(standing.works)
+    for settle in (_adopted, settle_claims):
+        if settle(parts, hosts, books, result):
+            books.update(again(tuple(hosts)))
     timer.lap("tally")
-    if stop():
-        return
-    done = save(parts.ledger, books, lambda reader, nodes: books_of(reader, still_ours(parts, nodes, uuids)))
-    timer.lap("save")
     if not stop():
-        own = parts.settings.allocations == "own"
-        agree(done, own=own)
-    timer.lap("report")
-    _merge(done, result)
+        done = save(ledger, books, lambda nodes: again(still_ours(parts, nodes, uuids)), held)
+        timer.lap("save")
+        if not stop():
+            agree(done, own=parts.settings.allocations == "own")
+        timer.lap("report")
+        _merge(done, result)
+    return bool(standing.gone)
+
+
+def _adopted(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
+    """Make instances of guests that nobody promised, if the settings say so; say whether promises changed."""
+    if parts.settings.adopt != "auto":
+        return False
+    result.adopted = adopt(parts, hosts, books)
+    return bool(let_go(parts, hosts, books) or result.adopted)
 
 
 def _merge(done: Reported, result: Pass) -> None:
@@ -217,16 +234,6 @@ def _verified(views: Mapping[str, HostView | StocktakeError], memory: Memory, re
             remedy = "The node keeps its last record, marked stale, until its driver reports sense."
             result.failed[node] = ReportRefused(verdict.reasons, where=node, remedy=remedy)
     return hosts
-
-
-def _books(parts: Parts, host: Host, work: NodeWork, uuid: str, service: Service) -> Books:
-    """Tally one node and work out what the scheduler should hold."""
-    counted = tally(host, work, parts.rules, uuid=uuid)
-    own = overrides_for(parts.overrides, host.hypervisor_hostname, counted.node.uuid)
-    tree, problems = desired(host, counted, parts.rules, disabled=service.disabled, overrides=own)
-    node = replace(counted.node, problems=ordered((*counted.node.problems, *problems)))
-    node = carried(node, tree, work.record)
-    return Books(work=work, tally=replace(counted, node=node), tree=tree)
 
 
 def _note(parts: Parts, ours: Sequence[ComputeNode], result: Pass) -> None:

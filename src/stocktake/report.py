@@ -4,13 +4,12 @@ Step 7: save the records that changed, then make the scheduler agree. Law: nothi
 What the scheduler refuses becomes a problem on the node; the next refresh tries again.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
 
 from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, StocktakeError
-from stocktake.ledger import Ledger, NodeSave, SaveOutcome
+from stocktake.ledger import AnyLedger, NodeSave, SaveOutcome
 from stocktake.model.allocation import Holdings
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem, ordered
@@ -81,16 +80,11 @@ def changed(node: ComputeNode, before: ComputeNode | None) -> bool:
     return before is None or replace(node, updated_at=before.updated_at, created_at=before.created_at) != before
 
 
-class Reader(Protocol):
-    """Who reads what is promised: the ledger, or a transaction that holds the nodes."""
-
-    def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
-        """Read all that is promised on these nodes of a host."""
-        ...
-
-
 def save(
-    ledger: Ledger, books: Mapping[str, Books], again: Callable[[Reader, Sequence[str]], Mapping[str, Books]]
+    ledger: AnyLedger,
+    books: Mapping[str, Books],
+    again: Callable[[Sequence[str]], Mapping[str, Books]],
+    held: Callable[[Sequence[str]], tuple[Mapping[str, Books], SaveOutcome]],
 ) -> Reported:
     """
     Save the nodes that changed, in one transaction; those that somebody else changed meanwhile are tallied again.
@@ -102,6 +96,7 @@ def save(
         books: by node name.
         again: reads these nodes again and tallies them, without asking the hypervisor; it leaves out those that other
             services have now, which are then nobody's trouble here.
+        held: the same, with the nodes' rows held, and saves them.
     """
     result = Reported(books=dict(books))
     pending: Sequence[str] = tuple(books)
@@ -110,17 +105,14 @@ def save(
         if not saves:
             return result
         pending = _saved(result, saves, ledger.save(tuple(saves.values())))
-        fresh = again(ledger, pending) if pending else {}
+        fresh = again(pending) if pending else {}
         if not fresh:
             return result
         result.books.update(fresh)
         pending = tuple(fresh)
-    with ledger.transaction() as held:
-        held.lock([result.books[name].tally.node.uuid for name in pending])
-        fresh = again(held, pending)
-        result.books.update(fresh)
-        saves = _saves(result, tuple(fresh))
-        pending = _saved(result, saves, held.save(tuple(saves.values()))) if saves else ()
+    fresh, outcome = held(pending)
+    result.books.update(fresh)
+    pending = _saved(result, _saves(result, tuple(fresh)), outcome)
     remedy = "The next refresh tries again."
     for name in pending:
         what = "the node was made or deleted by others meanwhile"
@@ -133,12 +125,20 @@ def _saves(result: Reported, pending: Sequence[str]) -> dict[str, NodeSave]:
     saves: dict[str, NodeSave] = {}
     for name in pending:
         book = result.books[name]
-        before = book.work.record
-        if changed(book.tally.node, before) or book.tally.stale_migrations or _devices_differ(book):
-            saves[name] = NodeSave(tally=book.tally, expected_generation=before.generation if before else None)
-        elif before is not None:
-            result.saved[name] = before
+        wanted = save_of(book)
+        if wanted is not None:
+            saves[name] = wanted
+        elif book.work.record is not None:
+            result.saved[name] = book.work.record
     return saves
+
+
+def save_of(book: Books) -> NodeSave | None:
+    """Give what is to be saved of a node; None if nothing differs from what was read."""
+    before = book.work.record
+    if changed(book.tally.node, before) or book.tally.stale_migrations or _devices_differ(book):
+        return NodeSave(tally=book.tally, expected_generation=before.generation if before else None)
+    return None
 
 
 def _saved(result: Reported, saves: Mapping[str, NodeSave], outcome: SaveOutcome) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ def _saved(result: Reported, saves: Mapping[str, NodeSave], outcome: SaveOutcome
 
 
 def sync(
-    ledger: Ledger,
+    ledger: AnyLedger,
     scheduler: Scheduler,
     result: Reported,
     *,
@@ -212,7 +212,7 @@ def sync(
 
 
 def _healed(
-    ledger: Ledger, scheduler: Scheduler, books: Mapping[str, Books], result: Reported, stop: Callable[[], bool]
+    ledger: AnyLedger, scheduler: Scheduler, books: Mapping[str, Books], result: Reported, stop: Callable[[], bool]
 ) -> dict[str, Healed | StocktakeError]:
     """Make the allocations on these nodes what their entries say."""
 

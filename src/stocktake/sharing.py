@@ -110,6 +110,6 @@ def hand_over(parts: Parts, division: Division, result: Pass) -> None:
 
 def still_ours(parts: Parts, nodes: Sequence[str], uuids: Mapping[str, str]) -> tuple[str, ...]:
     """Leave out nodes that another service took while we counted."""
-    owners = parts.ledger.owners.read()
+    owners = parts.ledger.owners.read([uuids[node] for node in nodes])
     me = parts.rules.host
     return tuple(node for node in nodes if owners.get(uuids[node], me) == me)

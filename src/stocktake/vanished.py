@@ -17,23 +17,32 @@ VANISHED = "node-vanished"
 
 
 def delete_vanished(
-    parts: Parts, names: Sequence[str], ours: Sequence[ComputeNode], result: Pass, stop: Callable[[], bool]
+    parts: Parts,
+    names: Sequence[str],
+    ours: Sequence[ComputeNode],
+    result: Pass,
+    stop: Callable[[], bool],
+    *,
+    gone: bool,
 ) -> None:
     """
     Delete compute nodes that the driver no longer reports, record first, then provider; see docs/accounting.md.
 
     Kept are nodes that the driver still has (they moved), that still have instances, and, if more than a set share
     vanishes at once, all of them until a second pass agrees. What `stop` leaves, the next pass does.
+
+    Args:
+        gone: there may be deleted nodes of earlier passes whose providers are left.
     """
     there = set(names)
-    gone = [row for row in ours if row.hypervisor_hostname not in there]
-    if gone:
+    missing = [row for row in ours if row.hypervisor_hostname not in there]
+    if missing:
         # What the replica said may be old: another service may own the node by now.
         still = {row.uuid for row in parts.ledger.nodes(host=parts.rules.host)}
-        gone = [row for row in gone if row.uuid in still]
-    many = len(gone) > len(ours) * parts.settings.vanish_share_max and len(ours) > 1
+        missing = [row for row in missing if row.uuid in still]
+    many = len(missing) > len(ours) * parts.settings.vanish_share_max and len(ours) > 1
     marks: dict[str, Problem] = {}
-    for row in gone:
+    for row in missing:
         if stop():
             break
         name = row.hypervisor_hostname
@@ -47,7 +56,8 @@ def delete_vanished(
         marks[row.uuid] = Problem(code=VANISHED, about=name, text=f"the driver no longer reports it; {why}")
     if marks:
         parts.ledger.note_failures(marks)
-    _delete_providers(parts, result, stop)
+    if gone or result.deleted:
+        _delete_providers(parts, result, stop)
 
 
 def _delete_providers(parts: Parts, result: Pass, stop: Callable[[], bool]) -> None:

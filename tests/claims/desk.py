@@ -16,7 +16,7 @@ from stocktake.model.value import plain, replace
 from stocktake.model.workload import Flavor, Instance
 from stocktake.parts import Parts
 from stocktake.refresh import refresh
-from tests.parts import Fleet, parts_of
+from tests.parts import Fleet, database_of, parts_of
 
 HOSTS = ("alpha", "beta")
 GPU = PciAlias(name="gpu", vendor_id="10de", product_id="20b5")
@@ -138,7 +138,7 @@ class Desk:
     def holders(self, host: str = "alpha") -> dict[str, str]:
         """Say who holds which device."""
         node = self.node(host)
-        with self.parts["alpha"].ledger.transaction() as books:
+        with database_of(self.parts["alpha"]).transaction() as books:
             found = books.devices(node.uuid)
         return {record.address: record.instance_uuid for record in found if record.instance_uuid}
 
@@ -177,7 +177,7 @@ def open_desk(
             }
             parts[host] = stack.enter_context(parts_of(folder, clock=clock, **given))
         first = parts["alpha"]
-        claims = Claims(first.ledger, first.scheduler, rules or ClaimRules(aliases=ALIASES), clock, RandomIds())
+        claims = Claims(database_of(first), first.scheduler, rules or ClaimRules(aliases=ALIASES), clock, RandomIds())
         desk = Desk(parts, fleets, claims, clock)
         desk.refresh()
         yield desk

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -60,10 +60,15 @@ def a_book(ledger: Ledger, node: ProviderTree, *entries: Entry, **work: Any) -> 
     return Books(work=NodeWork(record=before, **work), tally=Tally(node=record, entries=entries), tree=node)
 
 
+def nobody(_: object) -> NoReturn:
+    """Nobody else claims meanwhile."""
+    raise AssertionError
+
+
 def report(ledger: Ledger, scheduler: Scheduler, *books: Books, own: bool = True, full: bool = False) -> Reported:
     """Save the books and tell the scheduler."""
     named = {book.tree.root.name: book for book in books}
-    result = save(ledger, named, lambda _, names: {name: named[name] for name in names})
+    result = save(ledger, named, lambda names: {name: named[name] for name in names}, nobody)
     sync(ledger, scheduler, result, full=full, stop=never, own=own)
     return result
 

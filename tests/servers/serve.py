@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import uvicorn
 from starlette.testclient import TestClient
 
 from stocktake.claims.opening import claims_with
@@ -210,6 +212,23 @@ def served(
         yield server
     finally:
         server.stop(signal.SIGKILL)
+
+
+@contextmanager
+def served_in_thread(web: Web) -> Iterator[str]:
+    """Serve an application over a real socket, from a thread of this process; give its URL."""
+    app = make_app(web)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, http="httptools")
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # A server in a thread can't have the signals, and does not ask for them.
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
+from stocktake.counting import books_of
 from stocktake.drivers.fleet import DEVICE_SPEC
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.hypervisor import Host, HostView, Survey
@@ -11,8 +12,8 @@ from stocktake.model.pci import PciRecord
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance
 from stocktake.parts import Parts, Pass
+from stocktake.placement.overrides import overrides_for
 from stocktake.placement.wanted import wanted
-from stocktake.refresh import _books
 from stocktake.report import Books, changed
 from stocktake.verify import verify
 from tests.sim.world import THEIRS, Service, World
@@ -59,7 +60,9 @@ def fresh_books(parts: Parts, name: str) -> Books:
     service = parts.ledger.service(parts.rules.host)
     assert service is not None
     assert work.record is not None
-    return _books(parts, host, work, work.record.uuid, service)
+    uuid = work.record.uuid
+    overrides = overrides_for(parts.overrides, host.hypervisor_hostname, uuid)
+    return books_of(host, work, parts.rules, overrides, uuid=uuid, disabled=service.disabled)
 
 
 def encoded(cpu_info: object) -> object:

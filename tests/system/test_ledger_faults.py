@@ -15,7 +15,7 @@ from stocktake.errors import LedgerError, LedgerUnreachable
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.parts import Parts
 from stocktake.refresh import refresh
-from tests.parts import Fleet, a_guest, dump, parts_of
+from tests.parts import Fleet, a_guest, database_of, dump, parts_of
 from tests.servers.placement import PlacementServer
 from tests.servers.postgres import PrivatePostgres, private_postgres
 from tests.system.conftest import NAMES, used
@@ -96,7 +96,7 @@ def test_given_a_ledger_that_is_away_when_refreshed_then_the_pass_is_skipped_and
     there = Readback(server.url)
     lines, before, told = dump(impatient.ledger), there.everything(), writes(server)
     fleet.loses("three").has("one", report={"vcpus": 8}, guests=[a_guest(GUEST)]).has("four")
-    with away.locked() if how == "locked" else away.gone(impatient.ledger):
+    with away.locked() if how == "locked" else away.gone(database_of(impatient)):
         for _ in range(2):
             began_s = time.monotonic()
             with pytest.raises(LedgerUnreachable):

@@ -6,7 +6,8 @@ if nobody does. See docs/howto/claims.md and docs/accounting.md, "Claims".
 """
 
 from stocktake.claims.claims import Claims
+from stocktake.claims.door import AnyClaims
 from stocktake.claims.nouns import Claimed, ClaimRules, Refused, Request
 from stocktake.claims.pending import building, moving
 
-__all__ = ["ClaimRules", "Claimed", "Claims", "Refused", "Request", "building", "moving"]
+__all__ = ["AnyClaims", "ClaimRules", "Claimed", "Claims", "Refused", "Request", "building", "moving"]

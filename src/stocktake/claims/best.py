@@ -9,7 +9,7 @@ from stocktake.accounting.fit import Wanted
 from stocktake.candidates import Candidate, candidates
 from stocktake.claims.nouns import Claimed, Refused
 from stocktake.errors import ClaimRefused
-from stocktake.ledger import Ledger
+from stocktake.ledger import AnyLedger
 from stocktake.model.fitting import Limits
 from stocktake.settings import Settings
 
@@ -17,7 +17,7 @@ _SHOWN_MAX = 5
 
 
 def claim_on(
-    ledger: Ledger,
+    ledger: AnyLedger,
     settings: Settings,
     node: str | None,
     wanted: Wanted,
@@ -57,7 +57,7 @@ def refusal(refused: Sequence[Refused]) -> ClaimRefused:
 
 
 def claim_best(
-    ledger: Ledger,
+    ledger: AnyLedger,
     settings: Settings,
     wanted: Wanted,
     claim: Callable[[str, Limits], Claimed | Refused],

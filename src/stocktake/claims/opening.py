@@ -9,9 +9,10 @@ from pathlib import Path
 from stocktake.claims.claims import Claims
 from stocktake.claims.nouns import ClaimRules
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
+from stocktake.errors import SettingsError
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.placement import Scheduler, open_scheduler
-from stocktake.settings import Settings, ages, read_settings
+from stocktake.settings import Settings, ages, front_of, read_settings
 
 
 @contextmanager
@@ -23,11 +24,15 @@ def claims_of(settings_file: Path | str | None = None) -> Iterator[Claims]:
         settings_file: None reads the usual one; `STOCKTAKE_*` variables count in any case.
 
     Raises:
-        SettingsError: everything that is wrong with the settings.
+        SettingsError: everything that is wrong with the settings; or the ledger is behind a server.
         LedgerUnreachable, LedgerError: the ledger can't be opened.
     """
     clock, ids = SystemClock(), RandomIds()
     settings = read_settings(Path(settings_file) if settings_file is not None else None)
+    front = front_of(settings)
+    if front is not None:
+        remedy = "Use stocktake.client.connected, or unset ledger and server.url."
+        raise SettingsError(f"the ledger is behind {front}", remedy=remedy)
     with ExitStack() as opened:
         database = settings.database
         ledger = open_ledger(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from stocktake.accounting.lifecycle import MoveKind
-from stocktake.claims.claims import Claims
+from stocktake.claims.door import AnyClaims
 from stocktake.claims.nouns import Claimed, Refused, Request
 from stocktake.errors import StocktakeError
 from stocktake.model.fitting import Limits
@@ -23,7 +23,7 @@ RENEWALS = 3
 
 
 @contextmanager
-def building(claims: Claims, node: str, request: Request, *, limits: Limits | None = None) -> Iterator[Claimed]:
+def building(claims: AnyClaims, node: str, request: Request, *, limits: Limits | None = None) -> Iterator[Claimed]:
     """
     Claim room for a build, and keep it if the block ends well.
 
@@ -37,7 +37,13 @@ def building(claims: Claims, node: str, request: Request, *, limits: Limits | No
 
 @contextmanager
 def moving(
-    claims: Claims, uuid: str, kind: MoveKind, node: str, *, flavor: Flavor | None = None, limits: Limits | None = None
+    claims: AnyClaims,
+    uuid: str,
+    kind: MoveKind,
+    node: str,
+    *,
+    flavor: Flavor | None = None,
+    limits: Limits | None = None,
 ) -> Iterator[Claimed]:
     """
     Claim room at a move's destination, and finish the move if the block ends well.
@@ -52,7 +58,7 @@ def moving(
 
 
 @contextmanager
-def renewed(claims: Claims, uuid: str) -> Iterator[None]:
+def renewed(claims: AnyClaims, uuid: str) -> Iterator[None]:
     """Renew an instance's pending claim for as long as the block runs."""
     over = threading.Event()
     thread = threading.Thread(target=_renew, args=(claims, uuid, over), name=f"claim-{uuid}", daemon=True)
@@ -65,7 +71,7 @@ def renewed(claims: Claims, uuid: str) -> Iterator[None]:
 
 
 def _settled(
-    claims: Claims, claimed: Claimed | Refused, settle: Callable[[str], Claimed], *, undo: Callable[[str], object]
+    claims: AnyClaims, claimed: Claimed | Refused, settle: Callable[[str], Claimed], *, undo: Callable[[str], object]
 ) -> Iterator[Claimed]:
     if isinstance(claimed, Refused):
         raise claimed.error()
@@ -87,7 +93,7 @@ def _give_back(undo: Callable[[str], object], uuid: str) -> None:
         LOG.warning("the claim could not be given back and will expire: %s", error, extra={"instance": uuid})
 
 
-def _renew(claims: Claims, uuid: str, over: threading.Event) -> None:
+def _renew(claims: AnyClaims, uuid: str, over: threading.Event) -> None:
     while not over.wait(claims.expiry_s / RENEWALS):
         try:
             claims.renew(uuid)

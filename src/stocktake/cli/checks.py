@@ -3,7 +3,7 @@ What `doctor` looks at, one function a part. Law: a check changes nothing, and i
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stocktake.cli.session import Session
-from stocktake.errors import NotFound, StocktakeError, Unreachable
+from stocktake.errors import StocktakeError, Unreachable
 
 if TYPE_CHECKING:
     from stocktake.audit import TimeLimit
     from stocktake.drivers.base import Driver
-    from stocktake.ledger import Ledger
-    from stocktake.model.books import ComputeNode
+    from stocktake.ledger import AnyLedger
     from stocktake.settings import Settings
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -45,7 +44,7 @@ class Host:
     session: Session
     opened: ExitStack
     settings: "Settings | None" = None
-    ledger: "Ledger | None" = None
+    ledger: "AnyLedger | None" = None
     driver: "Driver | None" = None
     limit: "TimeLimit | None" = None
     names: tuple[str, ...] = ()
@@ -85,9 +84,14 @@ def _settings(host: Host) -> Answers:
 def _ledger(host: Host) -> Answers:
     from stocktake.ledger import open_ledger
     from stocktake.ledger.engine import parse_url
+    from stocktake.settings import front_of
 
     assert host.settings is not None
     settings, session = host.settings, host.session
+    front = front_of(settings)
+    if front is not None:
+        yield _server(host, front)
+        return
     url = parse_url(settings.database.connection)
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
         yield "ok", f"{url.database} is not there yet; the first refresh makes it", ""
@@ -109,6 +113,20 @@ def _ledger(host: Host) -> Answers:
         pass
     host.ledger = ledger
     yield "ok", f"{ledger.name}, schema version {version}, can be written", ""
+
+
+def _server(host: Host, front: str) -> tuple[Verdict, str, str]:
+    """Look at who this host is to the server that keeps its books."""
+    assert host.settings is not None
+    me = host.session.fleet.who_am_i()
+    host.ledger = host.session.ledger
+    told = f"{front}, signed in as {me.role}{f' of {me.host}' if me.host else ''}"
+    if me.role == "agent" and me.host != host.settings.host:
+        remedy = f"Take a token for this host: `stocktake token create --role agent --host {host.settings.host}`."
+        return "fail", f"{told}, and this host is {host.settings.host}", remedy
+    if me.role == "viewer" and host.settings.ledger is not None:
+        return "fail", f"{told}, who may not write", "An agent takes a token of role agent."
+    return "ok", told, ""
 
 
 def _hypervisor(host: Host) -> Answers:
@@ -137,6 +155,8 @@ def _placement(host: Host) -> Answers:
     from stocktake.cli.parts import open_placement
 
     assert host.settings is not None
+    from stocktake.settings import front_of
+
     scheduler = open_placement(host.settings, host.session.clock)
     host.opened.callback(scheduler.close)
     version = scheduler.ping()
@@ -144,7 +164,8 @@ def _placement(host: Host) -> Answers:
     if mode == "none":
         yield "ok", "none: nothing is reported", ""
         return
-    where = _shown(host, "placement.url" if mode == "remote" else "placement.connection")
+    front = front_of(host.settings) if mode == "embedded" else None
+    where = front or _shown(host, "placement.url" if mode == "remote" else "placement.connection")
     yield "ok", f"{mode}{f' at {where}' if where else ''}, version {version}", ""
 
 
@@ -160,19 +181,9 @@ def _identity(host: Host) -> Answers:
         yield "ok", f"compute_id {own}; not compared, the ledger is not there", ""
         return
     ours = host.ledger.nodes(host=host.settings.host)
-    identity.guard_host(host.settings.host, own, _holder(host.ledger, own, ours))
+    identity.guard_host(host.settings.host, own, host.ledger.owners.read([own]).get(own))
     identity.guard_nodes(own, host.names, ours)
     yield "ok", f"host {host.settings.host}, compute_id {own}", ""
-
-
-def _holder(ledger: "Ledger", own: str, ours: "Sequence[ComputeNode]") -> "ComputeNode | None":
-    known = next((node for node in ours if node.uuid == own), None)
-    if known is not None:
-        return known
-    try:
-        return ledger.node(own)
-    except NotFound:
-        return None
 
 
 def _clock(host: Host) -> Answers:

@@ -46,7 +46,7 @@ def _upgrade(session: Session, command: str) -> int:
     from stocktake.cli.screen import screen_of, write, write_json
 
     session.command = command
-    ledger = session.ledger
+    ledger = session.database
     ledger.upgrade()
     version = ledger.schema_version()
     if session.json:
@@ -70,7 +70,7 @@ def export_command(session: Session, file: Path) -> int:
     session.command = "ledger export"
     session.json_lines = str(file) == "-"
     if str(file) == "-":
-        session.ledger.export(lambda line: click.echo(line.rstrip("\n")))
+        session.database.export(lambda line: click.echo(line.rstrip("\n")))
         return 0
     half = file.with_name(f"{file.name}.part")
     lines = 0
@@ -82,7 +82,7 @@ def export_command(session: Session, file: Path) -> int:
                 lines += 1
                 out.write(f"{line.rstrip(chr(10))}\n")
 
-            session.ledger.export(write)
+            session.database.export(write)
         half.replace(file)
     except OSError as error:
         raise InvalidInput(f"can't be written: {error.strerror}", where=str(file)) from error
@@ -103,7 +103,7 @@ def import_command(session: Session, file: Path) -> int:
     All or nothing: a line that is not valid is named, and nothing is imported.
     """
     session.command = "ledger import"
-    number = session.ledger.import_(_lines(file))
+    number = session.database.import_(_lines(file))
     _say(session, {"file": str(file), "rows": number}, f"Imported {number:,} rows.")
     return 0
 

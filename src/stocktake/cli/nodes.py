@@ -226,6 +226,7 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     from stocktake.cli.screen import screen_of, write, write_json
     from stocktake.notifications import open_bus
     from stocktake.removal import check_removable, remove
+    from stocktake.settings import front_of
     from stocktake.views.finding import find_node
 
     ledger = session.ledger
@@ -235,8 +236,11 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     if not yes:
         confirm(f"Delete node {name} of host {node.host} and its resource provider {node.uuid}?")
     settings = session.settings
-    told = partial(open_bus, settings.notifications, settings.host, session.clock, session.ids)
-    remove(ledger, session.scheduler, node, told)
+    if front_of(settings) is not None:
+        session.fleet.delete_node(node.uuid, force=force)
+    else:
+        told = partial(open_bus, settings.notifications, settings.host, session.clock, session.ids)
+        remove(ledger, session.scheduler, node, told)
     if session.json:
         write_json(session, {"deleted": name, "uuid": node.uuid})
     else:

@@ -9,15 +9,48 @@ from stocktake.clock import Clock, Ids
 from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from stocktake.ledger import Ledger
+    from stocktake.client import Fleet
+    from stocktake.ledger import AnyLedger, Ledger
     from stocktake.parts import Parts
     from stocktake.placement import Scheduler
     from stocktake.settings import Settings
 
 
-def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
+def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "AnyLedger":
     """
-    Open the ledger.
+    Open the ledger: behind the server that the settings name, or the database.
+
+    Raises:
+        SettingsError: a certificate that there isn't.
+        LedgerUnreachable: the database does not answer.
+        LedgerError: it is not this program's, or of a version that this program does not know.
+    """
+    from stocktake.settings import front_of
+
+    if front_of(settings) is None:
+        return open_database(settings, clock, ids)
+    return open_fleet(settings, clock, ids).ledger
+
+
+def open_fleet(settings: "Settings", clock: Clock, ids: Ids) -> "Fleet":
+    """
+    Open a conversation with the server that stands before the ledger; nothing is sent before it is used.
+
+    Raises:
+        SettingsError: a certificate that there isn't.
+    """
+    from stocktake.client import Fleet, Transport
+    from stocktake.settings import front_of
+
+    url = front_of(settings)
+    assert url is not None, "the settings name a server"
+    transport = Transport(url, token=settings.server.token, cafile=settings.server.cafile, clock=clock)
+    return Fleet(transport, clock, ids, expiry_s=settings.claim_expiry_s)
+
+
+def open_database(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
+    """
+    Open the ledger's database.
 
     Raises:
         LedgerUnreachable: the database does not answer.
@@ -43,8 +76,9 @@ def open_placement(settings: "Settings", clock: Clock, telemetry: Telemetry | No
         SettingsError: a plugin or an option that there isn't.
     """
     from stocktake.placement import open_scheduler
+    from stocktake.settings import placement_of
 
-    return open_scheduler(settings.placement, clock, state_path=settings.state_path, telemetry=telemetry)
+    return open_scheduler(placement_of(settings), clock, state_path=settings.state_path, telemetry=telemetry)
 
 
 def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetry | None = None) -> "Parts":

@@ -46,7 +46,7 @@ def serve_command(session: Session) -> int:
             f"the server's libraries are missing: {error}", remedy="Install stocktake[serve]."
         ) from error
 
-    serve(web_of(session), lambda url: click.echo(f"Serving {session.ledger.name} on {url}", err=True))
+    serve(web_of(session), lambda url: click.echo(f"Serving {session.database.name} on {url}", err=True))
     return 0
 
 
@@ -59,9 +59,9 @@ def web_of(session: Session) -> "Web":
     placement = session.settings.placement
     return Web(
         settings=session.settings,
-        ledger=session.ledger,
+        ledger=session.database,
         scheduler=session.scheduler,
-        claims=session.claims,
+        claims=session.own_claims,
         clock=session.clock,
         ids=session.ids,
         placement=open_door(placement, session.settings.state_path) if placement.mode == "embedded" else None,

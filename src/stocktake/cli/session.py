@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
+from stocktake.errors import SettingsError
 
 if TYPE_CHECKING:
-    from stocktake.claims import Claims
-    from stocktake.ledger import Ledger
+    from stocktake.claims import AnyClaims, Claims
+    from stocktake.client import Fleet
+    from stocktake.ledger import AnyLedger, Ledger
     from stocktake.parts import Parts
     from stocktake.placement import Scheduler
     from stocktake.settings import Settings
@@ -49,10 +51,12 @@ class Session:
         self.collector = gc.get_threshold()
         self._opened = ExitStack()
         self._settings: Settings | None = None
-        self._ledger: Ledger | None = None
+        self._ledger: AnyLedger | None = None
+        self._database: Ledger | None = None
         self._parts: Parts | None = None
+        self._fleet: Fleet | None = None
         self._scheduler: Scheduler | None = None
-        self._claims: Claims | None = None
+        self._claims: AnyClaims | None = None
 
     def read_settings(self) -> "Settings":
         """
@@ -84,8 +88,8 @@ class Session:
         log_to_stderr(wanted_level(level, self.louder, quiet=self.quiet), as_json=as_json or self.log_json)
 
     @property
-    def ledger(self) -> "Ledger":
-        """The ledger, opened once; closed with the session."""
+    def ledger(self) -> "AnyLedger":
+        """The ledger, in a database or behind a server, opened once; closed with the session."""
         if self._parts is not None:
             return self._parts.ledger
         if self._ledger is None:
@@ -94,6 +98,26 @@ class Session:
             self._ledger = open_books(self.settings, self.clock, self.ids)
             self._opened.callback(self._ledger.close)
         return self._ledger
+
+    @property
+    def database(self) -> "Ledger":
+        """
+        The ledger's database, opened once; closed with the session.
+
+        Raises:
+            SettingsError: the ledger is behind a server.
+        """
+        if self._database is None:
+            from stocktake.cli.parts import open_database
+            from stocktake.settings import front_of
+
+            front = front_of(self.settings)
+            if front is not None:
+                remedy = "Run it where the database is, with neither ledger nor server.url set."
+                raise SettingsError(f"the ledger is behind {front}; this takes its database", remedy=remedy)
+            self._database = open_database(self.settings, self.clock, self.ids)
+            self._opened.callback(self._database.close)
+        return self._database
 
     @property
     def parts(self) -> "Parts":
@@ -117,15 +141,33 @@ class Session:
         return self._scheduler
 
     @property
-    def claims(self) -> "Claims":
+    def claims(self) -> "AnyClaims":
         """What promises on the ledger's nodes, opened once; closed with the session."""
         if self._claims is None:
-            from stocktake.claims.opening import claims_with
+            from stocktake.settings import front_of
 
-            self._claims = claims_with(self.settings, self.ledger, self.scheduler, self.clock, self.ids)
+            self._claims = self.own_claims if front_of(self.settings) is None else self.fleet.claims
         return self._claims
+
+    @property
+    def own_claims(self) -> "Claims":
+        """What promises in the ledger's database."""
+        from stocktake.claims.opening import claims_with
+
+        return claims_with(self.settings, self.database, self.scheduler, self.clock, self.ids)
+
+    @property
+    def fleet(self) -> "Fleet":
+        """The server that stands before the ledger, where the settings name one; opened once."""
+        if self._fleet is None:
+            from stocktake.cli.parts import open_fleet
+
+            self._fleet = open_fleet(self.settings, self.clock, self.ids)
+            self._opened.callback(self._fleet.close)
+        return self._fleet
 
     def close(self) -> None:
         """Close what was opened, the last first."""
         self._opened.close()
-        self._settings = self._ledger = self._parts = self._scheduler = self._claims = None
+        self._settings = self._ledger = self._database = self._parts = None
+        self._scheduler = self._claims = self._fleet = None

@@ -34,7 +34,7 @@ def token_command() -> None:
     """Say who may use the fleet through `stocktake serve`.
 
     A viewer reads, an operator does everything; an agent's is for one host, and
-    opens nothing yet but /v1/whoami: agents use the database. As soon as there is a token, nobody gets in without one.
+    keeps its books. As soon as there is a token, nobody gets in without one.
     """
 
 
@@ -62,7 +62,7 @@ def create_command(session: Session, role: "Role", host: str | None, expires: st
         raise InvalidInput("--host goes with --role agent, and an agent needs one", where="--host")
     secret = PREFIX + secrets.token_urlsafe(_BYTES)
     until = session.clock.now() + span_of(expires, where="--expires") if expires is not None else None
-    token = session.ledger.tokens.add(digest_of(secret), role=role, host=host, note=note, expires_at=until)
+    token = session.database.tokens.add(digest_of(secret), role=role, host=host, note=note, expires_at=until)
     if session.json:
         write_json(session, {**plain(token), "token": secret})
         return 0
@@ -81,7 +81,7 @@ def list_command(session: Session) -> int:
     from stocktake.cli.tables import Column, write_table
 
     session.command = "token list"
-    tokens = session.ledger.tokens.all()
+    tokens = session.database.tokens.all()
     if session.json:
         write_json(session, tokens)
         return 0
@@ -120,7 +120,7 @@ def revoke_command(session: Session, uuid: str) -> int:
     from stocktake.cli.screen import screen_of, write, write_json
 
     session.command = "token revoke"
-    token = session.ledger.tokens.revoke(uuid)
+    token = session.database.tokens.revoke(uuid)
     if session.json:
         write_json(session, token)
     else:

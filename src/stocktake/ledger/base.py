@@ -7,28 +7,28 @@ LedgerError if it refused a statement or holds a row that can't be read.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from typing import TypeVar
 
 from sqlalchemy import text
 
 from stocktake.clock import Clock, Ids
 from stocktake.ledger import history, notice, read, schema, transfer, write
+from stocktake.ledger.door import Job
 from stocktake.ledger.engine import Database
-from stocktake.ledger.marks import Mark, marks
 from stocktake.ledger.nouns import NodeSave, SaveOutcome
 from stocktake.ledger.owners import Owners
-from stocktake.ledger.rows import collector_off
+from stocktake.ledger.reading import ReadingLedger
 from stocktake.ledger.tokens import Tokens
 from stocktake.ledger.transaction import Transaction
 from stocktake.ledger.watch import Watch
-from stocktake.model.books import ComputeNode, Entry
-from stocktake.model.history import Ages, Moment
-from stocktake.model.pci import PciRecord
+from stocktake.model.history import Ages
 from stocktake.model.problem import Problem
-from stocktake.model.workload import Instance, Migration, NodeWork, Service
+from stocktake.model.workload import Instance, Migration, Service
+
+T = TypeVar("T")
 
 
-class Ledger:
+class Ledger(ReadingLedger):
     """
     The promises and the books, in a SQLite file or a PostgreSQL database. Threads may share one.
 
@@ -39,18 +39,11 @@ class Ledger:
     def __init__(
         self, database: Database, replica: Database | None, clock: Clock, ids: Ids, ages: Ages | None = None
     ) -> None:
-        self._database = database
-        self._replica = replica
-        self._clock = clock
+        super().__init__(database, replica, clock)
         self._ids = ids
         self._ages = ages or Ages()
         self._watch: Watch | None = None
         self.tokens = Tokens(database, clock, ids)
-
-    @property
-    def name(self) -> str:
-        """The URL without its password."""
-        return self._database.name
 
     @property
     def owners(self) -> Owners:
@@ -89,80 +82,12 @@ class Ledger:
 
         It is called from a thread of its own and must not wait. With SQLite it is called for every host's promises.
         """
-        self._watch = Watch(self._database, host, wake)
+        ours = {host, notice.EVERYONE}
+        self.hear(lambda hosts: None if ours.isdisjoint(hosts) else wake())
 
-    def nodes(self, *, host: str | None = None, replica: bool = False) -> tuple[ComputeNode, ...]:
-        """Read the nodes that are not deleted, by name; from the replica (it may lag) if asked and if there is one."""
-        database = self._replica if replica and self._replica is not None else self._database
-        with database.reading() as connection, collector_off():
-            return read.nodes(connection, host)
-
-    def nodes_in_brief(
-        self, *, host: str | None = None, uuids: Collection[str] | None = None, replica: bool = False
-    ) -> tuple[ComputeNode, ...]:
-        """Read nodes for a list of many: CPU, cells, devices and metrics are as if there were none."""
-        database = self._replica if replica and self._replica is not None else self._database
-        with database.reading() as connection, collector_off():
-            return read.nodes(connection, host, brief=True, uuids=uuids)
-
-    def marks(self, *, alive_since: datetime) -> tuple[Mark, ...]:
-        """Read of all nodes what tells whether they changed: cheap enough to be asked every second."""
-        with self._database.reading() as connection, collector_off():
-            return marks(connection, alive_since)
-
-    def node(self, name_or_uuid: str) -> ComputeNode:
-        """
-        Read one node.
-
-        Raises:
-            NotFound: no such node, and the nearest names; or several of that name.
-        """
-        with self._database.reading() as connection:
-            return read.node(connection, name_or_uuid)
-
-    def node_uuid(self, name_or_uuid: str) -> str:
-        """
-        Give a node's uuid by its name; a uuid is given back as it is, whether there is such a node or not.
-
-        Raises:
-            NotFound: no node of that name, and the nearest names; or several.
-        """
-        return name_or_uuid if read.UUID.fullmatch(name_or_uuid) else self.node(name_or_uuid).uuid
-
-    def deleted_nodes(self, host: str) -> tuple[ComputeNode, ...]:
-        """Read deleted nodes of a host whose resource providers may still be there."""
-        with self._database.reading() as connection:
-            return read.deleted_nodes(connection, host)
-
-    def entries(self, node_uuid: str) -> tuple[Entry, ...]:
-        """Read what makes a node's figures; nothing for a node never tallied."""
-        with self._database.reading() as connection:
-            return read.entries(connection, [node_uuid])[node_uuid]
-
-    def all_entries(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
-        """Read what makes the figures of many nodes, by uuid; nothing for a node never tallied."""
-        with self._database.reading() as connection, collector_off():
-            return read.entries(connection, node_uuids)
-
-    def devices(self, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
-        """Read the tracked devices of many nodes, by uuid; nothing for a node without any."""
-        with self._database.reading() as connection, collector_off():
-            return read.devices(connection, node_uuids)
-
-    def strangers(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
-        """Read the entries of guests that nobody promised there, by the nodes' uuids; reserves too if asked."""
-        with self._database.reading() as connection, collector_off():
-            return read.strangers(connection, node_uuids, reserves=reserves)
-
-    def service(self, host: str) -> Service | None:
-        """Read an agent's row."""
-        with self._database.reading() as connection:
-            return next(iter(read.services(connection, host)), None)
-
-    def services(self) -> tuple[Service, ...]:
-        """Read all agents' rows, by host."""
-        with self._database.reading() as connection:
-            return read.services(connection)
+    def hear(self, hear: Callable[[frozenset[str]], None]) -> None:
+        """Call `hear` with the hosts whose promises somebody changed, or EVERYONE; see `watch`."""
+        self._watch = Watch(self._database, hear)
 
     def register(self, host: str, *, version: str) -> Service:
         """Give the service of a host, made if it is new; that is no sign of life of an agent."""
@@ -207,19 +132,6 @@ class Ledger:
             notice.tell(connection, [host])
             return write.set_service(connection, host, self._clock.now(), values)
 
-    def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
-        """
-        Read all that is promised on these nodes of a host, in a fixed number of queries.
-
-        Args:
-            guests: by node, the uuids of the hypervisor's guests.
-
-        Returns:
-            One for every node asked for, empty for one that the ledger does not know.
-        """
-        with self._database.reading() as connection, collector_off():
-            return read.work(connection, host, nodes, guests)
-
     def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
         """
         Save nodes, in one transaction: records, entries, devices that differ, stale migrations, released instances.
@@ -262,25 +174,6 @@ class Ledger:
         with self._database.writing() as connection:
             write.note_provider_deleted(connection, uuids)
 
-    def instances(
-        self,
-        *,
-        host: str | None = None,
-        node: str | None = None,
-        named: str | None = None,
-        deleted: bool = False,
-    ) -> tuple[Instance, ...]:
-        """Read instances, the first made first: by host, node, uuid or name; the deleted ones too if asked."""
-        with self._database.reading() as connection, collector_off():
-            return read.instances(connection, host=host, node=node, named=named, deleted=deleted)[0]
-
-    def some_instances(
-        self, *, after: int, limit: int, host: str | None = None, node: str | None = None, deleted: bool = False
-    ) -> tuple[tuple[Instance, ...], int | None]:
-        """Read at most so many instances made after a row, by its id, and the last one's id if there are more."""
-        with self._database.reading() as connection, collector_off():
-            return read.instances(connection, host=host, node=node, deleted=deleted, after=after, limit=limit)
-
     def put_instances(self, instances: Sequence[Instance]) -> None:
         """
         Insert instances. Which devices they hold is not written: `save` writes devices with their holders.
@@ -314,17 +207,6 @@ class Ledger:
         with self._database.writing() as connection:
             write.delete_instances(connection, uuids, self._clock.now(), released=released)
 
-    def migrations(
-        self,
-        *,
-        host: str | None = None,
-        node: str | None = None,
-        all: bool = False,  # noqa: A002  # as operators ask for it
-    ) -> tuple[Migration, ...]:
-        """Read migrations by id: those in play from or to the host and node; or all, settled and deleted ones too."""
-        with self._database.reading() as connection:
-            return read.migrations(connection, host=host, node=node, every=all)
-
     def put_migrations(self, migrations: Sequence[Migration]) -> None:
         """
         Insert migrations under their ids.
@@ -334,13 +216,6 @@ class Ledger:
         """
         with self._database.writing() as connection:
             write.put_migrations(connection, migrations, self._clock.now())
-
-    def known_consumers(self, uuids: Collection[str]) -> frozenset[str]:
-        """Say which of these uuids, of consumers in the scheduler, are instances or migrations, deleted ones too."""
-        if not uuids:
-            return frozenset()
-        with self._database.reading() as connection:
-            return read.known_consumers(connection, uuids)
 
     @contextmanager
     def transaction(self, node_uuids: Collection[str] = ()) -> Iterator[Transaction]:
@@ -358,10 +233,10 @@ class Ledger:
                 write.bump(connection, node_uuids)
             yield Transaction(connection, self._clock.now(), self._ages)
 
-    def history(self, node_uuid: str, *, since_s: float) -> tuple[Moment, ...]:
-        """Read what a node had and promised in the last `since_s` seconds, and the row that held when they began."""
-        with self._database.reading() as connection:
-            return history.read(connection, node_uuid, self._clock.now() - timedelta(seconds=since_s))
+    def held(self, job: Job[T]) -> T:
+        """Do a job with rows held, in one transaction."""
+        with self.transaction() as books:
+            return job.run(books)
 
     def thin_history(self, node_uuids: Collection[str]) -> int:
         """Drop rows of these nodes' history that are too old to be kept, in a bounded step; give how many went."""

@@ -82,6 +82,19 @@ class Database:
             yield connection
 
     @contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """
+        Ask one short question, which sees one state of the ledger by itself: no transaction is opened for it.
+
+        Raises:
+            LedgerUnreachable, LedgerError: as `reading`; in SQLite it is the same.
+        """
+        with self._errors(), self.engine.connect() as connection:
+            if not self.sqlite:
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    @contextmanager
     def writing(self) -> Iterator[Connection]:
         """
         Open a transaction that writes: committed at the end, or nothing of it if anything is raised.

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.value import Value
+from stocktake.model.workload import NodeWork, Service
 
 
 class NodeSave(Value, frozen=True, kw_only=True):
@@ -43,3 +44,26 @@ class Locked(Value, frozen=True, kw_only=True):
     generation: int
     created_at: datetime | None
     figures: tuple[int, ...]
+
+
+class Standing(Value, frozen=True, kw_only=True):
+    """
+    All that a pass over a host reads, true together.
+
+    Attributes:
+        service: the agent's row; None for a host that never had one. How often and when it last reported may be old.
+        works: by node, for every one that was asked for.
+        others: the host's nodes that were not asked for.
+        gone: its deleted nodes whose resource providers may still be there.
+    """
+
+    service: Service | None
+    works: Mapping[str, NodeWork]
+    others: tuple[ComputeNode, ...] = ()
+    gone: tuple[ComputeNode, ...] = ()
+
+
+def strangers_to(standing: Standing, guests: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Name the guests that are no instances of the host's nodes; only of these does it matter what others have."""
+    here = {instance.uuid for work in standing.works.values() for instance in work.instances}
+    return frozenset().union(*guests.values()) - here

@@ -3,7 +3,7 @@ Step 7a: which service has a node, and giving it to another. Law: a node changes
 is promised on it, and only if it still has the owner that was seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, exists, literal_column, select, update
@@ -26,11 +26,13 @@ class Owners:
         self._database = database
         self._clock = clock
 
-    def read(self) -> dict[str, str]:
-        """Read the hosts that have the nodes, by the nodes' uuids; deleted nodes have none."""
+    def read(self, uuids: Collection[str] | None = None) -> dict[str, str]:
+        """Read the hosts that have nodes, by the nodes' uuids; of all unless told. Deleted nodes have none."""
+        query = select(COMPUTE_NODES.c.uuid, COMPUTE_NODES.c.host).where(ALIVE)
+        if uuids is not None:
+            query = query.where(among(COMPUTE_NODES.c.uuid, uuids))
         with self._database.reading() as connection:
-            rows = connection.execute(select(COMPUTE_NODES.c.uuid, COMPUTE_NODES.c.host).where(ALIVE))
-            return dict(map(tuple, rows))
+            return dict(map(tuple, connection.execute(query)))
 
     def join(self, host: str, pool: Mapping[str, str] | None) -> None:
         """

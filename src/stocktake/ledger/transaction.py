@@ -20,49 +20,50 @@ class Transaction:
     Several calls as one. What they mean is said at `Ledger`'s.
 
     Attributes:
+        connection: the database's, for this room.
         now: the time that all of it happens at.
     """
 
     def __init__(self, connection: Connection, now: datetime, ages: Ages) -> None:
-        self._connection = connection
+        self.connection = connection
         self._ages = ages
         self.now = now
 
     def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
         """Read what is promised on nodes."""
-        return read.work(self._connection, host, nodes, guests)
+        return read.work(self.connection, host, nodes, guests)
 
     def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
         """Save nodes whose rows are as they were read."""
-        return write.save(self._connection, saves, self.now, self._ages)
+        return write.save(self.connection, saves, self.now, self._ages)
 
     def put_instances(self, instances: Sequence[Instance]) -> None:
         """Insert instances."""
-        write.put_instances(self._connection, instances, self.now)
+        write.put_instances(self.connection, instances, self.now)
 
     def change_instances(self, instances: Sequence[Instance]) -> None:
         """Write instances that are there."""
-        write.change_instances(self._connection, instances, self.now)
+        write.change_instances(self.connection, instances, self.now)
 
     def delete_instances(self, uuids: Collection[str], *, released: bool = False) -> None:
         """Delete instances softly; `released` if the scheduler holds nothing for them."""
-        write.delete_instances(self._connection, uuids, self.now, released=released)
+        write.delete_instances(self.connection, uuids, self.now, released=released)
 
     def put_migrations(self, migrations: Sequence[Migration]) -> None:
         """Insert migrations."""
-        write.put_migrations(self._connection, migrations, self.now)
+        write.put_migrations(self.connection, migrations, self.now)
 
     def change_migrations(self, migrations: Sequence[Migration]) -> None:
         """Write migrations that are there; `updated_at` becomes now."""
-        claiming.change_migrations(self._connection, migrations, self.now)
+        claiming.change_migrations(self.connection, migrations, self.now)
 
     def free_devices(self, uuid: str, host: str, node: str, addresses: Collection[str]) -> None:
         """Free devices of a node that an instance holds, and drop those that are gone; its next tally counts them."""
-        claiming.free_devices(self._connection, uuid, host, node, addresses, now=self.now)
+        claiming.free_devices(self.connection, uuid, host, node, addresses, now=self.now)
 
     def next_migration_id(self) -> int:
         """Give the id of the next migration; nobody else gets it before this transaction ends."""
-        return claiming.next_migration_id(self._connection)
+        return claiming.next_migration_id(self.connection)
 
     def hold(self, node_uuids: Collection[str]) -> dict[str, ComputeNode]:
         """
@@ -71,39 +72,39 @@ class Transaction:
         Raises:
             NotFound: no such node.
         """
-        return claiming.hold(self._connection, node_uuids)
+        return claiming.hold(self.connection, node_uuids)
 
     def lock(self, node_uuids: Collection[str]) -> None:
         """Lock nodes' rows; those that are not there are passed over."""
-        write.lock_nodes(self._connection, node_uuids)
+        write.lock_nodes(self.connection, node_uuids)
 
     def instance(self, uuid: str) -> Instance | None:
         """Read an instance that is not deleted, with its devices, and lock its row; None if there is none."""
-        return claiming.instance(self._connection, uuid)
+        return claiming.instance(self.connection, uuid)
 
     def whereabouts(self, instance_uuid: str) -> frozenset[str]:
         """Name the nodes, by uuid, that an instance is on or that its migrations in play touch; none is locked."""
-        return claiming.whereabouts(self._connection, instance_uuid)
+        return claiming.whereabouts(self.connection, instance_uuid)
 
     def migrations_of(self, instance_uuid: str) -> tuple[Migration, ...]:
         """Read an instance's migrations in play, by id."""
-        return claiming.migrations_of(self._connection, instance_uuid)
+        return claiming.migrations_of(self.connection, instance_uuid)
 
     def leaving_here(self, host: str, node: str) -> tuple[Instance, ...]:
         """Read the instances that are being resized, or moved, from this node to itself."""
-        return claiming.leaving_here(self._connection, host, node)
+        return claiming.leaving_here(self.connection, host, node)
 
     def entries(self, node_uuid: str) -> tuple[Entry, ...]:
         """Read all that makes a node's figures."""
-        return read.entries(self._connection, [node_uuid])[node_uuid]
+        return read.entries(self.connection, [node_uuid])[node_uuid]
 
     def entries_of(self, node_uuids: Collection[str], holder: str) -> dict[str, tuple[Entry, ...]]:
         """Read what one holder has of nodes, by the nodes' uuids."""
-        return claiming.entries_of(self._connection, node_uuids, holder)
+        return claiming.entries_of(self.connection, node_uuids, holder)
 
     def devices(self, node_uuid: str) -> tuple[PciRecord, ...]:
         """Read a node's tracked devices, by address."""
-        return claiming.devices(self._connection, node_uuid)
+        return claiming.devices(self.connection, node_uuid)
 
     def write_books(
         self,
@@ -124,7 +125,7 @@ class Transaction:
             The record as it is now.
         """
         saved = claiming.write_books(
-            self._connection, before, after, gone=gone, come=come, devices=devices, now=self.now
+            self.connection, before, after, gone=gone, come=come, devices=devices, now=self.now
         )
-        history.note(self._connection, [(history.figures(before), saved)], self.now, self._ages)
+        history.note(self.connection, [(history.figures(before), saved)], self.now, self._ages)
         return saved

@@ -28,6 +28,7 @@ LOG = logging.getLogger(__name__)
 # half of what an agent may take that nothing happens to.
 LOOK_EVERY_S = 0.2
 BACK_OFF_FIRST_S = 1.0
+_ALL = frozenset({EVERYONE})
 BACK_OFF_LONGEST_S = 30.0
 
 
@@ -38,9 +39,9 @@ class Lost(Exception):
 class Source(Protocol):
     """One connection that hears of changes."""
 
-    def heard(self, ear: "Ear") -> bool:
+    def heard(self, ear: "Ear") -> frozenset[str]:
         """
-        Wait for something, at most for a while; say whether promises of ours may have changed.
+        Wait for something, at most for a while; name the hosts whose promises may have changed, or EVERYONE.
 
         Raises:
             Lost: the connection is gone.
@@ -87,18 +88,16 @@ class Ear:
 
 class Watch:
     """
-    Calls `wake` soon after somebody changed promises of a host, until it is closed.
+    Calls `hear` soon after somebody changed promises, until it is closed.
 
     Args:
-        wake: called from the watch's thread; it must not wait.
+        hear: given the hosts, or EVERYONE; called from the watch's thread, and must not wait.
     """
 
-    def __init__(self, database: Database, host: str, wake: Callable[[], None]) -> None:
-        self._open: Callable[[], Source] = (
-            (lambda: SqliteSource(database)) if database.sqlite else (lambda: PostgresqlSource(database, host))
-        )
+    def __init__(self, database: Database, hear: Callable[[frozenset[str]], None]) -> None:
+        self._open: Callable[[], Source] = partial(SqliteSource if database.sqlite else PostgresqlSource, database)
         self._name = database.name
-        self._wake = wake
+        self._hear = hear
         self._ear = Ear()
         self._source: Source | None = None
         # Here and now, so that nothing is missed between the first pass and the thread's start.
@@ -124,11 +123,12 @@ class Watch:
                 if not self._ear.ended and self._try():
                     back_off_s = BACK_OFF_FIRST_S
                     LOG.info("the ledger tells of changes again", extra={"about": self._name})
-                    self._wake()
+                    self._hear(_ALL)
                 continue
             try:
-                if self._source.heard(self._ear) and not self._ear.ended:
-                    self._wake()
+                hosts = self._source.heard(self._ear)
+                if hosts and not self._ear.ended:
+                    self._hear(hosts)
             except Lost as error:
                 self._lose(error)
         if self._source is not None:
@@ -176,19 +176,19 @@ class SqliteSource:
         self._log: tuple[int, ...] = ()
         self._look_again = True
 
-    def heard(self, ear: Ear) -> bool:
+    def heard(self, ear: Ear) -> frozenset[str]:
         """Wait a little, and look."""
         ear.wait(LOOK_EVERY_S)
         before, self._log = self._log, self._log_status()
         # Two writes in one tick of the file system's clock may look like one: what follows the first is looked at too.
         look, self._look_again = self._look_again or before != self._log, before != self._log
         if not look:
-            return False
+            return frozenset()
         with self._lost():
             if self._path.stat().st_ino != self._file:
                 raise Lost("its file is another one")
             seen, self._seen = self._seen, self._version()
-        return seen != self._seen
+        return _ALL if seen != self._seen else frozenset()
 
     def close(self) -> None:
         """Close the connection."""
@@ -208,8 +208,7 @@ class SqliteSource:
 class PostgresqlSource:
     """Listens on a connection that is taken out of the pool."""
 
-    def __init__(self, database: Database, host: str) -> None:
-        self._hosts = (host, EVERYONE)
+    def __init__(self, database: Database) -> None:
         self._lost = partial(lost, database.engine.dialect.loaded_dbapi.Error)
         with self._lost(), ExitStack() as opened:
             pooled = database.engine.raw_connection()
@@ -222,13 +221,13 @@ class PostgresqlSource:
             self._connection.execute(f"LISTEN {CHANNEL}")
             opened.pop_all()
 
-    def heard(self, ear: Ear) -> bool:
+    def heard(self, ear: Ear) -> frozenset[str]:
         """Wait until the server says something."""
         with self._lost():
             if not ear.wait(None, self._connection.fileno()):
-                return False
+                return frozenset()
             notices = list(self._connection.notifies(timeout=0))
-        return any(notice.payload in self._hosts for notice in notices)
+        return frozenset(str(notice.payload) for notice in notices)
 
     def close(self) -> None:
         """Close the connection."""

@@ -6,6 +6,7 @@ Law: only here is the environment read.
 
 from stocktake.model.history import Ages
 from stocktake.model.rules import Rules, Weights
+from stocktake.model.value import replace
 from stocktake.settings.checks import parse_listen
 from stocktake.settings.pci import read_device_spec
 from stocktake.settings.read import read_settings
@@ -46,7 +47,9 @@ __all__ = [
     "Shown",
     "Supervisor",
     "ages",
+    "front_of",
     "parse_listen",
+    "placement_of",
     "read_device_spec",
     "read_settings",
     "read_supervisor",
@@ -83,6 +86,29 @@ def ages(settings: Settings) -> Ages:
         full_days=kept.full_days,
         hourly_days=kept.hourly_days,
         daily_days=kept.daily_days,
+    )
+
+
+def front_of(settings: Settings) -> str | None:
+    """Give the URL of the server that stands before the ledger; None if the database is opened from here."""
+    return settings.ledger or settings.server.url
+
+
+def placement_of(settings: Settings) -> Placement:
+    """Pick where the scheduler is: what would be embedded here is the server's where a server keeps the books."""
+    front = front_of(settings)
+    if front is None or settings.placement.mode != "embedded":
+        return settings.placement
+    server = settings.server
+    signed_in = server.token is not None
+    return replace(
+        settings.placement,
+        mode="remote",
+        url=f"{front.rstrip('/')}/placement",
+        auth_type="http_basic" if signed_in else "none",
+        auth={"username": settings.host, "password": server.token} if signed_in else {},
+        cafile=server.cafile,
+        insecure=False,
     )
 
 

@@ -223,6 +223,23 @@ def _uri(value: str) -> str:
     return "" if _SCHEME.match(value) else "must be a URI such as qemu:///system"
 
 
+def _token(token: str | None) -> str:
+    if token is not None and not re.fullmatch(r"[!-~]{1,4096}", token):
+        return "is no token: it has a space or a letter beyond ASCII"
+    return ""
+
+
+def _in_the_clear(url: str | None) -> bool:
+    """Say whether a URL crosses a network without TLS."""
+    if url is None or urlsplit(url).scheme != "http":
+        return False
+    host = urlsplit(url).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
 def _bus(url: str | None) -> str:
     # The URL may hold a password: nothing of it is shown.
     return "" if url is None or _SCHEME.match(url) else "must be a URL such as rabbit://user:password@host:5672/"
@@ -267,7 +284,10 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "ironic.changes_interval_s": _finite,
     "ironic.shard": _one_shard,
     "fake.prefix": _host,
+    "ledger": _http,
     "server.listen": _listen_somewhere,
+    "server.url": _http,
+    "server.token": _token,
     "server.request_timeout_s": _finite,
     "server.rate_per_s": _finite,
     "server.shutdown_s": _finite,
@@ -298,11 +318,18 @@ def check_together(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _findable("placement.mode", "remote", "placement", "url", values)
     if values["compute_driver"] == "ironic":
         yield from _findable("compute_driver", "ironic", "ironic", "endpoint_override", values)
-    if values["server.tls_key"] is not None and values["server.tls_cert"] is None:
-        yield "server.tls_key", "needs server.tls_cert, the certificate that it belongs to"
+    yield from _check_server(values)
     pages = [(entry.node, entry.size_kb) for entry in values["reserved_huge_pages"]]
     if len(set(pages)) != len(pages):
         yield "reserved_huge_pages", "names a size of one node twice"
+
+
+def _check_server(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in ("ledger", "server.url"):
+        if _in_the_clear(values[name]) and not values["server.allow_insecure"]:
+            yield name, "sends the token in the clear: use https, or set server.allow_insecure=true if it must be"
+    if values["server.tls_key"] is not None and values["server.tls_cert"] is None:
+        yield "server.tls_key", "needs server.tls_cert, the certificate that it belongs to"
 
 
 def _findable(asks: str, what: str, section: str, url: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

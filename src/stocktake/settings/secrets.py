@@ -55,6 +55,8 @@ def redact_url(url: str) -> str:
 def hidden(section: type[msgspec.Struct], name: str, value: Any) -> Any:
     """Give a setting's value as it may be shown."""
     kind = secrecy(section, name)
+    if kind == "secret" and value is not None:
+        return HIDDEN
     if kind == "url" and isinstance(value, str):
         return redact_url(value)
     if kind == "options" and isinstance(value, Mapping):
@@ -63,7 +65,7 @@ def hidden(section: type[msgspec.Struct], name: str, value: Any) -> Any:
 
 
 def secrecy(section: type[msgspec.Struct], name: str) -> str:
-    """Say how a setting is hidden: `url`, `options`, or empty if it isn't."""
+    """Say how a setting is hidden: `secret`, `url`, `options`, or empty if it isn't."""
     kind = msgspec.structs.fields(section)
     found = next((field.type for field in kind if field.name == name), None)
     for meta in getattr(found, "__metadata__", ()):

@@ -22,7 +22,8 @@ def about(text: str, *, unit: str = "", hide: str = "", default: str = "", **lim
 
     Args:
         unit: of the value, as shown in the reference.
-        hide: how it is hidden: `url` (the password in it) or `options` (all but names known to be harmless).
+        hide: how it is hidden: `secret` (all of it), `url` (the password in it) or `options` (all but names known to be
+            harmless).
         default: in words, where the machine decides.
         limits: msgspec's (ge, gt, le, ...).
     """

@@ -236,12 +236,30 @@ class Server(Section, frozen=True, kw_only=True):
     listen: Annotated[str, about("Where `serve` listens: an address and a port, such as `0.0.0.0:8790`.")] = (
         "127.0.0.1:8790"
     )
+    url: Annotated[
+        str | None,
+        about(
+            "Where commands find the fleet, such as `https://stocktake.example.org`; unset, they open the ledger "
+            "themselves."
+        ),
+    ] = None
+    token: Annotated[
+        str | None, about("What is shown to the server: a token of `stocktake token create`.", hide="secret")
+    ] = None
+    cafile: Annotated[
+        Path | None,
+        about("The certificate (PEM) that its clients check its certificate with; unset takes the usual authorities."),
+    ] = None
     tls_cert: Annotated[
         Path | None, about("The certificate and its chain (PEM); read again on SIGHUP and when the file changes.")
     ] = None
     tls_key: Annotated[Path | None, about("Its key (PEM); unset looks for it in `tls_cert`.")] = None
     allow_insecure: Annotated[
-        bool, about("Listen elsewhere than on loopback without TLS: something before it encrypts, or nobody listens.")
+        bool,
+        about(
+            "Do without TLS elsewhere than on loopback, as server and as client: something else encrypts, or nobody "
+            "listens."
+        ),
     ] = False
     request_bytes_max: Annotated[int, about("The largest body of a request.", unit="bytes", gt=0, le=2**30)] = (
         4 * 1024 * 1024

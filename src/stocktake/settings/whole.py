@@ -140,6 +140,13 @@ class Settings(Section, frozen=True, kw_only=True):
     driver_timeout_s: Annotated[
         float, about("How long the hypervisor may take to answer for all nodes.", unit="s", gt=0, le=3600)
     ] = 30.0
+    ledger: Annotated[
+        str | None,
+        about(
+            "The server that keeps this host's books, such as `https://stocktake.example.org` (`stocktake serve`); the "
+            "token is `server.token`. An embedded Placement is then that server's. Unset: the database is opened here."
+        ),
+    ] = None
     database: Database
     placement: Placement
     pci: Pci = Pci()

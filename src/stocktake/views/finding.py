@@ -3,7 +3,7 @@ What a person or a program means by a name. Law: one thing is found, or the erro
 """
 
 from stocktake.errors import NotFound
-from stocktake.ledger import Ledger
+from stocktake.ledger import AnyLedger
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Instance, Service
 from stocktake.views.choosing import called
@@ -14,7 +14,7 @@ _SHOWN_MAX = 5
 _NEAR_MAX = 2000
 
 
-def find_node(ledger: Ledger, name: str) -> ComputeNode:
+def find_node(ledger: AnyLedger, name: str) -> ComputeNode:
     """
     Find a node by its name or uuid, or by what Ironic calls it.
 
@@ -39,7 +39,7 @@ def find_node(ledger: Ledger, name: str) -> ComputeNode:
         raise NotFound(f"there is no node {name!r}", remedy=remedy) from error
 
 
-def find_instance(ledger: Ledger, uuid_or_name: str) -> Instance:
+def find_instance(ledger: AnyLedger, uuid_or_name: str) -> Instance:
     """
     Find an instance by its uuid, or by a name that only one has.
 
@@ -59,7 +59,7 @@ def find_instance(ledger: Ledger, uuid_or_name: str) -> Instance:
     raise NotFound(f"there is no instance {uuid_or_name!r}", remedy=remedy)
 
 
-def find_service(ledger: Ledger, host: str) -> Service:
+def find_service(ledger: AnyLedger, host: str) -> Service:
     """
     Find the service of a host.
 

@@ -5,7 +5,7 @@ Each noun's file has its routes beside its handlers; each room of the front is o
 """
 
 from stocktake.web import nova, placement
-from stocktake.web.api import about, claims, fleet, history, nodes, promises
+from stocktake.web.api import about, changes, claims, fleet, history, ledger, nodes, promises
 from stocktake.web.calls import Route
 from stocktake.web.pages.routes import ROUTES as PAGES
 
@@ -16,6 +16,8 @@ ROUTES: tuple[Route, ...] = (
     *history.ROUTES,
     *claims.ROUTES,
     *fleet.ROUTES,
+    *ledger.ROUTES,
+    *changes.ROUTES,
     *PAGES,
     *nova.ROUTES,
     *placement.ROUTES,

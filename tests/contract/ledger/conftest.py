@@ -1,12 +1,15 @@
-"""The doors: each test runs over a SQLite file and over a database of a real PostgreSQL."""
+"""The doors: each test runs over a SQLite file and a database of a real PostgreSQL; most over a server before one."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from stocktake.ledger import Ledger
+from stocktake.ledger import AnyLedger, Ledger
+from tests.contract.ledger.behind import behind_a_server
 from tests.contract.ledger.making import opened
 from tests.servers.postgres import PrivatePostgres, postgres, postgres_url
 
@@ -43,7 +46,14 @@ def postgres_template(postgres: PrivatePostgres) -> str:
 @pytest.fixture(params=DOORS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Give the URL of a ledger with nothing in it."""
-    if request.param == "sqlite":
+    with database_of(request, request.param, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def database_of(request: pytest.FixtureRequest, door: str, tmp_path: Path) -> Iterator[str]:
+    """Make a ledger with nothing in it, and give its URL."""
+    if door == "sqlite":
         shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "ledger.db")
         yield f"sqlite:///{tmp_path}/ledger.db"
         return
@@ -55,8 +65,25 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def ledger(url: str) -> Iterator[Ledger]:
+def ledger(database: Ledger) -> Ledger:
     """Open an empty ledger."""
-    with_books = opened(url)
-    yield with_books
-    with_books.close()
+    return database
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Ledger]:
+    """Open an empty ledger for what can only be done where the database is."""
+    with contextlib.closing(opened(url)) as with_books:
+        yield with_books
+
+
+@pytest.fixture(params=(*DOORS, "server"))
+def any_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyLedger]:
+    """Open an empty ledger: in a database, or behind a server."""
+    behind = request.param == "server"
+    with contextlib.ExitStack() as opened_:
+        url = opened_.enter_context(database_of(request, "sqlite" if behind else request.param, tmp_path))
+        if behind:
+            yield opened_.enter_context(behind_a_server(url, tmp_path))
+        else:
+            yield opened_.enter_context(contextlib.closing(opened(url)))

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import event
 
 from stocktake.clock import SystemClock
-from stocktake.ledger import Ledger, NodeSave, open_ledger
+from stocktake.ledger import AnyLedger, Ledger, NodeSave, open_ledger
 from stocktake.model.books import ComputeNode, Entry, Metric, Tally
 from stocktake.model.pci import PciPool, PciRecord
 from stocktake.model.problem import Problem
@@ -218,13 +218,13 @@ def first_save(record: ComputeNode, **tally: Any) -> NodeSave:
     return NodeSave(tally=Tally(**whole), expected_generation=None)
 
 
-def saved(ledger: Ledger, record: ComputeNode | None = None, **tally: Any) -> ComputeNode:
+def saved(ledger: AnyLedger, record: ComputeNode | None = None, **tally: Any) -> ComputeNode:
     """Save a new node, and give it as it is then."""
     wanted = record or node()
     return ledger.save([first_save(wanted, **tally)]).saved[wanted.uuid]
 
 
-def again(ledger: Ledger, record: ComputeNode, **tally: Any) -> Mapping[str, ComputeNode]:
+def again(ledger: AnyLedger, record: ComputeNode, **tally: Any) -> Mapping[str, ComputeNode]:
     """Save a node that is there, from its generation."""
     one = replace(first_save(record, **tally), expected_generation=record.generation)
     return ledger.save([one]).saved

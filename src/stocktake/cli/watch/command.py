@@ -74,11 +74,17 @@ def watch_command(session: Session, interval_s: float, *, once: bool) -> int:
 
 
 def _reader(session: Session) -> "Reader":
+    from stocktake.cli.parts import open_books
     from stocktake.cli.watch.reading import Reader
     from stocktake.ledger import open_ledger
     from stocktake.ledger.engine import parse_url
+    from stocktake.settings import front_of
 
     settings = session.settings
+    if front_of(settings) is not None:
+        return Reader(
+            lambda: open_books(settings, session.clock, session.ids), None, session.clock, settings.service_down_time
+        )
     url = parse_url(settings.database.connection)
     file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
@@ -98,9 +104,10 @@ def _read_once(reader: "Reader") -> "Seen":
 
 def _view(session: Session) -> "View":
     from stocktake.cli.watch.frame import View
-    from stocktake.settings import redact_url
+    from stocktake.settings import front_of, redact_url
 
-    return View(ledger=redact_url(session.settings.database.connection), now=session.clock.now())
+    where = front_of(session.settings) or session.settings.database.connection
+    return View(ledger=redact_url(where), now=session.clock.now())
 
 
 def _write_once(session: Session, screen: "Screen", seen: "Seen") -> None:

@@ -23,16 +23,14 @@ from stocktake.web.calls import READERS, Call, Stage, route
 from stocktake.web.pages.fleet import TILES_MAX
 from stocktake.web.parts import Web
 from stocktake.web.status import NotServed
+from stocktake.web.streams import ALIVE, HEADERS, MEDIA, either
 
 LOG = logging.getLogger(__name__)
-MEDIA = "text/event-stream"
 EVERY_S = 1.0
 # After the ledger did not answer.
 PATIENCE_S = 5.0
-ALIVE_S = 15.0
 STREAM_S = 300.0
 LISTENERS_MAX = 500
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @dataclass(eq=False, slots=True)
@@ -125,7 +123,7 @@ async def live(call: Call[None, None]) -> Response:
     watch: Watch = state.watch
     if watch.full:
         raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open", remedy="Close some.")
-    return StreamingResponse(_stream(watch, call.stopping), media_type=MEDIA, headers=_HEADERS)
+    return StreamingResponse(_stream(watch, call.stopping), media_type=MEDIA, headers=HEADERS)
 
 
 async def _stream(watch: Watch, stopping: asyncio.Event) -> AsyncIterator[str]:
@@ -134,28 +132,17 @@ async def _stream(watch: Watch, stopping: asyncio.Event) -> AsyncIterator[str]:
     with watch.listening() as listener:
         yield "retry: 2000\n\n"
         # What is asked for before that may be too old to know of a change that nobody will tell of.
-        await _either(listener.ready, stopping)
+        await either(listener.ready, stopping)
         yield "event: ready\ndata: {}\n\n"
         while not stopping.is_set() and clock.time() < until_s:
-            if not await _either(listener.called, stopping):
-                yield ": alive\n\n"
+            if not await either(listener.called, stopping):
+                yield ALIVE
                 continue
             nodes = sorted(listener.nodes)
             listener.nodes.clear()
             listener.called.clear()
             if nodes:
                 yield f"data: {encode(nodes if len(nodes) <= TILES_MAX else 'many')}\n\n"
-
-
-async def _either(one: asyncio.Event, other: asyncio.Event) -> bool:
-    """Wait for one of two; False after a while of neither."""
-    waits = {asyncio.create_task(event.wait()) for event in (one, other)}
-    try:
-        done, _ = await asyncio.wait(waits, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
-        return bool(done)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 ROUTES = (route("GET", "/live", live, READERS, media=MEDIA, hidden=True),)

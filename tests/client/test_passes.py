@@ -1,0 +1,181 @@
+"""Passes of an agent whose books are behind a server: few requests, and the same books as beside a database."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from stocktake.audit import audit
+from stocktake.claims import Claimed, ClaimRules, Claims, Request
+from stocktake.claims.desk import NEVER_S
+from stocktake.client import RemoteLedger
+from stocktake.clock import RandomIds, SystemClock
+from stocktake.counting import Count
+from stocktake.errors import LedgerUnreachable, StocktakeError
+from stocktake.ledger import Ledger
+from stocktake.model.workload import Flavor
+from stocktake.parts import Parts
+from stocktake.placement import NoScheduler
+from stocktake.placement.overrides import overrides_for
+from stocktake.refresh import refresh
+from tests.contract.ledger.behind import a_server, connected_to
+from tests.parts import Fleet, a_guest, an_instance, parts_of
+from tests.servers.postgres import postgres, postgres_url
+from tests.servers.serve import HOST
+
+__all__ = ["postgres", "postgres_url"]
+
+GUEST = "aaaaaaaa-0000-4000-8000-000000000001"
+SMALL = Flavor(vcpus=1, memory_mb=64)
+
+
+class Sent(logging.Handler):
+    """What urllib3 says that it sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a request."""
+        if "HTTP/1" in record.getMessage():
+            self.paths.append(record.getMessage().split()[2].removeprefix("/v1/ledger/"))
+
+
+@contextlib.contextmanager
+def requests_sent() -> Iterator[list[str]]:
+    """Note what is sent in a block."""
+    sent, log = Sent(), logging.getLogger("urllib3.connectionpool")
+    before = log.level
+    log.addHandler(sent)
+    log.setLevel(logging.DEBUG)
+    yield sent.paths
+    log.setLevel(before)
+    log.removeHandler(sent)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A host whose books are behind a server, and the ledger that they are in."""
+
+    parts: Parts
+    fleet: Fleet
+    ledger: Ledger
+
+    @property
+    def claims(self) -> Claims:
+        """Promises, made in the database."""
+        return Claims(self.ledger, NoScheduler(), ClaimRules(), SystemClock(), RandomIds())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path / 'ledger.db'}" if sqlite else request.getfixturevalue("postgres_url")
+    fleet = Fleet(tmp_path / "fleet.json").has("one", guests=[a_guest(GUEST)])
+    with (
+        a_server(url, tmp_path) as (at, ledger),
+        contextlib.closing(connected_to(at, "agent")) as remote,
+    ):
+        ledger.put_instances([an_instance(GUEST, host=HOST, node="one")])
+        with parts_of(tmp_path, host=HOST, ledger=remote) as parts:
+            yield Pair(parts, fleet, ledger)
+
+
+def test_given_nothing_that_happened_when_refreshed_then_one_request_is_sent(pair: Pair) -> None:
+    first = refresh(pair.parts)
+    assert first.changed == {"one"}
+    refresh(pair.parts)
+    with requests_sent() as sent:
+        again = refresh(pair.parts)
+    assert sent == ["standing"]
+    assert (again.changed, again.nodes) == (set(), first.nodes)
+
+
+@pytest.mark.parametrize("what", ["an instance", "a claim", "a service", "a node", "a stranger's row"])
+def test_given_anything_that_others_changed_when_refreshed_then_it_is_seen(pair: Pair, what: str) -> None:
+    """No change escapes the digest."""
+    stranger = "bbbbbbbb-0000-4000-8000-000000000002"
+    pair.fleet.has("one", guests=[a_guest(GUEST), a_guest(stranger)])
+    for _ in range(3):
+        refresh(pair.parts)
+    node = pair.ledger.node("one")
+    if what == "an instance":
+        pair.ledger.delete_instances([GUEST])
+    elif what == "a claim":
+        assert isinstance(pair.claims.build("one", Request(flavor=SMALL), expires_s=NEVER_S), Claimed)
+    elif what == "a service":
+        pair.ledger.set_service(HOST, disabled=True, reason="x")
+    elif what == "a node":
+        pair.ledger.delete_node(node.uuid)
+    else:
+        pair.ledger.put_instances([an_instance(stranger, host="elsewhere", node="else")])
+    refresh(pair.parts)
+    kinds = sorted((entry.kind, entry.id) for entry in pair.ledger.entries(node.uuid) if entry.kind != "reserved")
+    there = pair.ledger.node("one")
+    seen = {
+        "an instance": ("orphan", GUEST) in kinds,
+        "a claim": there.vcpus_used == node.vcpus_used + 1,
+        "a service": True,
+        "a node": there.uuid == node.uuid and ("instance", GUEST) in kinds,
+        "a stranger's row": ("misplaced", stranger) in kinds,
+    }
+    assert seen[what], kinds
+    with requests_sent() as sent:
+        refresh(pair.parts)
+    assert sent[-1] == "standing"
+
+
+def test_given_a_claim_whose_guest_is_there_when_refreshed_then_it_is_kept_from_afar(pair: Pair) -> None:
+    refresh(pair.parts)
+    claimed = pair.claims.build("one", Request(flavor=SMALL))
+    assert isinstance(claimed, Claimed)
+    uuid = claimed.instance.uuid
+    pair.fleet.has("one", guests=[a_guest(GUEST), a_guest(uuid)])
+    refresh(pair.parts)
+    (found,) = pair.ledger.instances(named=uuid)
+    assert (found.vm_state, found.claim_expires_at) == ("active", None)
+
+
+def test_given_a_claim_that_has_expired_when_refreshed_then_it_is_given_back_from_afar(pair: Pair) -> None:
+    refresh(pair.parts)
+    claimed = pair.claims.build("one", Request(flavor=SMALL), expires_s=0.001)
+    assert isinstance(claimed, Claimed)
+    assert claimed.instance.uuid in refresh(pair.parts).expired
+    assert pair.ledger.instances(named=claimed.instance.uuid) == ()
+    refresh(pair.parts)
+    assert pair.ledger.node("one").vcpus_used == 2
+
+
+def test_given_a_node_counted_with_its_row_held_when_done_from_afar_then_it_is_saved(pair: Pair) -> None:
+    refresh(pair.parts)
+    parts, before = pair.parts, pair.ledger.node("one")
+    pair.ledger.put_instances([an_instance("cccccccc-0000-4000-8000-000000000003", host=HOST, node="one")])
+    views = audit(parts.driver, parts.monitors, ("one",), my_ip=parts.settings.my_ip, limit=parts.limit)
+    view = views["one"]
+    assert not isinstance(view, StocktakeError)
+    done = parts.ledger.held(
+        Count(
+            host=HOST,
+            views={"one": view},
+            uuids={"one": before.uuid},
+            rules=parts.rules,
+            overrides={"one": overrides_for(parts.overrides, "one", before.uuid)},
+            disabled=False,
+        )
+    )
+    after = pair.ledger.node("one")
+    assert done.outcome.saved == {before.uuid: after}
+    assert (after.vcpus_used, after.generation) == (before.vcpus_used + 2, before.generation + 1)
+    assert refresh(parts).changed == set()
+
+
+def test_given_no_server_when_asked_then_it_is_unreachable_in_bounded_time() -> None:
+    with contextlib.closing(connected_to("http://127.0.0.1:9")) as nobody:
+        assert isinstance(nobody, RemoteLedger)
+        with pytest.raises(LedgerUnreachable) as caught:
+            nobody.nodes()
+    assert "stocktake serve" in caught.value.remedy
