@@ -84,7 +84,7 @@ def test_given_headers_that_say_who_one_is_when_sent_then_they_make_nobody_more_
 ) -> None:
     client = client_of(here, name)
     status = {None: 401, "agent": 403, "viewer": 200, "operator": 200}[name]
-    assert client.get(f"{MOUNT}/resource_providers", headers=claimed).status_code == status
+    assert client.get(f"{MOUNT}/allocation_candidates?resources=VCPU:1", headers=claimed).status_code == status
     made = client.post(f"{MOUNT}/resource_providers", headers=claimed, json={"name": f"p-{uuid.uuid4()}"})
     assert made.status_code == {None: 401, "agent": 403, "viewer": 403, "operator": 200}[name]
     # Placement gives that to a service only, which nobody here is.

@@ -3,6 +3,7 @@ Placement at `/placement`: the one that is embedded, for `openstack resource pro
 
 Law: who asks is known here, and Placement hears of nobody else. It believes whatever headers say who one is, so that
 only headers that don't are passed on. Viewers read; operators write, one at a time, under the embedded door's locks.
+Agents have what `own_providers` gives them.
 """
 
 from http import HTTPStatus
@@ -17,7 +18,8 @@ from stocktake.errors import PlacementUnreachable, StocktakeError
 from stocktake.placement.embedded import Embedded
 from stocktake.settings import Settings
 from stocktake.settings.secrets import redact_url
-from stocktake.web.calls import ANYBODY, OPERATORS, READERS, Call, Method, encoded, route
+from stocktake.web.calls import AGENTS, ANY_TOKEN, ANYBODY, Call, Method, encoded, route
+from stocktake.web.own_providers import OwnProviders
 from stocktake.web.reading import bytes_of
 from stocktake.web.status import NotServed
 
@@ -40,7 +42,16 @@ async def passed_on(call: Call[None, None]) -> Response:
     if door is None:
         raise _elsewhere(call.web.settings)
     body = await bytes_of(call.request, call.web.settings.server.request_bytes_max)
-    return await call.blocking(_answered, door, call.request, body)
+    return await call.blocking(_allowed, call, door, body)
+
+
+def _allowed(call: Call[None, None], door: Embedded, body: bytes) -> Response:
+    caller = call.caller
+    if caller.role == "agent":
+        path = call.request.url.path.removeprefix(MOUNT).strip("/")
+        method = "GET" if call.request.method == "HEAD" else call.request.method
+        OwnProviders(door, call.web.ledger, caller.host or "", _IDENTITY).check(method, path, body)
+    return _answered(door, call.request, body)
 
 
 def _answered(door: Embedded, request: Request, body: bytes) -> Response:
@@ -88,9 +99,6 @@ def refused(status: int, error: StocktakeError, request: Request) -> Response:
 ROUTES = (
     # Which versions there are is asked by clients that have not signed in yet.
     *(route("GET", path, passed_on, ANYBODY, hidden=True, errors=refused) for path in (MOUNT, f"{MOUNT}/")),
-    route("GET", f"{MOUNT}/{{rest:path}}", passed_on, READERS, hidden=True, errors=refused),
-    *(
-        route(method, f"{MOUNT}/{{rest:path}}", passed_on, OPERATORS, hidden=True, errors=refused)
-        for method in _WRITING
-    ),
+    route("GET", f"{MOUNT}/{{rest:path}}", passed_on, ANY_TOKEN, hidden=True, errors=refused),
+    *(route(method, f"{MOUNT}/{{rest:path}}", passed_on, AGENTS, hidden=True, errors=refused) for method in _WRITING),
 )
