@@ -13,6 +13,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
     ArgumentError,
+    DataError,
     DBAPIError,
     InterfaceError,
     NoSuchModuleError,
@@ -21,7 +22,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from stocktake.errors import LedgerError, LedgerUnreachable, SettingsError, StocktakeError
+from stocktake.errors import InvalidData, LedgerError, LedgerUnreachable, SettingsError, StocktakeError
 from stocktake.ledger import notice
 
 WAIT_S: Final = 5.0
@@ -147,9 +148,12 @@ def parse_url(url: str) -> URL:
 
 
 def typed(error: Exception, where: str) -> StocktakeError:
-    """Name a database error: LedgerUnreachable if trying again may help, else LedgerError."""
+    """Name a database error: LedgerUnreachable if trying again may help, InvalidData for a value, else LedgerError."""
     if isinstance(error, PoolTimeout):
         return LedgerUnreachable("all connections to it are in use", where=where, remedy=_UNREACHABLE_REMEDY)
+    if isinstance(error, DataError | OverflowError | UnicodeEncodeError):
+        text = _first_line(error.orig if isinstance(error, DataError) else error)
+        return InvalidData(f"no database can hold it: {text}", where=where)
     if not isinstance(error, DBAPIError):
         return LedgerError(_first_line(error), where=where)
     cause = error.orig

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from stocktake.clock import Clock
+from stocktake.errors import InvalidInput
 from stocktake.ledger import history, read
 from stocktake.ledger import standing as standing_
 from stocktake.ledger.engine import Database
@@ -16,6 +17,9 @@ from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord
 from stocktake.model.workload import Instance, Migration, NodeWork, Service
+
+# A century: nothing is older.
+_LONGEST_S = 100 * 366 * 86_400.0
 
 
 class ReadingLedger:
@@ -155,7 +159,14 @@ class ReadingLedger:
     def some_instances(
         self, *, after: int, limit: int, host: str | None = None, node: str | None = None, deleted: bool = False
     ) -> tuple[tuple[Instance, ...], int | None]:
-        """Read at most so many instances made after a row, by its id, and the last one's id if there are more."""
+        """
+        Read at most so many instances made after a row, by its id, and the last one's id if there are more.
+
+        Raises:
+            InvalidInput: a limit below 1.
+        """
+        if limit < 1:
+            raise InvalidInput(f"must be at least 1, not {limit}", where="limit")
         with self._database.reading() as connection, collector_off():
             return read.instances(connection, host=host, node=node, deleted=deleted, after=after, limit=limit)
 
@@ -179,5 +190,6 @@ class ReadingLedger:
 
     def history(self, node_uuid: str, *, since_s: float) -> tuple[Moment, ...]:
         """Read what a node had and promised in the last `since_s` seconds, and the row that held when they began."""
+        back = timedelta(seconds=min(max(since_s, 0.0), _LONGEST_S))
         with self._database.reading() as connection:
-            return history.read(connection, node_uuid, self._clock.now() - timedelta(seconds=since_s))
+            return history.read(connection, node_uuid, self._clock.now() - back)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stocktake.errors import LedgerError, NotFound
+from stocktake.errors import InvalidData, LedgerError, NotFound
 from stocktake.ledger import AnyLedger, Ledger, NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
@@ -248,6 +248,6 @@ def test_given_a_number_too_big_for_a_column_when_saved_then_it_is_refused_and_n
 ) -> None:
     """A driver may lie beyond all bounds."""
     record = saved(ledger)
-    with pytest.raises(LedgerError):
+    with pytest.raises(InvalidData, match="can hold it"):
         again(ledger, replace(record, vcpus_used=2**70))
     assert ledger.node(NODE) == record
