@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from stocktake.claims import Claimed, Refused, Request, building
 from stocktake.client import Fleet, connected
+from stocktake.errors import NotFound, NotNow
+from stocktake.model.fitting import Limits
+from stocktake.model.value import replace
+from stocktake.model.workload import Flavor
 from tests.cli.program import HOST, Program
 from tests.servers.serve import Served, secret_of, served
 
@@ -177,3 +182,39 @@ def test_given_the_python_client_when_asked_then_every_list_is_whole_and_every_a
         list(fleet.orphans())
         assert fleet.fit(instances[0].flavor)
         assert fleet.who_am_i().role == "operator"
+
+
+def test_given_a_machine_when_it_is_claimed_moved_and_let_go_from_afar_then_each_step_is_in_the_ledger(
+    sides: Sides, fleet: Fleet
+) -> None:
+    claims, flavor = fleet.claims, Flavor(vcpus=1, memory_mb=64)
+    first, second = (one.uuid for one in list(fleet.nodes())[:2])
+    built = claims.build(first, Request(flavor=flavor))
+    assert isinstance(built, Claimed)
+    uuid = built.instance.uuid
+    assert claims.renew(uuid, expires_s=50).instance.claim_expires_at is not None
+    assert claims.keep(uuid).instance.vm_state == "active"
+    assert isinstance(claims.move(uuid, "migration", second), Claimed)
+    assert claims.abort(uuid).instance.node == built.instance.node
+    assert isinstance(claims.move(uuid, "resize", second, flavor=replace(flavor, vcpus=2)), Claimed)
+    assert claims.finish(uuid).instance.vm_state == "resized"
+    assert claims.revert(uuid).instance.node == built.instance.node
+    assert isinstance(claims.move(uuid, "migration", second, limits=Limits(vcpus=1e6)), Claimed)
+    claims.finish(uuid)
+    moved = claims.confirm(uuid).instance
+    with sides.here.ledger() as ledger:
+        (found,) = ledger.instances(named=uuid)
+        assert (found.node, found.vm_state) == (moved.node, "active")
+        assert moved.node == ledger.node(second).hypervisor_hostname
+    refused = claims.move(uuid, "migration", first, limits=Limits(vcpus=0.0))
+    assert isinstance(refused, Refused)
+    assert refused.reasons
+    with pytest.raises(NotNow):
+        claims.confirm(uuid)
+    with building(claims, first, Request(flavor=flavor)) as held:
+        assert held.instance.claim_expires_at is not None
+    with sides.here.ledger() as ledger:
+        assert [one.vm_state for one in ledger.instances(named=held.instance.uuid)] == ["active"]
+    claims.release(uuid)
+    with pytest.raises(NotFound):
+        fleet.instance(uuid)

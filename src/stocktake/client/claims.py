@@ -55,7 +55,8 @@ class RemoteClaims:
         force: bool = False,
     ) -> Claimed | Refused:
         """Claim room at the destination of a move."""
-        asked = {"kind": kind, "flavor": plain(flavor), "force": force}
+        # Only an evacuation knows of force.
+        asked = {"kind": kind, "flavor": plain(flavor), "force": force if kind == "evacuation" else None}
         return self._claim(_path(uuid, "move"), asked | _how(node, limits, expires_s))
 
     def keep(self, uuid: str) -> Claimed:
