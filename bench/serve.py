@@ -124,10 +124,19 @@ def _reported(
         began_s, before = time.perf_counter(), used(server, database)
         number = reported_for(opened, STEADY_S)
         yield _row(f"{HOSTS:,} agents x {GUESTS} guests, steady", number, began_s, before, used(server, database))
+        for name, every in (("one in ten changed", 10), ("all changed", 1)):
+            began_s, before = time.perf_counter(), used(server, database)
+            number = reported_for(opened, STEADY_S, changed_every=every)
+            yield _row(f"{HOSTS:,} agents x {GUESTS} guests, {name}", number, began_s, before, used(server, database))
 
 
-def reported_for(opened: Sequence[Parts], seconds: float) -> int:
-    """Let agents report, each as soon as its turn comes again; give how many passes that were."""
+def reported_for(opened: Sequence[Parts], seconds: float, changed_every: int = 0) -> int:
+    """
+    Let agents report, each as soon as its turn comes again; give how many passes that were.
+
+    Args:
+        changed_every: before one pass in so many a guest starts or ends; 0 lets nothing happen.
+    """
     until_s = time.perf_counter() + seconds
     done = [0] * THREADS
 
@@ -135,8 +144,12 @@ def reported_for(opened: Sequence[Parts], seconds: float) -> int:
         mine = opened[thread::THREADS]
         while time.perf_counter() < until_s:
             for parts in mine:
+                happens = changed_every > 0 and done[thread] % changed_every == 0
+                if happens:
+                    change(parts)
                 result = refresh(parts)
                 assert result.fine, result.failed
+                assert bool(result.changed) == happens
                 done[thread] += 1
                 if time.perf_counter() >= until_s:
                     return
@@ -147,6 +160,17 @@ def reported_for(opened: Sequence[Parts], seconds: float) -> int:
     for thread in threads:
         thread.join()
     return sum(done)
+
+
+def change(parts: Parts) -> None:
+    """Let a guest of a host start or end."""
+    file = parts.settings.fake.fleet
+    assert file is not None
+    fleet = json.loads(file.read_text())
+    guest = fleet["nodes"][0]["guests"][-1]
+    guest["active"] = not guest["active"]
+    guest["state"] = "running" if guest["active"] else "shutdown"
+    file.write_text(json.dumps(fleet))
 
 
 def used(server: Served, database: PrivatePostgres) -> Used:
