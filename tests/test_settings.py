@@ -183,6 +183,7 @@ SECRETS = {
     "STOCKTAKE_PLACEMENT__AUTH__USERNAME": "ada",
     "STOCKTAKE_PLACEMENT__AUTH__AUTH_URL": "https://ada:hush@keystone",
     "STOCKTAKE_PLACEMENT__AUTH_TYPE": "password",
+    "STOCKTAKE_SERVER__TOKEN": "stk_hush",
 }
 
 
@@ -208,6 +209,8 @@ def test_given_secrets_then_nothing_that_shows_the_settings_has_them() -> None:
         ({"STOCKTAKE_PLACEMENT__AUTH": '{password = ["hush"]}'}, "placement.auth"),
         ({"STOCKTAKE_PLACEMENT__AUTH_PASSWORD": "hush"}, "unknown setting"),
         ({"STOCKTAKE_LIBVIRT__CONNECTION_URI": "hush"}, "must be a URI"),
+        ({"STOCKTAKE_SERVER__TOKEN": "hush hush"}, "server.token: is no token"),
+        ({"STOCKTAKE_LEDGER": "https://ada:hush@host"}, "ledger: has a user in it"),
     ],
 )
 def test_given_a_wrong_secret_then_the_error_does_not_have_it(environ: dict[str, str], part: str) -> None:

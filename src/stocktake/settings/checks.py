@@ -326,6 +326,8 @@ def check_together(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _check_server(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("ledger", "server.url"):
+        if values[name] is not None and "@" in urlsplit(values[name]).netloc:
+            yield name, "has a user in it: what lets us in is server.token"
         if _in_the_clear(values[name]) and not values["server.allow_insecure"]:
             yield name, "sends the token in the clear: use https, or set server.allow_insecure=true if it must be"
     if values["server.tls_key"] is not None and values["server.tls_cert"] is None:

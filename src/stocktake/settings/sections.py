@@ -240,7 +240,8 @@ class Server(Section, frozen=True, kw_only=True):
         str | None,
         about(
             "Where commands find the fleet, such as `https://stocktake.example.org`; unset, they open the ledger "
-            "themselves."
+            "themselves.",
+            hide="url",
         ),
     ] = None
     token: Annotated[

@@ -144,7 +144,8 @@ class Settings(Section, frozen=True, kw_only=True):
         str | None,
         about(
             "The server that keeps this host's books, such as `https://stocktake.example.org` (`stocktake serve`); the "
-            "token is `server.token`. An embedded Placement is then that server's. Unset: the database is opened here."
+            "token is `server.token`. An embedded Placement is then that server's. Unset: the database is opened here.",
+            hide="url",
         ),
     ] = None
     database: Database
