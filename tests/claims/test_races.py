@@ -20,8 +20,8 @@ from tests.system.readback import read_back
 from tests.system.running import Agent, Host
 
 NODE = "node-alpha"
-SECONDS = float(os.environ.get("STOCKTAKE_TEST_RACE_S", "6"))
-EXPIRY_S = 3
+SECONDS = float(os.environ.get("STOCKTAKE_TEST_RACE_S", "4"))
+EXPIRY_S = 2
 
 
 @contextmanager

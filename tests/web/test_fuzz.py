@@ -19,7 +19,7 @@ from stocktake.web.openapi import document
 from stocktake.web.routes import ROUTES
 from tests.servers.serve import Served, secret_of, served
 
-SECONDS = int(os.environ.get("STOCKTAKE_TEST_FUZZ_S", "10"))
+SECONDS = int(os.environ.get("STOCKTAKE_TEST_FUZZ_S", "6"))
 _SHOWN = 80
 
 
