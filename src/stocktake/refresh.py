@@ -23,7 +23,7 @@ from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host, HostView
 from stocktake.model.workload import NodeWork
 from stocktake.parts import Parts, Pass, failure_of
-from stocktake.placement.overrides import overrides_for
+from stocktake.placement.overrides import NodeOverrides, overrides_for
 from stocktake.report import Books, Reported, save, sync
 from stocktake.sharing import divided, hand_over, join, still_ours
 from stocktake.vanished import delete_vanished
@@ -91,9 +91,10 @@ def refresh(
     hosts = _verified(views, memory, result)
     timer.lap("verify")
     uuids = identified(parts, names, hosts, ours, result)
-    facts = {node: view for node, view in views.items() if isinstance(view, HostView)}
+    said = {node: view for node, view in views.items() if isinstance(view, HostView)}
+    facts = _Facts(said, hosts, uuids)
     agree = partial(sync, parts.ledger, parts.scheduler, full=full, stop=stop, progress=progress)
-    gone = _count(parts, facts, hosts, uuids, result=result, timer=timer, stop=stop, memory=memory, agree=agree)
+    gone = _count(parts, facts, result=result, timer=timer, stop=stop, memory=memory, agree=agree)
     if only is None:
         memory.keep(names)
     _note(parts, ours, result)
@@ -119,9 +120,7 @@ def _known(parts: Parts, result: Pass) -> Sequence[ComputeNode]:
 
 def _count(
     parts: Parts,
-    views: Mapping[str, HostView],
-    hosts: Mapping[str, Host],
-    uuids: Mapping[str, str],
+    facts: "_Facts",
     *,
     result: Pass,
     timer: _Timer,
@@ -130,51 +129,82 @@ def _count(
     agree: Callable[..., None],
 ) -> bool:
     """Read, tally, save and report the nodes whose hosts are verified; say if providers of deleted ones may be left."""
-    ledger, host, guests = parts.ledger, parts.rules.host, guests_of(hosts)
-    standing = ledger.standing(host, tuple(hosts), guests)
-    service = standing.service or ledger.register(host, version=__version__)
+    host, hosts = parts.rules.host, facts.hosts
+    standing = parts.ledger.standing(host, tuple(hosts), guests_of(hosts))
+    service = standing.service or parts.ledger.register(host, version=__version__)
     join(parts, service)
-    overrides = {
-        node: overrides_for(parts.overrides, one.hypervisor_hostname, uuids[node]) for node, one in hosts.items()
-    }
-
-    def counted(works: Mapping[str, NodeWork]) -> dict[str, Books]:
-        return {node: counted_one(node, work) for node, work in works.items()}
-
-    def counted_one(node: str, work: NodeWork) -> Books:
-        one, uuid, own, disabled = hosts[node], uuids[node], overrides[node], service.disabled
-        count = partial(books_of, one, work, parts.rules, own, uuid=uuid, disabled=disabled)
-        return memory.books(one, work, uuid, disabled=disabled, count=count)
-
-    def again(nodes: Sequence[str]) -> dict[str, Books]:
-        return counted(ledger.work(host, nodes, {node: guests[node] for node in nodes}))
-
-    def held(nodes: Sequence[str]) -> tuple[Mapping[str, Books], SaveOutcome]:
-        done = ledger.held(
-            Count(
-                host=host,
-                views={node: views[node] for node in nodes},
-                uuids={node: uuids[node] for node in nodes},
-                rules=parts.rules,
-                overrides={node: overrides[node] for node in nodes},
-                disabled=service.disabled,
-            )
-        )
-        return counted({node: done.works[node] for node in still_ours(parts, nodes, uuids)}), done.outcome
-
-    books = counted(standing.works)
+    counting = _Counting(parts, facts, memory, disabled=service.disabled)
+    books = counting.counted(standing.works)
     for settle in (_adopted, settle_claims):
         if settle(parts, hosts, books, result):
-            books.update(again(tuple(hosts)))
+            books.update(counting.again(tuple(hosts)))
     timer.lap("tally")
     if not stop():
-        done = save(ledger, books, lambda nodes: again(still_ours(parts, nodes, uuids)), held)
+        done = save(parts.ledger, books, counting.again_if_ours, counting.held)
         timer.lap("save")
         if not stop():
             agree(done, own=parts.settings.allocations == "own")
         timer.lap("report")
         _merge(done, result)
     return bool(standing.gone)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the hypervisor said, verified, by node name: as it came, as it is believed, and the nodes' uuids."""
+
+    views: Mapping[str, HostView]
+    hosts: Mapping[str, Host]
+    uuids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """Counts nodes of one pass, each as often as others change what is promised on it."""
+
+    parts: Parts
+    facts: _Facts
+    memory: Memory
+    disabled: bool
+
+    def counted(self, works: Mapping[str, NodeWork]) -> dict[str, Books]:
+        """Tally what was read."""
+        return {node: self._one(node, work) for node, work in works.items()}
+
+    def again(self, nodes: Sequence[str]) -> dict[str, Books]:
+        """Read and tally anew."""
+        guests = guests_of({node: self.facts.hosts[node] for node in nodes})
+        return self.counted(self.parts.ledger.work(self.parts.rules.host, nodes, guests))
+
+    def again_if_ours(self, nodes: Sequence[str]) -> dict[str, Books]:
+        """The same, without those that other services took meanwhile."""
+        return self.again(still_ours(self.parts, nodes, self.facts.uuids))
+
+    def held(self, nodes: Sequence[str]) -> tuple[dict[str, Books], SaveOutcome]:
+        """The same, with their rows held, and save them."""
+        done = self.parts.ledger.held(
+            Count(
+                host=self.parts.rules.host,
+                views={node: self.facts.views[node] for node in nodes},
+                uuids={node: self.facts.uuids[node] for node in nodes},
+                rules=self.parts.rules,
+                overrides={node: self._overrides(node) for node in nodes},
+                disabled=self.disabled,
+            )
+        )
+        ours = still_ours(self.parts, nodes, self.facts.uuids)
+        return self.counted({node: done.works[node] for node in ours}), done.outcome
+
+    def _one(self, node: str, work: NodeWork) -> Books:
+        host, uuid, rules = self.facts.hosts[node], self.facts.uuids[node], self.parts.rules
+
+        def count() -> Books:
+            return books_of(host, work, rules, self._overrides(node), uuid=uuid, disabled=self.disabled)
+
+        return self.memory.books(host, work, uuid, disabled=self.disabled, count=count)
+
+    def _overrides(self, node: str) -> NodeOverrides:
+        return overrides_for(self.parts.overrides, self.facts.hosts[node].hypervisor_hostname, self.facts.uuids[node])
 
 
 def _adopted(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:

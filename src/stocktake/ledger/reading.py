@@ -122,16 +122,16 @@ class ReadingLedger:
             return read.work(connection, host, nodes, guests)
 
     def standing(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> Standing:
-        """Read all that a pass over a host needs; see `work`."""
+        """Read all that a pass over a host needs, but for its other nodes; see `work`."""
         with self._database.reading() as connection, collector_off():
-            return standing_.standing(connection, host, nodes, guests)
+            return standing_.standing(connection, host, nodes, guests, others=False)
 
     def standing_digested(
         self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]
     ) -> tuple[Standing, str]:
-        """Read the same, and the digest of it."""
+        """Read the same, the other nodes too, and the digest of it."""
         with self._database.reading() as connection, collector_off():
-            found = standing_.standing(connection, host, nodes, guests)
+            found = standing_.standing(connection, host, nodes, guests, others=True)
             return found, standing_.standing_digest(connection, host, strangers_to(found, guests))
 
     def standing_digest(self, host: str, strangers: Collection[str]) -> str:

@@ -30,6 +30,7 @@ from stocktake.ledger.among import Among
 from stocktake.ledger.nouns import Standing
 from stocktake.ledger.read import BINARY
 from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, GONE, IN_PLAY, INSTANCES, MIGRATIONS, PCI_DEVICES, SERVICES
+from stocktake.model.books import ComputeNode
 
 _HOST = bindparam("of_host", type_=Text())
 _ZERO: Any = literal_column("0")
@@ -37,19 +38,23 @@ _STRANGERS = bindparam("of_strangers", type_=Text())
 
 
 def standing(
-    connection: Connection, host: str, names: Collection[str], guests: Mapping[str, frozenset[str]]
+    connection: Connection, host: str, names: Collection[str], guests: Mapping[str, frozenset[str]], *, others: bool
 ) -> Standing:
-    """Read all that a pass over a host needs."""
+    """Read all that a pass over a host needs; its other nodes too, if asked, for who asks only once."""
     wanted = frozenset(names)
-    names_ = COMPUTE_NODES.c.hypervisor_hostname
-    query = select(COMPUTE_NODES.c.uuid, names_).where(ALIVE, COMPUTE_NODES.c.host == host)
-    others = {uuid for uuid, name in connection.execute(query) if name not in wanted}
     return Standing(
         service=next(iter(read.services(connection, host)), None),
         works=read.work(connection, host, wanted, guests),
-        others=read.nodes(connection, host, uuids=others) if others else (),
+        others=_others(connection, host, wanted) if others else (),
         gone=read.deleted_nodes(connection, host),
     )
+
+
+def _others(connection: Connection, host: str, names: frozenset[str]) -> tuple[ComputeNode, ...]:
+    nodes = COMPUTE_NODES.c
+    query = select(nodes.uuid, nodes.hypervisor_hostname).where(ALIVE, nodes.host == host)
+    uuids = {uuid for uuid, name in connection.execute(query) if name not in names}
+    return read.nodes(connection, host, uuids=uuids) if uuids else ()
 
 
 def standing_digest(connection: Connection, host: str, strangers: Collection[str]) -> str:
