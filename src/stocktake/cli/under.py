@@ -56,29 +56,49 @@ def _filled(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
     return filled
 
 
-def _run(command: Sequence[str], names: Mapping[str, str], started: "list[subprocess.Popen[bytes]]") -> int:
+def _run(command: Sequence[str], names: Mapping[str, str], started: "_Started") -> int:
     environ = {**os.environ, **{f"STOCKTAKE_{name.upper()}": value for name, value in names.items()}}
     try:
         child = subprocess.Popen(command, env=environ)  # noqa: S603 - what the caller typed, and no shell
     except OSError as error:
         raise InvalidInput(f"can't be run: {error.strerror}; the claim was given back", where=command[0]) from error
-    started.append(child)
+    started.runs(child)
     code = child.wait()
     return code if code >= 0 else _BY_SIGNAL - code
 
 
+class _Started:
+    """The command's process; what is sent before it is known is sent once it is."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._missed: list[int] = []
+
+    def runs(self, child: "subprocess.Popen[bytes]") -> None:
+        """Know the process."""
+        self._child = child
+        for number in self._missed:
+            child.send_signal(number)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        if self._child is None:
+            self._missed.append(number)
+        else:
+            self._child.send_signal(number)
+
+
 @contextmanager
-def _passing_on() -> "Iterator[list[subprocess.Popen[bytes]]]":
+def _passing_on() -> "Iterator[_Started]":
     """
     Pass signals on to the command: it decides how it ends, and its end decides what becomes of the claim.
 
     Until that is done no signal ends this program: it often gets the same one twice, itself and with its group.
     """
-    started: list[subprocess.Popen[bytes]] = []
+    started = _Started()
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        for child in started:
-            child.send_signal(number)
+        started.send(number)
 
     before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
