@@ -1,7 +1,6 @@
 """An agent behind a server hears of its host's promises, and of no others."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,30 +11,11 @@ from stocktake.clock import SystemClock
 from stocktake.errors import AccessDenied
 from tests.contract.ledger.behind import a_server, connected_to
 from tests.contract.ledger.making import instance
+from tests.ears import Ears
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.serve import HOST, OTHER_HOST, secret_of, served
 
 __all__ = ["postgres", "postgres_url"]
-
-WAIT_S = 10.0
-
-
-class Ears:
-    """Counts what was heard, and waits for it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._said = threading.Condition()
-
-    def wake(self) -> None:
-        with self._said:
-            self.count += 1
-            self._said.notify_all()
-
-    def until(self, count: int, timeout_s: float = WAIT_S) -> None:
-        """Wait for so many in all."""
-        with self._said:
-            assert self._said.wait_for(lambda: self.count >= count, timeout_s), f"heard {self.count}, not {count}"
 
 
 @contextlib.contextmanager
@@ -88,4 +68,4 @@ def test_given_a_server_that_is_started_again_when_it_is_heard_anew_then_whoever
         server.stop()
         before = ears.count
         server.start()
-        ears.until(before + 1, 40.0)
+        ears.until(before + 1, timeout_s=40.0)

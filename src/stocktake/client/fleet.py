@@ -121,12 +121,12 @@ class Fleet:
     def disable(self, host: str, reason: str) -> ServiceShown:
         """Have the scheduler send a host nothing new."""
         path = f"/v1/services/{_part(host)}/disable"
-        return self._transport.ask("POST", path, {"reason": reason}, ServiceShown, again=True)  # type: ignore[no-any-return]
+        return self._transport.ask("POST", path, {"reason": reason}, ServiceShown, again=True)
 
     def enable(self, host: str) -> ServiceShown:
         """Let the scheduler send a host new instances again."""
         path = f"/v1/services/{_part(host)}/enable"
-        return self._transport.ask("POST", path, None, ServiceShown, again=True)  # type: ignore[no-any-return]
+        return self._transport.ask("POST", path, None, ServiceShown, again=True)
 
     def fit(
         self,
@@ -138,7 +138,7 @@ class Fleet:
     ) -> FitAnswer:
         """Say where a machine would fit, the best node first, and why not elsewhere; nothing is promised."""
         asked = {"flavor": plain(flavor), "volume_backed": volume_backed, "nodes": nodes, "pack": pack}
-        return self._transport.ask("POST", "/v1/fit", asked, FitAnswer, again=True)  # type: ignore[no-any-return]
+        return self._transport.ask("POST", "/v1/fit", asked, FitAnswer, again=True)
 
     def _get(self, path: str, kind: type[T]) -> T:
         found: T = self._transport.ask("GET", path, None, kind, again=True)

@@ -91,11 +91,11 @@ class RemoteLedger:
         kept = self._recent(host) if replica and uuids is None else None
         if kept is not None:
             return kept.nodes
-        return self._ask("nodes_in_brief", host=host, uuids=uuids, replica=replica)  # type: ignore[no-any-return]
+        return self._ask("nodes_in_brief", host=host, uuids=uuids, replica=replica)
 
     def node(self, name_or_uuid: str) -> ComputeNode:
         """Read one node."""
-        return self._ask("node", name_or_uuid=name_or_uuid)  # type: ignore[no-any-return]
+        return self._ask("node", name_or_uuid=name_or_uuid)
 
     def node_uuid(self, name_or_uuid: str) -> str:
         """Give a node's uuid."""
@@ -103,39 +103,39 @@ class RemoteLedger:
 
     def deleted_nodes(self, host: str) -> tuple[ComputeNode, ...]:
         """Read deleted nodes."""
-        return self._ask("deleted_nodes", host=host)  # type: ignore[no-any-return]
+        return self._ask("deleted_nodes", host=host)
 
     def entries(self, node_uuid: str) -> tuple[Entry, ...]:
         """Read what makes a node's figures."""
-        return self._ask("entries", node_uuid=node_uuid)  # type: ignore[no-any-return]
+        return self._ask("entries", node_uuid=node_uuid)
 
     def all_entries(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
         """Read what makes the figures of many nodes."""
-        return self._ask("all_entries", node_uuids=node_uuids)  # type: ignore[no-any-return]
+        return self._ask("all_entries", node_uuids=node_uuids)
 
     def devices(self, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
         """Read devices."""
-        return self._ask("devices", node_uuids=node_uuids)  # type: ignore[no-any-return]
+        return self._ask("devices", node_uuids=node_uuids)
 
     def strangers(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
         """Read the entries of guests that nobody promised."""
-        return self._ask("strangers", node_uuids=node_uuids, reserves=reserves)  # type: ignore[no-any-return]
+        return self._ask("strangers", node_uuids=node_uuids, reserves=reserves)
 
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""
-        return self._ask("service", host=host)  # type: ignore[no-any-return]
+        return self._ask("service", host=host)
 
     def services(self) -> tuple[Service, ...]:
         """Read all agents' rows."""
-        return self._ask("services")  # type: ignore[no-any-return]
+        return self._ask("services")
 
     def register(self, host: str, *, version: str) -> Service:
         """Give the service of a host."""
-        return self._ask("register", host=host, version=version)  # type: ignore[no-any-return]
+        return self._ask("register", host=host, version=version)
 
     def heartbeat(self, host: str, *, version: str) -> Service:
         """Say that the agent of a host lives."""
-        return self._ask("heartbeat", keeps=True, host=host, version=version)  # type: ignore[no-any-return]
+        return self._ask("heartbeat", keeps=True, host=host, version=version)
 
     def set_service(
         self,
@@ -146,13 +146,11 @@ class RemoteLedger:
         forced_down: bool | None = None,
     ) -> Service:
         """Enable or disable an agent, or say that its host is down."""
-        return self._ask(  # type: ignore[no-any-return]
-            "set_service", host=host, disabled=disabled, reason=reason, forced_down=forced_down
-        )
+        return self._ask("set_service", host=host, disabled=disabled, reason=reason, forced_down=forced_down)
 
     def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
         """Read what is promised on nodes."""
-        return self._ask("work", host=host, nodes=nodes, guests=guests)  # type: ignore[no-any-return]
+        return self._ask("work", host=host, nodes=nodes, guests=guests)
 
     def standing(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> Standing:
         """Read all that a pass needs, or learn that it is what was read last."""
@@ -209,7 +207,7 @@ class RemoteLedger:
         deleted: bool = False,
     ) -> tuple[Instance, ...]:
         """Read instances."""
-        return self._ask("instances", host=host, node=node, named=named, deleted=deleted)  # type: ignore[no-any-return]
+        return self._ask("instances", host=host, node=node, named=named, deleted=deleted)
 
     def some_instances(
         self, *, after: int, limit: int, host: str | None = None, node: str | None = None, deleted: bool = False
@@ -240,7 +238,7 @@ class RemoteLedger:
         all: bool = False,  # noqa: A002  # as `Ledger` has it
     ) -> tuple[Migration, ...]:
         """Read migrations."""
-        return self._ask("migrations", host=host, node=node, all=all)  # type: ignore[no-any-return]
+        return self._ask("migrations", host=host, node=node, all=all)
 
     def put_migrations(self, migrations: Sequence[Migration]) -> None:
         """Insert migrations."""
@@ -252,17 +250,17 @@ class RemoteLedger:
 
     def history(self, node_uuid: str, *, since_s: float) -> tuple[Moment, ...]:
         """Read a node's history."""
-        return self._ask("history", node_uuid=node_uuid, since_s=since_s)  # type: ignore[no-any-return]
+        return self._ask("history", node_uuid=node_uuid, since_s=since_s)
 
     def thin_history(self, node_uuids: Collection[str]) -> int:
         """Thin nodes' history."""
-        return self._ask("thin_history", keeps=True, node_uuids=node_uuids)  # type: ignore[no-any-return]
+        return self._ask("thin_history", keeps=True, node_uuids=node_uuids)
 
     def held(self, job: Job[T]) -> T:
         """Have a job done where the database is."""
         self._forget()
         path = f"{ROOT}/held/{type(job).__name__.lower()}"
-        return self._transport.ask("POST", path, job, job.answer, again=True)  # type: ignore[no-any-return]
+        return self._transport.ask("POST", path, job, job.answer, again=True)
 
     def _ask(self, name: str, /, *, keeps: bool = False, **arguments: Any) -> Any:
         call = CALLS[name]
@@ -290,7 +288,7 @@ class RemoteOwners:
 
     def read(self, uuids: Collection[str] | None = None) -> dict[str, str]:
         """Name the hosts that have nodes."""
-        return self._ask("owners.read", uuids=uuids)  # type: ignore[no-any-return]
+        return self._ask("owners.read", uuids=uuids)
 
     def join(self, host: str, pool: Mapping[str, str] | None) -> None:
         """Say with whom a service divides nodes."""
@@ -298,11 +296,11 @@ class RemoteOwners:
 
     def take(self, expected: Mapping[str, str], host: str) -> frozenset[str]:
         """Take nodes from others."""
-        return self._ask("owners.take", expected=expected, host=host)  # type: ignore[no-any-return]
+        return self._ask("owners.take", expected=expected, host=host)
 
     def give(self, wanted: Mapping[str, str], host: str) -> frozenset[str]:
         """Give nodes to others."""
-        return self._ask("owners.give", wanted=wanted, host=host)  # type: ignore[no-any-return]
+        return self._ask("owners.give", wanted=wanted, host=host)
 
 
 def batches(saves: Sequence[NodeSave]) -> list[list[NodeSave]]:

@@ -4,8 +4,7 @@ The ledger as one host's agent may use it. Law: its own host's rows and no other
 A row is another's if it is on another host. What is refused changes nothing, not even of what is the agent's own.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, select
 
@@ -16,7 +15,6 @@ from stocktake.ledger.base import Ledger
 from stocktake.ledger.door import Job, T
 from stocktake.ledger.nouns import NodeSave, SaveOutcome, Standing
 from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, GONE, INSTANCES, MIGRATIONS
-from stocktake.ledger.transaction import Transaction
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord
@@ -163,37 +161,37 @@ class HostLedger:
         self._check_all(one.tally.node.host for one in saves)
         if not saves:
             return SaveOutcome(saved={}, conflicts=frozenset())
-        with self._writing() as (connection, books):
-            self._own_nodes(connection, [one.tally.node.uuid for one in saves])
-            self._own_gone(connection, frozenset().union(*(one.released for one in saves)))
-            self._own_moves(connection, {id_ for one in saves for id_ in one.tally.stale_migrations})
+        with self._ledger.transaction() as books:
+            self._own_nodes(books.connection, [one.tally.node.uuid for one in saves])
+            self._own_gone(books.connection, frozenset().union(*(one.released for one in saves)))
+            self._own_moves(books.connection, {id_ for one in saves for id_ in one.tally.stale_migrations})
             return books.save(saves)
 
     def note_failures(self, failures: Mapping[str, Problem | None]) -> None:
         """Write why its nodes could not be refreshed."""
-        with self._writing() as (connection, _):
-            self._own_nodes(connection, failures)
-            write.note_failures(connection, failures)
+        with self._ledger.transaction() as books:
+            self._own_nodes(books.connection, failures)
+            write.note_failures(books.connection, failures)
 
     def note_released(self, uuids: Collection[str]) -> None:
         """Remember what the scheduler let go of its deleted instances."""
-        with self._writing() as (connection, _):
-            self._own_gone(connection, uuids)
-            write.note_released(connection, uuids)
+        with self._ledger.transaction() as books:
+            self._own_gone(books.connection, uuids)
+            write.note_released(books.connection, uuids)
 
     def delete_node(self, uuid: str) -> None:
         """Delete one of its nodes."""
-        with self._writing() as (connection, books):
-            self._own_nodes(connection, [uuid])
-            write.delete_node(connection, uuid, books.now)
+        with self._ledger.transaction() as books:
+            self._own_nodes(books.connection, [uuid])
+            write.delete_node(books.connection, uuid, books.now)
 
     def note_provider_deleted(self, uuids: Collection[str]) -> None:
         """Remember that its deleted nodes' providers are gone."""
         columns = COMPUTE_NODES.c
-        with self._writing() as (connection, _):
+        with self._ledger.transaction() as books:
             query = select(columns.uuid, columns.host).where(GONE, among(columns.uuid, uuids))
-            self._check_all(row.host for row in connection.execute(query))
-            write.note_provider_deleted(connection, uuids)
+            self._check_all(row.host for row in books.connection.execute(query))
+            write.note_provider_deleted(books.connection, uuids)
 
     def put_instances(self, instances: Sequence[Instance]) -> None:
         """Insert instances on it."""
@@ -203,14 +201,14 @@ class HostLedger:
     def change_instances(self, instances: Sequence[Instance]) -> None:
         """Write instances that are on it and stay there."""
         self._check_all(one.host for one in instances)
-        with self._writing() as (connection, books):
-            self._own_instances(connection, [one.uuid for one in instances])
+        with self._ledger.transaction() as books:
+            self._own_instances(books.connection, [one.uuid for one in instances])
             books.change_instances(instances)
 
     def delete_instances(self, uuids: Collection[str], *, released: bool = False) -> None:
         """Delete its instances."""
-        with self._writing() as (connection, books):
-            self._own_instances(connection, uuids)
+        with self._ledger.transaction() as books:
+            self._own_instances(books.connection, uuids)
             books.delete_instances(uuids, released=released)
 
     def put_migrations(self, migrations: Sequence[Migration]) -> None:
@@ -224,11 +222,6 @@ class HostLedger:
         """Do a job that is the host's."""
         self._check(job.host)
         return self._ledger.held(job)
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[Connection, Transaction]]:
-        with self._ledger.transaction() as books:
-            yield books.connection, books
 
     def _own_nodes(self, connection: Connection, uuids: Collection[str]) -> None:
         columns = COMPUTE_NODES.c

@@ -12,28 +12,10 @@ from stocktake.errors import LedgerError
 from stocktake.ledger import Ledger
 from stocktake.model.value import replace
 from tests.contract.ledger.making import HOST, again, exported, instance, migration, opened, saved
+from tests.ears import Ears
 from tests.servers.postgres import private_postgres
 
 OTHER = "kvm-2"
-WAIT_S = 10.0
-
-
-class Ears:
-    """Counts what was heard, and waits for it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._said = threading.Condition()
-
-    def wake(self) -> None:
-        with self._said:
-            self.count += 1
-            self._said.notify_all()
-
-    def until(self, count: int, *, timeout_s: float = WAIT_S) -> None:
-        """Wait for so many in all."""
-        with self._said:
-            assert self._said.wait_for(lambda: self.count >= count, timeout_s), f"heard {self.count}, not {count}"
 
 
 @pytest.fixture

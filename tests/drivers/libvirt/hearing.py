@@ -1,13 +1,11 @@
 """Hearing what libvirt tells, and counting what it is asked."""
 
-import threading
 from collections import Counter
 from typing import Any
 
 import libvirt
 import pytest
 
-WAIT_S = 10.0
 # What asks libvirtd once per guest, image or device, or for what hardly ever changes.
 DEAR = (
     ("virDomain", "XMLDesc"),
@@ -18,24 +16,6 @@ DEAR = (
     ("virConnect", "baselineCPU"),
     ("virConnect", "listAllDevices"),
 )
-
-
-class Wakes:
-    """Counts wakes, and waits for them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._said = threading.Condition()
-
-    def wake(self) -> None:
-        with self._said:
-            self.count += 1
-            self._said.notify_all()
-
-    def until(self, count: int) -> None:
-        """Wait for so many in all."""
-        with self._said:
-            assert self._said.wait_for(lambda: self.count >= count, WAIT_S), f"{self.count} wakes, not {count}"
 
 
 class Asked:
