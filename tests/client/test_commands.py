@@ -1,5 +1,6 @@
 """Every command on a fleet from afar: with `server.url` set it says and does what it does beside the database."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ import pytest
 
 from stocktake.claims import Claimed, Refused, Request, building
 from stocktake.client import Fleet, connected
+from stocktake.clock import SystemClock
 from stocktake.errors import NotFound, NotNow
 from stocktake.model.fitting import Limits
 from stocktake.model.value import replace
@@ -17,6 +19,17 @@ from tests.cli.program import HOST, Program
 from tests.servers.serve import Served, secret_of, served
 
 NODES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(SystemClock):
+    """A clock that stands still, so that how long ago something was doesn't depend on who is asked first."""
+
+    at: datetime
+
+    def now(self) -> datetime:
+        """Give the moment that it stopped at."""
+        return self.at
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +81,16 @@ READING = (
 def test_given_a_command_that_reads_when_run_from_afar_then_it_says_the_same(
     sides: Sides, command: tuple[str, ...]
 ) -> None:
-    node = sides.here.run("--json", "nodes").data[0]["hypervisor_hostname"]
+    clock = Stopped(datetime.now(UTC))
+    beside, viewer = dataclasses.replace(sides.here, clock=clock), dataclasses.replace(sides.as_("viewer"), clock=clock)
+    node = beside.run("--json", "nodes").data[0]["hypervisor_hostname"]
     asked = [word.format(node=node) for word in command]
-    here, afar = sides.here.run("--json", *asked), sides.as_("viewer").run("--json", *asked)
+    here, afar = beside.run("--json", *asked), viewer.run("--json", *asked)
     assert (afar.code, afar.err) == (here.code, here.err)
     assert afar.data == here.data
     assert here.data
-    text = sides.as_("viewer").run(*asked)
-    assert (text.code, text.out.splitlines()[1:]) == (here.code, sides.here.run(*asked).out.splitlines()[1:])
+    text = viewer.run(*asked)
+    assert (text.code, text.out.splitlines()[1:]) == (here.code, beside.run(*asked).out.splitlines()[1:])
 
 
 def test_given_claims_when_made_and_settled_from_afar_then_the_ledger_has_them(sides: Sides) -> None:
