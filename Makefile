@@ -22,9 +22,10 @@ test: ## install what the tests need (private servers, nothing of the machine's 
 	@tools/bootstrap test
 	@$(BIN)/python -m tools.run_tests
 
-soak: ## the races of claims for a minute each, and the simulation of a fleet for longer
+soak: ## the races of claims for a minute each, and their histories and the fuzzing of the API for longer
 	@tools/bootstrap test
-	@STOCKTAKE_TEST_RACE_S=60 $(BIN)/pytest tests/claims/test_races.py --timeout 600
+	@STOCKTAKE_TEST_RACE_S=60 STOCKTAKE_TEST_TIMES=20 STOCKTAKE_TEST_FUZZ_S=120 $(BIN)/pytest --timeout 1200 \
+		tests/claims/test_races.py tests/claims/test_machine.py tests/web/test_fuzz.py
 
 lint: ## formatter, linter, types, layers
 	@tools/bootstrap test

@@ -128,6 +128,7 @@ def fits(specs: Specs, topology: NodeTopology) -> bool:
     return True
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("policy", [*FLOATING, *PINNING])
 def test_given_every_combination_of_specs_then_the_answer_is_what_trying_everything_gives(policy: str) -> None:
     for specs in every_flavor(policy):
@@ -137,6 +138,7 @@ def test_given_every_combination_of_specs_then_the_answer_is_what_trying_everyth
         assert not all(fitted.values()), (specs, fitted)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("affinity", AFFINITIES)
 @pytest.mark.parametrize("policy", [*FLOATING, *PINNING])
 def test_given_every_combination_and_a_device_then_the_answer_is_what_trying_everything_gives(

@@ -71,6 +71,7 @@ def judge(
     return True
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("policy", "cells", "sockets"),
     [

@@ -3,6 +3,7 @@ Whatever is claimed, moved, settled, given back and refreshed, in whatever order
 promised twice. Hypothesis draws the order, on a real ledger and, with allocations of our own, a real Placement.
 """
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -32,6 +34,7 @@ from tests.claims.desk import ALIASES, HOSTS, Desk, flavor, open_desk
 from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote
 
+TIMES = int(os.environ.get("STOCKTAKE_TEST_TIMES", "1"))
 LIMITS = Limits(memory_mb=24_000, vcpus=12, disk_gb=200)
 FLAVORS: tuple[Flavor, ...] = (
     flavor(vcpus=1, memory_mb=1024, root_gb=5),
@@ -213,17 +216,19 @@ class OwnPromises(Promises):
 
 
 def few(examples: int, steps: int) -> settings:
-    """Say how much is tried."""
+    """Say how much is tried; `make soak` tries more."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    return settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=slow)
+    return settings(max_examples=examples * TIMES, stateful_step_count=steps, deadline=None, suppress_health_check=slow)
 
 
+@pytest.mark.unmeasured
 def test_given_any_history_of_promises_then_the_books_are_true_and_nothing_is_promised_twice() -> None:
-    run_state_machine_as_test(Promises, settings=few(12, 30))
+    run_state_machine_as_test(Promises, settings=few(8, 30))
 
 
+@pytest.mark.unmeasured
 def test_given_any_history_with_own_allocations_then_placement_holds_what_the_books_say(
     placement_server: PlacementServer,
 ) -> None:
     OwnPromises.server = placement_server
-    run_state_machine_as_test(OwnPromises, settings=few(4, 12))
+    run_state_machine_as_test(OwnPromises, settings=few(3, 12))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,22 +43,38 @@ class Sides:
 
     def as_(self, token: str) -> Program:
         """Give the program from afar with another token."""
-        return Program(self.afar.state, NODES, {**self.afar.settings, "server.token": secret_of(token)})
+        settings = {**self.afar.settings, "server.token": secret_of(token)}
+        return dataclasses.replace(self.afar, settings=settings)
 
 
 @pytest.fixture
 def sides(tmp_path: Path) -> Iterator[Sides]:
     """Serve a fleet of which one pass was made."""
-    here = Program(tmp_path / "here", NODES)
-    (tmp_path / "here").mkdir()
-    (tmp_path / "afar").mkdir()
-    (tmp_path / "served").mkdir()
+    with both_sides(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def quiet_sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
+    """The same, where time stands still and nobody writes anything: one for all who only read."""
+    with both_sides(tmp_path_factory.mktemp("quiet")) as made:
+        clock = Stopped(datetime.now(UTC))
+        made.here.clock = made.afar.clock = clock
+        yield made
+
+
+@contextmanager
+def both_sides(directory: Path) -> Iterator[Sides]:
+    """Serve a fleet, and give the programs."""
+    for name in ("here", "afar", "served"):
+        (directory / name).mkdir()
+    here = Program(directory / "here", NODES)
     assert here.run("ledger", "init").code == 0
     here.promise(datetime.now(UTC))
     assert here.run("refresh").code == 0
-    with served(tmp_path / "served", f"sqlite:///{here.state / 'ledger.db'}") as server:
+    with served(directory / "served", f"sqlite:///{here.state / 'ledger.db'}") as server:
         settings = {"server.url": server.url, "server.token": secret_of("operator")}
-        yield Sides(server, here, Program(tmp_path / "afar", NODES, settings))
+        yield Sides(server, here, Program(directory / "afar", NODES, settings))
 
 
 READING = (
@@ -79,10 +96,9 @@ READING = (
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_given_a_command_that_reads_when_run_from_afar_then_it_says_the_same(
-    sides: Sides, command: tuple[str, ...]
+    quiet_sides: Sides, command: tuple[str, ...]
 ) -> None:
-    clock = Stopped(datetime.now(UTC))
-    beside, viewer = dataclasses.replace(sides.here, clock=clock), dataclasses.replace(sides.as_("viewer"), clock=clock)
+    beside, viewer = quiet_sides.here, quiet_sides.as_("viewer")
     node = beside.run("--json", "nodes").data[0]["hypervisor_hostname"]
     asked = [word.format(node=node) for word in command]
     here, afar = beside.run("--json", *asked), viewer.run("--json", *asked)
@@ -138,20 +154,20 @@ def test_given_a_service_and_a_node_when_an_operator_acts_from_afar_then_it_is_d
     ids=" ".join,
 )
 def test_given_a_command_that_takes_the_database_when_run_from_afar_then_it_says_so(
-    sides: Sides, command: tuple[str, ...]
+    quiet_sides: Sides, command: tuple[str, ...]
 ) -> None:
-    answer = sides.afar.run(*command)
+    answer = quiet_sides.afar.run(*command)
     assert (answer.code, answer.out) == (2, "")
-    assert sides.server.url in answer.err
+    assert quiet_sides.server.url in answer.err
     assert "where the database is" in answer.err
 
 
-def test_given_a_viewers_token_when_writing_from_afar_then_it_is_refused(sides: Sides) -> None:
-    viewer = sides.as_("viewer")
+def test_given_a_viewers_token_when_writing_from_afar_then_it_is_refused(quiet_sides: Sides) -> None:
+    viewer = quiet_sides.as_("viewer")
     for command in (
         ("claim", "vm", "--vcpus", "1", "--memory", "64", "--node", "auto"),
         ("services", "disable", HOST, "--reason", "x"),
-        ("instances", "--delete", sides.here.run("--json", "instances").data[0]["uuid"]),
+        ("instances", "--delete", quiet_sides.here.run("--json", "instances").data[0]["uuid"]),
     ):
         answer = viewer.run(*command)
         assert answer.code == 2, answer.err

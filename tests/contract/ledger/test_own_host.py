@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance, Migration
 from tests.contract.ledger.behind import a_server, connected_to
+from tests.contract.ledger.conftest import DOORS, database_of
 from tests.contract.ledger.making import exported, instance, migration, node, saved
 from tests.servers.serve import BAD, HOST, OTHER_HOST
 
@@ -42,7 +44,22 @@ class Ours:
 @pytest.fixture
 def ours(url: str, tmp_path: Path) -> Iterator[Ours]:
     """Fill a ledger with two hosts' rows."""
-    with a_server(url, tmp_path) as (at, ledger), contextlib.closing(connected_to(at, "agent")) as agent:
+    with two_hosts(url, tmp_path) as filled:
+        yield filled
+
+
+@pytest.fixture(scope="module", params=DOORS)
+def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ours]:
+    """The same, of which nobody changes anything: one for all who are to be refused."""
+    directory = tmp_path_factory.mktemp("untouched")
+    with database_of(request, request.param, directory) as url, two_hosts(url, directory) as filled:
+        yield filled
+
+
+@contextmanager
+def two_hosts(url: str, directory: Path) -> Iterator[Ours]:
+    """Serve a ledger with two hosts' rows."""
+    with a_server(url, directory) as (at, ledger), contextlib.closing(connected_to(at, "agent")) as agent:
         mine, theirs = saved(ledger, node("mine", HOST)), saved(ledger, node("theirs", OTHER_HOST))
         my_instance = instance(host=HOST, node="mine")
         their_instance = instance(host=OTHER_HOST, node="theirs")
@@ -115,12 +132,12 @@ FOREIGN: dict[str, Callable[[Ours], object]] = {
 
 @pytest.mark.parametrize("what", FOREIGN)
 def test_given_an_agent_when_it_asks_for_another_hosts_then_it_is_refused_and_nothing_changed(
-    ours: Ours, what: str
+    untouched: Ours, what: str
 ) -> None:
-    before = exported(ours.ledger)
+    before = exported(untouched.ledger)
     with pytest.raises(AccessDenied):
-        FOREIGN[what](ours)
-    assert exported(ours.ledger) == before
+        FOREIGN[what](untouched)
+    assert exported(untouched.ledger) == before
 
 
 def test_given_the_calls_then_each_that_touches_rows_was_tried() -> None:
@@ -198,8 +215,8 @@ def test_given_a_viewer_when_it_reads_then_it_may_and_when_it_writes_then_it_may
 
 
 @pytest.mark.parametrize("token", BAD)
-def test_given_a_token_that_is_no_good_when_anything_is_asked_then_it_is_refused(ours: Ours, token: str) -> None:
-    with contextlib.closing(connected_to(ours.at, token)) as nobody:
+def test_given_a_token_that_is_no_good_when_anything_is_asked_then_it_is_refused(untouched: Ours, token: str) -> None:
+    with contextlib.closing(connected_to(untouched.at, token)) as nobody:
         for ask in (lambda: nobody.nodes(host=HOST), lambda: nobody.heartbeat(HOST, version="1")):
             with pytest.raises(NotSignedIn) as caught:
                 ask()
