@@ -15,7 +15,9 @@ def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that make a choice; they come as one argument, `choice`."""
 
     @click.option("--state", "states", metavar="STATE", multiple=True, help="In this state; of several, in any.")
-    @click.option("--problem", "problems", metavar="CODE", multiple=True, help="With such a problem; '*' is any.")
+    @click.option(
+        "--problem", "problems", metavar="CODE", multiple=True, help="With such a problem; 'any' is any, 'none' none."
+    )
     @click.option("--trait", "traits", metavar="TRAIT", multiple=True, help="With this trait; of several, with all.")
     @click.option("--name", metavar="PATTERN", help="Called so, such as 'rack7-*'; a uuid will do.")
     @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="At most so many.")

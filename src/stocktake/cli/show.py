@@ -72,6 +72,7 @@ def write_head(
 ) -> None:
     """Write who the node is and how it is."""
     from stocktake.cli.screen import COLOURS, clean, write, write_prose
+    from stocktake.views.nodes import machine_facts
     from stocktake.views.words import moment, since
 
     disabled = service is not None and service.disabled
@@ -88,7 +89,7 @@ def write_head(
         ("service", f"{node.host}, last seen {_ago(since(service.last_seen_up if service else None, now))}"),
         ("address", node.host_ip or ""),
         ("hypervisor", kind),
-        *_machine(node),
+        *machine_facts(node),
         ("booted", f"{moment(node.booted_at)}, up {since(node.booted_at, now)}" if node.booted_at else ""),
         ("changed", f"{moment(node.updated_at)}, {_ago(since(node.updated_at, now))}" if node.updated_at else ""),
         ("instances", f"{node.running_vms}, {node.current_workload} with a task"),
@@ -96,25 +97,6 @@ def write_head(
     for title, text in facts:
         if text:
             write(screen, f"  {title:<11}{clean(text)}")
-
-
-def _machine(node: "ComputeNode") -> list[tuple[str, str]]:
-    """Tell of bare metal what Ironic says of it."""
-    from stocktake.views.choosing import called, machine
-
-    if not machine(node):
-        return []
-    stats = node.stats
-    more = [
-        f"{key.replace('_', ' ')} {stats[key]}"
-        for key in ("resource_class", "shard", "conductor_group")
-        if key in stats
-    ]
-    return [
-        ("machine", ", ".join((called(node), *machine(node), *more))),
-        ("maintained", str(stats.get("maintenance_reason") or "")),
-        ("deployed", f"instance {stats['instance_uuid']}" if "instance_uuid" in stats else ""),
-    ]
 
 
 def _ago(text: str) -> str:

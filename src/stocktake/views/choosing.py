@@ -5,15 +5,18 @@ A bare-metal node is called by the name that Ironic has for it, where it has one
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
-from stocktake.model.books import ComputeNode
+from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.workload import Service
+from stocktake.views.promises import STRANGERS
 from stocktake.views.state import State
 
 Line = tuple[ComputeNode, Service | None, State]
+_NOBODY: Mapping[str, Sequence[Entry]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +25,10 @@ class Choice:
     Which nodes are wanted; nothing given wants all.
 
     Attributes:
-        states: any of these: the program's words, or a machine's (`available`, `clean failed`, `maintenance`).
-        problems: a problem of any of these codes, patterns such as `placement-*`.
+        states: any of these: the program's words, `disabled`, or a machine's (`available`, `maintenance`).
+        problems: a problem of any of these codes, patterns such as `placement-*`; `any` is any, `none` is none.
         traits: all of these.
-        name: a pattern of names such as `rack7-*`.
+        name: a pattern of names such as `rack7-*`, whatever the case of letters.
         limit: at most so many, those after the one called `marker`.
     """
 
@@ -36,9 +39,14 @@ class Choice:
     limit: int | None = None
     marker: str | None = None
 
-    def chosen(self, lines: Iterable[Line]) -> list[Line]:
-        """Give those that match, by what they are called."""
-        found = [line for line in lines if self._matches(line[0], line[2])]
+    def chosen(self, lines: Iterable[Line], strangers: Mapping[str, Sequence[Entry]] = _NOBODY) -> list[Line]:
+        """
+        Give those that match, by what they are called.
+
+        Args:
+            strangers: by node, guests there that nobody promised it.
+        """
+        found = [line for line in lines if self._matches(line, strangers.get(line[0].uuid, ()))]
         return sorted(found, key=lambda line: (called(line[0]), line[0].uuid))
 
     def page(self, lines: Sequence[Line]) -> Sequence[Line]:
@@ -47,16 +55,35 @@ class Choice:
             lines = [line for line in lines if called(line[0]) > self.marker]
         return lines if self.limit is None else lines[: self.limit]
 
-    def _matches(self, node: ComputeNode, state: State) -> bool:
-        if self.states and not {state.word, *machine(node)}.intersection(self.states):
+    def _matches(self, line: Line, strangers: Sequence[Entry]) -> bool:
+        node, service, state = line
+        off = ("disabled",) if service is not None and service.disabled else ()
+        if self.states and not {state.word, *off, *machine(node)}.intersection(self.states):
             return False
-        codes = [problem.code for problem in (*node.problems, *((node.failure,) if node.failure else ()))]
-        if self.problems and not any(fnmatchcase(code, asked) for code in codes for asked in self.problems):
+        if self.problems and not _has_any(codes_of(node, strangers), self.problems):
             return False
         if not node.traits.issuperset(self.traits):
             return False
         names = (called(node), node.hypervisor_hostname)
         return self.name is None or any(fnmatchcase(name.lower(), self.name.lower()) for name in names)
+
+
+def _has_any(codes: Sequence[str], asked: Sequence[str]) -> bool:
+    if "none" in asked and not codes:
+        return True
+    patterns = ["*" if one == "any" else one for one in asked]
+    return any(fnmatchcase(code, pattern) for code in codes for pattern in patterns)
+
+
+def codes_of(node: ComputeNode, strangers: Sequence[Entry] = ()) -> tuple[str, ...]:
+    """
+    Say what is wrong with a node, the failure first, and of guests that nobody promised what they are.
+
+    Args:
+        strangers: such guests; other entries are passed over.
+    """
+    wrong = (*((node.failure,) if node.failure else ()), *node.problems)
+    return (*(problem.code for problem in wrong), *(one.kind for one in strangers if one.kind in STRANGERS))
 
 
 def called(node: ComputeNode) -> str:

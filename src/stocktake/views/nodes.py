@@ -11,6 +11,7 @@ from stocktake.model.pci import PciRecord
 from stocktake.model.problem import Problem
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
+from stocktake.views.choosing import called, machine
 from stocktake.views.state import State, Word
 
 N = TypeVar("N", bound=Value)
@@ -141,6 +142,23 @@ def sold_of(node: ComputeNode, entries: Sequence[Entry]) -> Mapping[str, tuple[i
 def capacity_of(total: int, reserved: int, ratio: float) -> int:
     """Work out what may be promised, Placement's way: what is not reserved, times the ratio, rounded down."""
     return int(max(total - reserved, 0) * ratio)
+
+
+def machine_facts(node: ComputeNode) -> tuple[tuple[str, str], ...]:
+    """Tell of bare metal, by titles, what Ironic says of it; nothing of another node."""
+    if not machine(node):
+        return ()
+    stats = node.stats
+    more = [
+        f"{key.replace('_', ' ')} {stats[key]}"
+        for key in ("resource_class", "shard", "conductor_group")
+        if key in stats
+    ]
+    return (
+        ("machine", ", ".join((called(node), *machine(node), *more))),
+        ("maintained", str(stats.get("maintenance_reason") or "")),
+        ("deployed", f"instance {stats['instance_uuid']}" if "instance_uuid" in stats else ""),
+    )
 
 
 def _with_fields(kind: type[N], node: ComputeNode, **more: object) -> N:

@@ -131,6 +131,22 @@ def test_given_racks_in_provider_yaml_when_shown_then_they_are_the_groups(tmp_pa
         assert len(re.findall("<b>", get(here, "/?trait=CUSTOM_RACK_R1"))) == 2
 
 
+def test_given_bare_metal_when_shown_then_it_has_the_name_that_people_use_and_says_what_ironic_says(
+    here: ServedHere, books: str
+) -> None:
+    with closing(open_ledger(books, clock=SystemClock(), ids=RandomIds())) as ledger:
+        node = ledger.node("compute-1-00004")
+        stats = {"name": "bm-7", "provision_state": "clean failed", "power_state": "power on", "maintenance": True}
+        tally = Tally(node=replace(node, stats=stats), entries=())
+        ledger.save([NodeSave(tally=tally, expected_generation=node.generation)])
+    assert re.findall("<b>(.*?)</b>", get(here, "/?state=maintenance")) == ["bm-7"]
+    assert re.findall("<b>(.*?)</b>", get(here, "/?name=BM-")) == ["bm-7"]
+    text = get(here, "/nodes/bm-7")
+    assert '<h1 id="name">bm-7</h1>' in text
+    assert "<dd>bm-7, clean failed, on, maintenance</dd>" in text
+    assert f"<dd>{node.hypervisor_hostname}</dd>" in text
+
+
 def test_given_an_empty_ledger_when_shown_then_it_says_what_to_do(tmp_path: Path) -> None:
     with served_here(tmp_path) as here:
         assert "stocktake refresh" in get(here, "/")

@@ -10,7 +10,7 @@ from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.views.state import State
-from stocktake.web.pages.tiles import Sold, Tile, Wish, added, grouped, matches, sold_by, tile_of
+from stocktake.web.pages.tiles import Sold, Tile, added, grouped, sold_by, tile_of
 from tests.views.test_state import ALIVE, NODE
 
 UP = State("up")
@@ -67,34 +67,8 @@ def test_given_problems_and_states_when_made_a_tile_then_it_says_so_in_words_and
     assert tile_of(replace(NODE, failure=away), (), ALIVE, UP).look == "l0 e"
 
 
-@pytest.mark.parametrize(
-    ("wish", "found"),
-    [
-        (Wish(), True),
-        (Wish(name="EB-"), True),
-        (Wish(name="web"), True),
-        (Wish(name="web*"), True),
-        (Wish(name="we?"), False),
-        (Wish(state="up"), True),
-        (Wish(state="disabled"), False),
-        (Wish(state="down"), False),
-        (Wish(problem="none"), True),
-        (Wish(problem="any"), False),
-        (Wish(problem="orphan"), False),
-        (Wish(trait="CUSTOM_A"), True),
-        (Wish(trait="CUSTOM"), False),
-        (Wish(name="web", state="up", trait="CUSTOM_B"), False),
-    ],
-)
-def test_given_a_wish_when_matched_then_each_part_narrows_down(wish: Wish, *, found: bool) -> None:
-    assert matches(a_tile(traits=frozenset({"CUSTOM_A"})), wish) is found
-
-
-def test_given_a_disabled_node_with_a_problem_when_matched_then_both_are_found() -> None:
-    tile = a_tile(disabled=True, problems=("orphan",))
-    wishes = [Wish(state="disabled"), Wish(state="up"), Wish(problem="any"), Wish(problem="orphan")]
-    assert all(matches(tile, wish) for wish in wishes)
-    assert not matches(tile, Wish(problem="none"))
+def test_given_a_bare_metal_node_when_made_a_tile_then_it_has_the_name_that_people_use() -> None:
+    assert tile_of(replace(NODE, stats={"name": "bm-7"}), (), ALIVE, UP).name == "bm-7"
 
 
 def test_given_racks_when_grouped_then_they_are_the_groups_and_who_has_none_is_last() -> None:

@@ -1,18 +1,17 @@
 """`/v1/nodes`: what each has, what is promised, what is left, and why. Law: reading asks the ledger, nobody else."""
 
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Annotated
 
 from msgspec import Meta
 
-from stocktake.model.books import ComputeNode
 from stocktake.notifications import open_bus
 from stocktake.removal import check_removable, remove
+from stocktake.views.choosing import Choice, called
 from stocktake.views.figures import Explained, explained
 from stocktake.views.finding import find_node
 from stocktake.views.nodes import NodeDetail, NodeSummary, detail_of, summary_of
-from stocktake.views.state import Word, state_of, states_of
+from stocktake.views.state import state_of, states_of
 from stocktake.web.calls import OPERATORS, READERS, Call, Query, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
@@ -21,13 +20,19 @@ class NodesQuery(PageQuery, frozen=True, kw_only=True):
     """Which nodes; each filter narrows down further."""
 
     host: Annotated[Text | None, Meta(description="Those of this service.")] = None
-    name: Annotated[
-        Text | None, Meta(description="Those of this name; `*` and `?` stand for any text, any letter.")
-    ] = None
-    state: Annotated[tuple[Word, ...], Meta(description="Those in one of these states.")] = ()
+    name: Annotated[Text | None, Meta(description="Those called so; `*` and `?` stand for any text, any letter.")] = (
+        None
+    )
+    state: Annotated[
+        tuple[Text, ...],
+        Meta(description="Those in one of these states: `up`, `manual`, `stale`, `failed`, `down`, `disabled`, or what "
+             "Ironic says of a bare-metal node, such as `available` or `maintenance`."),
+    ] = ()  # fmt: skip
     problem: Annotated[
-        str | None, Meta(description="Those with a problem of this code; `any` is with any, `none` without.")
-    ] = None
+        tuple[Text, ...],
+        Meta(description="Those with a problem of one of these codes, patterns such as `placement-*`, `orphan` and "
+             "`misplaced` among them; `any` is with any, `none` without."),
+    ] = ()  # fmt: skip
     trait: Annotated[tuple[Text, ...], Meta(description="Those with all of these traits.")] = ()
 
 
@@ -46,20 +51,12 @@ class DeleteQuery(Query, frozen=True, kw_only=True):
 def listed(call: Call[NodesQuery, None]) -> Page[NodeSummary]:
     """List the nodes, by name: state, used, total, problems."""
     ledger, query = call.web.ledger, call.query
-    nodes = [node for node in ledger.nodes_in_brief(host=query.host) if _matches(node, query)]
-    states = states_of(nodes, ledger.services(), call.web.clock.now(), call.web.settings.service_down_time)
-    asked = [one for one in states if not query.state or one[2].word in query.state]
-    page = page_of(asked, lambda one: (one[0].hypervisor_hostname, one[0].uuid), query)
-    return Page(items=tuple(summary_of(*one) for one in page.items), next=page.next)
-
-
-def _matches(node: ComputeNode, query: NodesQuery) -> bool:
-    codes = {problem.code for problem in (*node.problems, *((node.failure,) if node.failure else ()))}
-    return (
-        (query.name is None or fnmatchcase(node.hypervisor_hostname, query.name))
-        and (query.problem is None or query.problem in codes or (query.problem == ("any" if codes else "none")))
-        and node.traits.issuperset(query.trait)
-    )
+    nodes = ledger.nodes_in_brief(host=query.host)
+    lines = states_of(nodes, ledger.services(), call.web.clock.now(), call.web.settings.service_down_time)
+    strangers = ledger.strangers([node.uuid for node in nodes]) if query.problem else {}
+    choice = Choice(states=query.state, problems=query.problem, traits=query.trait, name=query.name)
+    page = page_of(choice.chosen(lines, strangers), lambda line: (called(line[0]), line[0].uuid), query)
+    return Page(items=tuple(summary_of(*line) for line in page.items), next=page.next)
 
 
 def shown(call: Call[None, None]) -> NodeDetail:

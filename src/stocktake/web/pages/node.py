@@ -7,8 +7,10 @@ from starlette.responses import Response
 
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode, Entry
+from stocktake.views.choosing import called
 from stocktake.views.figures import explained
 from stocktake.views.finding import find_node
+from stocktake.views.nodes import machine_facts
 from stocktake.views.problems import fleet_problems
 from stocktake.views.state import state_of
 from stocktake.web.calls import READERS, Call, route
@@ -35,6 +37,7 @@ def node(call: Call[None, None]) -> Response:
         call,
         "node.html",
         node=found,
+        title=called(found),
         service=service,
         state=state,
         facts=_facts(found, now),
@@ -57,9 +60,11 @@ def node(call: Call[None, None]) -> Response:
 def _facts(found: ComputeNode, now: datetime) -> tuple[tuple[str, str], ...]:
     kind = " ".join(text for text in (found.hypervisor_type, _version(found.hypervisor_version)) if text)
     facts = (
+        ("name", found.hypervisor_hostname if called(found) != found.hypervisor_hostname else ""),
         ("uuid", found.uuid),
         ("address", found.host_ip or ""),
         ("hypervisor", kind),
+        *machine_facts(found),
         ("booted", ago(found.booted_at, now) if found.booted_at else ""),
         ("changed", ago(found.updated_at, now) if found.updated_at else ""),
         ("instances", f"{found.running_vms}, {found.current_workload} with a task"),

@@ -7,13 +7,12 @@ ratio (docs/accounting.md). A resource that a node has none of is left out.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
+from stocktake.views.choosing import called, codes_of
 from stocktake.views.nodes import capacity_of, sold_of
-from stocktake.views.promises import STRANGERS
 from stocktake.views.state import State, Word
 from stocktake.views.words import count
 
@@ -100,15 +99,6 @@ class Tile(Value, frozen=True, kw_only=True):
         return f"{self.name}: {', '.join(parts)}"
 
 
-class Wish(Value, frozen=True, kw_only=True):
-    """Which nodes to show; each narrows down further, and empty is any."""
-
-    name: str = ""
-    state: str = ""
-    problem: str = ""
-    trait: str = ""
-
-
 def sold_by(node: ComputeNode, reserved: Sequence[Entry]) -> tuple[Sold, ...]:
     """
     Say what a node has sold of each resource.
@@ -140,13 +130,13 @@ def tile_of(node: ComputeNode, others: Sequence[Entry], service: Service | None,
     wrong = (*((node.failure,) if node.failure else ()), *node.problems)
     return Tile(
         uuid=node.uuid,
-        name=node.hypervisor_hostname,
+        name=called(node),
         host=node.host,
         word=state.word,
         disabled=service.disabled if service else False,
         scarce=scarce,
         percent=percent,
-        problems=(*(problem.code for problem in wrong), *(one.kind for one in others if one.kind in STRANGERS)),
+        problems=codes_of(node, others),
         error=any(problem.severity == "error" for problem in wrong),
         traits=node.traits,
     )
@@ -165,23 +155,6 @@ def added(sold: Iterable[Sequence[Sold]]) -> tuple[Sold, ...]:
             mine["left"] += max(one.left, 0)
     names = ("total", "reserved", "capacity", "promised", "left")
     return tuple(Sold(what=what, **{name: mine[name] for name in names}) for what, mine in sums.items())
-
-
-def matches(tile: Tile, wish: Wish) -> bool:
-    """Say whether a node is wished for."""
-    return (
-        _is_named(tile.name, wish.name)
-        and wish.state in {"", tile.word, "disabled" if tile.disabled else ""}
-        and (wish.problem in {"", *tile.problems} or wish.problem == ("any" if tile.problems else "none"))
-        and (not wish.trait or wish.trait in tile.traits)
-    )
-
-
-def _is_named(name: str, wished: str) -> bool:
-    """A pattern with `*` or `?`, or else a part of the name; whatever the case of letters."""
-    if "*" in wished or "?" in wished:
-        return fnmatchcase(name.lower(), wished.lower())
-    return wished.lower() in name.lower()
 
 
 def grouped(tiles: Sequence[Tile]) -> Mapping[str, tuple[Tile, ...]]:
