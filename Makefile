@@ -3,6 +3,8 @@
 SHELL = /bin/sh
 VENV = .venv
 BIN = $(VENV)/bin
+# Compiled code is kept even where the machine is told not to: else each of a thousand short programs compiles it anew.
+PYTHON = PYTHONDONTWRITEBYTECODE= $(BIN)/python
 RUN = run
 
 .PHONY: help run demo test soak lint bench docs clean pyright
@@ -20,7 +22,7 @@ demo: ## a generated fleet to look around in: NUMA, PCI, instances in all states
 
 test: ## install what the tests need (private servers, nothing of the machine's is touched) and run them all
 	@tools/bootstrap test
-	@$(BIN)/python -m tools.run_tests
+	@$(PYTHON) -m tools.run_tests
 
 soak: ## the races of claims for a minute each, and their histories and the fuzzing of the API for longer
 	@tools/bootstrap test
@@ -36,7 +38,7 @@ lint: ## formatter, linter, types, layers
 
 bench: ## measure, beside the floor that any implementation must pay
 	@tools/bootstrap test
-	@$(BIN)/python -m bench
+	@$(PYTHON) -m bench
 
 docs: ## write the generated references anew
 	@tools/bootstrap run
