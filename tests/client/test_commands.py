@@ -80,6 +80,7 @@ def both_sides(directory: Path) -> Iterator[Sides]:
 READING = (
     ("nodes",),
     ("nodes", "--state", "manual"),
+    ("nodes", "--problem", "any"),
     ("show", "{node}"),
     ("explain", "{node}"),
     ("explain", "{node}", "vcpus_used"),

@@ -26,7 +26,7 @@ from stocktake.ledger.tables import (
     PCI_DEVICES,
     SERVICES,
 )
-from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.books import STRANGERS, ComputeNode, Entry
 from stocktake.model.pci import PciRecord
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance, Migration, NodeWork, Place, Service
@@ -109,7 +109,7 @@ def strangers(
 ) -> dict[str, tuple[Entry, ...]]:
     """Read the entries of orphans and misplaced guests, of reserves too if asked; a node without any is left out."""
     column = COMPUTE_NODE_ENTRIES.c
-    kinds = ("orphan", "misplaced", *(("reserved",) if reserves else ()))
+    kinds = (*STRANGERS, *(("reserved",) if reserves else ()))
     query = select(column.node_uuid, column.entry).where(column.kind.in_(kinds), among(column.node_uuid, node_uuids))
     found: dict[str, list[Entry]] = defaultdict(list)
     for uuid, text in connection.execute(query).all():

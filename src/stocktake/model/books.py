@@ -14,6 +14,8 @@ from stocktake.model.topology import CellTake, NodeTopology
 from stocktake.model.value import Value
 
 HolderKind = Literal["reserved", "instance", "migration", "orphan", "misplaced"]
+# Guests that nobody promised anything.
+STRANGERS: frozenset[HolderKind] = frozenset({"orphan", "misplaced"})
 StatValue = int | float | str | bool | None
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.books import STRANGERS, ComputeNode, Entry
 from stocktake.model.workload import Service
-from stocktake.views.promises import STRANGERS
 from stocktake.views.state import State
 
 Line = tuple[ComputeNode, Service | None, State]

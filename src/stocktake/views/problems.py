@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 
-from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.books import STRANGERS, ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Service
-from stocktake.views.promises import STRANGERS
 from stocktake.views.state import service_word, silence
 from stocktake.views.words import count
 

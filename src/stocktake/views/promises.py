@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from stocktake.claims import Claimed
-from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.books import STRANGERS, ComputeNode, Entry
 from stocktake.model.value import Value
 from stocktake.model.workload import Instance, Migration
 
@@ -59,9 +59,6 @@ def strangers_of(nodes: Sequence[ComputeNode], found: Mapping[str, Sequence[Entr
         for entry in found.get(node.uuid, ())
         if entry.kind in STRANGERS
     )
-
-
-STRANGERS = frozenset({"orphan", "misplaced"})
 
 
 def stranger_of(node: ComputeNode, entry: Entry) -> Stranger:

@@ -4,7 +4,7 @@ What a node has of each resource, as a bar and as numbers that say why. Law: pur
 
 from collections.abc import Mapping, Sequence
 
-from stocktake.model.books import ComputeNode, Entry, HolderKind
+from stocktake.model.books import STRANGERS, ComputeNode, Entry, HolderKind
 from stocktake.model.value import Value
 from stocktake.views.nodes import sold_of
 from stocktake.views.words import ratio as ratio_text
@@ -19,7 +19,7 @@ PARTS: tuple[tuple[str, str, frozenset[HolderKind]], ...] = (
     ("reserved for the host", "kept", frozenset({"reserved"})),
     ("instances", "mine", frozenset({"instance"})),
     ("migrations", "move", frozenset({"migration"})),
-    ("nobody promised", "lost", frozenset({"orphan", "misplaced"})),
+    ("nobody promised", "lost", STRANGERS),
 )
 _USED = {"vcpus": "vcpus_used", "memory_mb": "memory_mb_used", "local_gb": "local_gb_used"}
 # The settings and the record's fields, as they are called.
