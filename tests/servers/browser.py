@@ -55,6 +55,11 @@ class Tab:
         assert response is not None
         return response.status
 
+    def follow(self, place: str) -> None:
+        """Click on the first of what leads to another page, and wait until that is whole."""
+        with self.page.expect_navigation():
+            self.page.locator(place).first.click()
+
     def texts(self, selector: str) -> list[str]:
         """Give what is written in all such elements."""
         return [" ".join(text.split()) for text in self.page.locator(selector).all_inner_texts()]

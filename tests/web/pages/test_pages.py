@@ -141,10 +141,18 @@ def test_given_bare_metal_when_shown_then_it_has_the_name_that_people_use_and_sa
         ledger.save([NodeSave(tally=tally, expected_generation=node.generation)])
     assert re.findall("<b>(.*?)</b>", get(here, "/?state=maintenance")) == ["bm-7"]
     assert re.findall("<b>(.*?)</b>", get(here, "/?name=BM-")) == ["bm-7"]
+    assert "<option selected>maintenance</option>" in get(here, "/?state=maintenance")
     text = get(here, "/nodes/bm-7")
     assert '<h1 id="name">bm-7</h1>' in text
     assert "<dd>bm-7, clean failed, on, maintenance</dd>" in text
     assert f"<dd>{node.hypervisor_hostname}</dd>" in text
+
+
+def test_given_a_link_with_another_filter_than_is_offered_when_shown_then_the_form_says_so(here: ServedHere) -> None:
+    text = get(here, "/?state=cleaning&problem=placement-*")
+    assert "<option selected>cleaning</option>" in text
+    assert "<option selected>placement-*</option>" in text
+    assert "No node is so." in text
 
 
 def test_given_an_empty_ledger_when_shown_then_it_says_what_to_do(tmp_path: Path) -> None:

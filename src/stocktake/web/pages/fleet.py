@@ -9,7 +9,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from stocktake.model.books import Entry
-from stocktake.views.choosing import Choice, Line, codes_of
+from stocktake.views.choosing import Choice, Line, codes_of, machine
 from stocktake.views.state import states_of
 from stocktake.web.calls import READERS, Call, Query, route
 from stocktake.web.pages.frame import MEDIA, page, refused
@@ -56,10 +56,10 @@ def fleet(call: Call[FleetQuery, None]) -> Response:
         every=len(every),
         totals=added(sold_by(node, others.get(node.uuid, ())) for node, *_ in lines),
         titles=TITLES,
-        states=STATES,
+        states=(*STATES, *sorted({word for node, *_ in every for word in machine(node)})),
         words={word: words[word] for word in STATES if words[word]},
         troubled=sum(bool(tile.problems) for tile in tiles),
-        problems=sorted(codes.items()),
+        problems=dict(sorted(codes.items())),
         traits=sorted(frozenset().union(*(node.traits for node, *_ in every))),
     )
 
