@@ -223,7 +223,7 @@ def few(examples: int, steps: int) -> settings:
 
 @pytest.mark.unmeasured
 def test_given_any_history_of_promises_then_the_books_are_true_and_nothing_is_promised_twice() -> None:
-    run_state_machine_as_test(Promises, settings=few(8, 30))
+    run_state_machine_as_test(Promises, settings=few(12, 30))
 
 
 @pytest.mark.unmeasured
@@ -231,4 +231,4 @@ def test_given_any_history_with_own_allocations_then_placement_holds_what_the_bo
     placement_server: PlacementServer,
 ) -> None:
     OwnPromises.server = placement_server
-    run_state_machine_as_test(OwnPromises, settings=few(3, 12))
+    run_state_machine_as_test(OwnPromises, settings=few(4, 12))

@@ -14,8 +14,8 @@ from tests.sim.world import HOSTS, World
 pytestmark = pytest.mark.system
 
 # Enough for every commit; any other number is a history too. The even ones are of services that allocate themselves.
-SEEDS = (1, 2, 105, 106)
-STEPS = 48
+SEEDS = (1, 2, 3, 4, 105, 106)
+STEPS = 60
 ROUNDS_MAX = 4
 
 

@@ -17,7 +17,7 @@ from tests.system.running import Host
 
 pytestmark = pytest.mark.system
 
-NODES, SEED = 6, 3
+NODES, SEED = 10, 3
 Writes = Callable[[], object]
 
 

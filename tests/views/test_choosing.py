@@ -69,7 +69,13 @@ def test_given_a_service_that_is_disabled_when_asked_for_then_its_node_is_both_t
 
 
 @pytest.mark.parametrize(
-    "choice", [Choice(states=("clean failed",)), Choice(states=("maintenance",)), Choice(name="BM-?")]
+    "choice",
+    [
+        Choice(states=("clean failed",)),
+        Choice(states=("maintenance",)),
+        Choice(machines=("on", "maintenance")),
+        Choice(name="BM-?"),
+    ],
 )
 def test_given_a_bare_metal_node_when_asked_for_then_its_own_states_and_both_its_names_count(choice: Choice) -> None:
     assert chosen(choice, METAL)

@@ -88,7 +88,7 @@ def test_given_an_error_when_answered_then_it_has_its_status_and_its_own_words(
         (lambda client: client.get("/v1/nodes?host=a&host=b"), 400, "more than once"),
         (lambda client: client.get("/v1/nodes?host=%00"), 400, "host"),
         (lambda client: client.get("/v1/nodes/%00"), 400, "path node"),
-        (lambda client: client.get("/v1/services?state=fine"), 400, "state"),
+        (lambda client: client.get("/v1/nodes?state=fine"), 400, "state"),
         (lambda client: client.get("/v1/services?disabled=null"), 400, "Leave it out"),
         (lambda client: client.get("/v1/instances?marker=x"), 400, "marker"),
     ],

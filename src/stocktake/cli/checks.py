@@ -287,11 +287,11 @@ def _nodes(host: Host) -> Answers:
     if host.ledger is None:
         return
     nodes = host.ledger.nodes(host=host.settings.host)
-    troubled = [node for node in nodes if node.problems or node.failure]
+    troubled = [node for node in nodes if node.wrong]
     errors = any(node.failure or any(found.severity == "error" for found in node.problems) for node in troubled)
     if troubled:
         name = troubled[0].hypervisor_hostname
-        number = sum(len(node.problems) + (node.failure is not None) for node in troubled)
+        number = sum(len(node.wrong) for node in troubled)
         text = f"{count(number, 'problem')} on {len(troubled)} of {count(len(nodes), 'node')}"
         yield "fail" if errors else "warn", text, f"`stocktake show {name}` says which and what to do."
     else:

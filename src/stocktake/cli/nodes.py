@@ -12,7 +12,7 @@ from stocktake.cli.choosing import choice_options
 from stocktake.cli.options import Command, confirm
 from stocktake.cli.session import Session
 from stocktake.errors import NotFound
-from stocktake.views.choosing import Choice, called, counted, machine
+from stocktake.views.choosing import Choice, Line, called, counted, machine
 from stocktake.views.words import count, nearest
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from stocktake.model.books import ComputeNode
     from stocktake.model.workload import Service
     from stocktake.views.state import State
-
-    Line = tuple[ComputeNode, Service | None, State]
 
 
 @click.command(

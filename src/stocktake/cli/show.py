@@ -293,12 +293,11 @@ def write_problems(screen: "Screen", node: "ComputeNode") -> None:
     from stocktake.views.words import count
 
     write(screen)
-    if not node.problems and node.failure is None:
+    if not node.wrong:
         write(screen, screen.paint("No problems.", fg="green"))
         return
-    problems = (*((node.failure,) if node.failure else ()), *node.problems)
-    write(screen, screen.paint(count(len(problems), "problem"), bold=True))
-    for problem in sorted(problems, key=lambda found: found.severity != "error"):
+    write(screen, screen.paint(count(len(node.wrong), "problem"), bold=True))
+    for problem in sorted(node.wrong, key=lambda found: found.severity != "error"):
         colour = "red" if problem.severity == "error" else "yellow"
         about = f" ({problem.about})" if problem.about not in {"", node.hypervisor_hostname} else ""
         write(screen, f"  {screen.paint(problem.severity, fg=colour)} {problem.code}{clean(about)}")

@@ -25,6 +25,7 @@ class Choice:
 
     Attributes:
         states: any of these: the program's words, `disabled`, or a machine's (`available`, `maintenance`).
+        machines: any of these words of a machine alone.
         problems: a problem of any of these codes, patterns such as `placement-*`; `any` is any, `none` is none.
         traits: all of these.
         name: a pattern of names such as `rack7-*`, whatever the case of letters.
@@ -32,6 +33,7 @@ class Choice:
     """
 
     states: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     traits: tuple[str, ...] = ()
     name: str | None = None
@@ -59,6 +61,8 @@ class Choice:
         off = ("disabled",) if service is not None and service.disabled else ()
         if self.states and not {state.word, *off, *machine(node)}.intersection(self.states):
             return False
+        if self.machines and not set(self.machines).intersection(machine(node)):
+            return False
         if self.problems and not _has_any(codes_of(node, strangers), self.problems):
             return False
         if not node.traits.issuperset(self.traits):
@@ -81,8 +85,7 @@ def codes_of(node: ComputeNode, strangers: Sequence[Entry] = ()) -> tuple[str, .
     Args:
         strangers: such guests; other entries are passed over.
     """
-    wrong = (*((node.failure,) if node.failure else ()), *node.problems)
-    return (*(problem.code for problem in wrong), *(one.kind for one in strangers if one.kind in STRANGERS))
+    return (*(problem.code for problem in node.wrong), *(one.kind for one in strangers if one.kind in STRANGERS))
 
 
 def called(node: ComputeNode) -> str:

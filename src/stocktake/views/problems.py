@@ -83,9 +83,7 @@ def _of_services(
 
 
 def _of_node(node: ComputeNode, strangers: Sequence[Entry]) -> Iterator[Problem]:
-    if node.failure is not None:
-        yield node.failure
-    yield from node.problems
+    yield from node.wrong
     for entry in strangers:
         if entry.kind in STRANGERS:
             text = f"guest {entry.name or entry.id}: {entry.why}"

@@ -142,6 +142,8 @@ def test_given_bare_metal_when_shown_then_it_has_the_name_that_people_use_and_sa
     assert re.findall("<b>(.*?)</b>", get(here, "/?state=maintenance")) == ["bm-7"]
     assert re.findall("<b>(.*?)</b>", get(here, "/?name=BM-")) == ["bm-7"]
     assert "<option selected>maintenance</option>" in get(here, "/?state=maintenance")
+    listed = here.client("viewer").get("/v1/nodes?machine=maintenance&machine=active").json()["items"]
+    assert [one["uuid"] for one in listed] == [node.uuid]
     text = get(here, "/nodes/bm-7")
     assert '<h1 id="name">bm-7</h1>' in text
     assert "<dd>bm-7, clean failed, on, maintenance</dd>" in text

@@ -65,7 +65,7 @@ class Row:
     @property
     def problems(self) -> int:
         """Count what is wrong, a failed refresh included."""
-        return len(self.node.problems) + (self.node.failure is not None)
+        return len(self.node.wrong)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`/v1/nodes`: what each has, what is promised, what is left, and why. Law: reading asks the ledger, nobody else."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -11,7 +11,7 @@ from stocktake.views.choosing import Choice, called
 from stocktake.views.figures import Explained, explained
 from stocktake.views.finding import find_node
 from stocktake.views.nodes import NodeDetail, NodeSummary, detail_of, summary_of
-from stocktake.views.state import state_of, states_of
+from stocktake.views.state import Word, state_of, states_of
 from stocktake.web.calls import OPERATORS, READERS, Call, Query, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
@@ -23,11 +23,11 @@ class NodesQuery(PageQuery, frozen=True, kw_only=True):
     name: Annotated[Text | None, Meta(description="Those called so; `*` and `?` stand for any text, any letter.")] = (
         None
     )
-    state: Annotated[
+    state: Annotated[tuple[Literal[Word, "disabled"], ...], Meta(description="Those in one of these states.")] = ()
+    machine: Annotated[
         tuple[Text, ...],
-        Meta(description="Those in one of these states: `up`, `manual`, `stale`, `failed`, `down`, `disabled`, or what "
-             "Ironic says of a bare-metal node, such as `available` or `maintenance`."),
-    ] = ()  # fmt: skip
+        Meta(description="Bare-metal nodes of which Ironic says one of these, such as `available` or `maintenance`."),
+    ] = ()
     problem: Annotated[
         tuple[Text, ...],
         Meta(description="Those with a problem of one of these codes, patterns such as `placement-*`, `orphan` and "
@@ -54,7 +54,9 @@ def listed(call: Call[NodesQuery, None]) -> Page[NodeSummary]:
     nodes = ledger.nodes_in_brief(host=query.host)
     lines = states_of(nodes, ledger.services(), call.web.clock.now(), call.web.settings.service_down_time)
     strangers = ledger.strangers([node.uuid for node in nodes]) if query.problem else {}
-    choice = Choice(states=query.state, problems=query.problem, traits=query.trait, name=query.name)
+    choice = Choice(
+        states=query.state, machines=query.machine, problems=query.problem, traits=query.trait, name=query.name
+    )
     page = page_of(choice.chosen(lines, strangers), lambda line: (called(line[0]), line[0].uuid), query)
     return Page(items=tuple(summary_of(*line) for line in page.items), next=page.next)
 

@@ -86,9 +86,12 @@ def _choice(query: FleetQuery) -> Choice:
     name = query.name.strip()
     if name and not {"*", "?"} & set(name):
         name = f"*{escape(name)}*"
-    given = (((text,) if text else ()) for text in (query.state, query.problem, query.trait))
-    states, problems, traits = given
-    return Choice(states=states, problems=problems, traits=traits, name=name or None)
+    return Choice(
+        states=(query.state,) if query.state else (),
+        problems=(query.problem,) if query.problem else (),
+        traits=(query.trait,) if query.trait else (),
+        name=name or None,
+    )
 
 
 ROUTES = (

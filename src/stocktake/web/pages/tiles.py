@@ -127,7 +127,6 @@ def tile_of(node: ComputeNode, others: Sequence[Entry], service: Service | None,
     shares = [(one.percent, TITLES[one.what]) for one in sold_by(node, others) if one.percent is not None]
     # Of equal ones the first named.
     percent, scarce = max(shares, key=lambda share: share[0], default=(0, ""))
-    wrong = (*((node.failure,) if node.failure else ()), *node.problems)
     return Tile(
         uuid=node.uuid,
         name=called(node),
@@ -137,7 +136,7 @@ def tile_of(node: ComputeNode, others: Sequence[Entry], service: Service | None,
         scarce=scarce,
         percent=percent,
         problems=codes_of(node, others),
-        error=any(problem.severity == "error" for problem in wrong),
+        error=any(problem.severity == "error" for problem in node.wrong),
         traits=node.traits,
     )
 
