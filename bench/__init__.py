@@ -1,1 +1,3 @@
-"""Measurements of whole passes, each beside the floor that any implementation must pay. Law: ratios of one run."""
+"""
+Measurements of whole passes, each beside the floor that any implementation must pay. Invariant: ratios of one run.
+"""

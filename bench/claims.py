@@ -14,13 +14,13 @@ from pathlib import Path
 
 from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import Ledger
 from stocktake.model.allocation import Allocation
 from stocktake.model.workload import Flavor
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
 SMALL = Request(flavor=Flavor(vcpus=1, memory_mb=64, root_gb=1))

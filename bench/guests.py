@@ -25,12 +25,12 @@ from tests.system.readback import remote
 from tests.system.running import Agent, Host
 from tests.system.scraping import health
 
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.base import Watching
-from stocktake.memory import Memory
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.cache import Memory
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
 GUESTS = 100

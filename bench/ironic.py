@@ -27,11 +27,11 @@ from tests.servers.placement import PlacementServer, free_port, private_placemen
 from tests.system.readback import Readback, remote
 from tests.system.running import Host
 
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.memory import Memory
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.cache import Memory
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
 NODES = 1000

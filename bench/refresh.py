@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.drivers.fleet import node_name
-from stocktake.memory import Memory
+from stocktake.drivers.fake.fleet import node_name
 from stocktake.model.workload import Flavor, Instance
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.cache import Memory
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
 RUNS = 7

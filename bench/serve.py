@@ -2,8 +2,8 @@
 One `serve` on PostgreSQL: agents that report through it, and the fleet listed.
 
 1,000 hosts of one node with 20 guests each, every one with a token and a connection of its own, run real passes
-(`stocktake.refresh`, the driver `fake`) from one other process, this one. What the load costs by itself is told beside:
-on two cores server, database and load share what there is.
+(`stocktake.refresh.run`, the driver `fake`) from one other process, this one. What the load costs by itself is told
+beside: on two cores server, database and load share what there is.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from tests.parts import REPORT, a_guest
 from tests.servers.postgres import PrivatePostgres, private_postgres
 from tests.servers.serve import Served, served
 
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import Ledger, NodeSave, open_ledger
 from stocktake.model.access import digest_of
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
 HOSTS = 1000

@@ -18,7 +18,7 @@ from stocktake.model.rules import Rules
 from stocktake.model.topology import GuestCell, GuestTopology
 from stocktake.model.value import decode, encode, replace
 from stocktake.model.workload import NodeWork
-from stocktake.refresh import refresh
+from stocktake.refresh.run import refresh
 from stocktake.verify import verify
 from tests.parts import Fleet, parts_of
 from tests.test_verify import CELL, GUEST, NODE, OTHER, REPORT, REPORTS, WORK, believed, cells, codes, refused

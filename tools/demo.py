@@ -10,15 +10,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.drivers.fleet import DEVICE_SPEC
-from stocktake.drivers.fleet_work import Work, generate_work
+from stocktake.drivers.fake.fleet import DEVICE_SPEC
+from stocktake.drivers.fake.fleet_work import Work, generate_work
 from stocktake.ledger import NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.pci import PciRecord
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
 SEED = 1

@@ -8,9 +8,9 @@ import inspect
 from pathlib import Path
 
 from stocktake import errors
+from stocktake.agent.metrics.reference import metrics_page
 from stocktake.cli.reference import commands_page
 from stocktake.errors import StocktakeError
-from stocktake.metrics.reference import metrics_page
 from stocktake.settings.reference import settings_reference
 from stocktake.web.reference import api_page
 

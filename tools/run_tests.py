@@ -9,7 +9,7 @@ CORE = (
     "src/stocktake/accounting/*",
     "src/stocktake/verify.py",
     "src/stocktake/placement/desired.py",
-    "src/stocktake/placement/wanted.py",
+    "src/stocktake/placement/desired_allocations.py",
 )
 
 

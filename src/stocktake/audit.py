@@ -1,5 +1,6 @@
 """
-Step 3: ask the driver and the monitors, once for all nodes, with a time limit. Law: nothing said here is believed yet.
+Step 3: ask the driver and the monitors, once for all nodes, with a time limit. Invariant: nothing said here is believed
+yet.
 
 What the hypervisor sees as used is logged ("hypervisor resource view") and goes no further than the verified host.
 """
@@ -10,12 +11,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from stocktake.drivers.base import Driver
+from stocktake.drivers.monitors.base import Monitor
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.model.books import Metric
 from stocktake.model.hypervisor import HostView, Survey
 from stocktake.model.problem import Problem
 from stocktake.model.value import encode
-from stocktake.monitors.base import Monitor
 
 LOG = logging.getLogger(__name__)
 _BUG_REMEDY = "That is a bug: its author needs the log of `stocktake -vv refresh`."

@@ -1,5 +1,5 @@
 """
-Time and ids come from outside. Law: nothing else in the package asks the machine what time it is.
+Time and ids come from outside. Invariant: nothing else in the package asks the machine what time it is.
 
 Tests and the simulation pass their own `Clock` and `Ids`.
 """

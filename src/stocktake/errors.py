@@ -1,5 +1,5 @@
 """
-Every error this program raises on purpose. Law: what failed, where, and what the operator can do.
+Every error this program raises on purpose. Invariant: what failed, where, and what the operator can do.
 
     StocktakeError
     ├── InvalidInput             what a person or a document gave is wrong (exit code 2, HTTP 400)

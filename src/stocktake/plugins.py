@@ -1,6 +1,6 @@
 """
-Third parties' drivers and monitors, found through entry points. Law: whatever one raises, it is a typed error that
-names the plug-in.
+Third parties' drivers and monitors, found through entry points. Invariant: whatever one raises, it is a typed error
+that names the plug-in.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """
-What has happened since the start, counted. Law: to count is one addition under a lock; it asks nothing and never fails.
+What has happened since the start, counted. Invariant: to count is one addition under a lock; it asks nothing and never
+fails.
 
 Anything may be handed a `Telemetry`. What reads it (the metrics) reads a copy. Names are those of the metrics.
 """

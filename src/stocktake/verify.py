@@ -1,5 +1,6 @@
 """
-Step 5: believe, doubt or refuse what the hypervisor said. Law: only here is a `Host` made, and every reason is given.
+Step 5: believe, doubt or refuse what the hypervisor said. Invariant: only here is a `Host` made, and every reason is
+given.
 
 Rules: docs/accounting.md, "What the driver must report". What is missing, of the wrong type or negative where it can't
 be is refused, and so is what no ledger can hold: the nodes of a host are saved together, and one may not take the

@@ -1,6 +1,6 @@
 """What claims are made on: two hosts of a made-up fleet, with cells and devices, on both databases."""
 
-from tests.contract.ledger.conftest import (
+from tests.ledger.conftest import (
     empty_url,
     postgres,
     postgres_template,

@@ -14,8 +14,8 @@ from stocktake.model.pci import PciAlias
 from stocktake.model.topology import HostCell, HostPages, HostTopology
 from stocktake.model.value import plain, replace
 from stocktake.model.workload import Flavor, Instance
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.parts import Fleet, database_of, parts_of
 
 HOSTS = ("alpha", "beta")

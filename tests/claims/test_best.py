@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit import wanted
+from stocktake.accounting.fit.fit import wanted
 from stocktake.claims import Claimed, Refused, Request
 from stocktake.claims.best import claim_best, narrowed
 from stocktake.model.fitting import Limits

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stocktake.claims import Claimed, Refused, Request
-from stocktake.claims.desk import NEVER_S
+from stocktake.claims.base import NEVER_S
 from stocktake.errors import InvalidData, InvalidInput, LedgerError, NotFound
 from stocktake.model.fitting import Limits
 from stocktake.model.value import replace

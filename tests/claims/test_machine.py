@@ -29,7 +29,7 @@ from stocktake.errors import InvalidInput
 from stocktake.model.fitting import Limits
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance, Migration
-from stocktake.placement.wanted import wanted as wanted_of
+from stocktake.placement.desired_allocations import wanted as wanted_of
 from tests.claims.desk import ALIASES, HOSTS, Desk, flavor, open_desk
 from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stocktake.accounting.fit import wanted
-from stocktake.candidates import candidates
+from stocktake.accounting.fit.fit import wanted
+from stocktake.claims.candidates import candidates
 from stocktake.cli.fit import write_candidates
 from stocktake.cli.screen import Screen
 from stocktake.cli.session import Session

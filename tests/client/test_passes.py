@@ -10,18 +10,18 @@ import pytest
 
 from stocktake.audit import audit
 from stocktake.claims import Claimed, ClaimRules, Claims, Request
-from stocktake.claims.desk import NEVER_S
+from stocktake.claims.base import NEVER_S
 from stocktake.client import RemoteLedger
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.counting import Count
 from stocktake.errors import LedgerUnreachable, StocktakeError
 from stocktake.ledger import Ledger
 from stocktake.model.workload import Flavor
-from stocktake.parts import Parts
 from stocktake.placement import NoScheduler
 from stocktake.placement.overrides import overrides_for
-from stocktake.refresh import refresh
-from tests.contract.ledger.behind import a_server, connected_to
+from stocktake.refresh.context import Parts
+from stocktake.refresh.locked import Count
+from stocktake.refresh.run import refresh
+from tests.ledger.behind import a_server, connected_to
 from tests.parts import Fleet, a_guest, an_instance, parts_of
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.serve import HOST

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.client import connected
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import AccessDenied, IdentityError
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from stocktake.settings import placement_of, read_settings
 from tests.parts import REPORT
 from tests.servers.serve import HOST, OTHER_HOST, Served, secret_of, served

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from stocktake.metrics.table import LIBRARY, METRICS
+from stocktake.agent.metrics.table import LIBRARY, METRICS
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "packaging" / "prometheus" / "stocktake.rules.yml"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stocktake.metrics.table import METRICS
+from stocktake.agent.metrics.table import METRICS
 from tests.packaging.queries import dashboard, expressions, panels, unknown
 
 WIDTH = 24

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stocktake.agent.health import silence_max_s
 from stocktake.errors import IdentityError, SettingsError, exit_code
 from stocktake.settings import read_settings
-from stocktake.watch import silence_max_s
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "packaging" / "stocktake-agent.service"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from stocktake import __version__
 from stocktake.clock import Clock, RandomIds, SystemClock
-from stocktake.drivers.fleet_work import generate_work
+from stocktake.drivers.fake.fleet_work import generate_work
 from stocktake.ledger import open_ledger
 from stocktake.model.value import replace
-from stocktake.refresh import refresh
+from stocktake.refresh.run import refresh
 from tests.parts import parts_of
 
 SEED = 1

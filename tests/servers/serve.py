@@ -38,7 +38,7 @@ from stocktake.placement import open_door, open_scheduler
 from stocktake.settings import read_settings
 from stocktake.web.app import make_app
 from stocktake.web.calls import Route
-from stocktake.web.parts import Web
+from stocktake.web.context import Web
 from stocktake.web.routes import ROUTES
 
 HOST = "compute-1"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stocktake.drivers.fleet import GPU
+from stocktake.drivers.fake.fleet import GPU
 from stocktake.ledger import NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.pci import PciRecord

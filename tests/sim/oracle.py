@@ -4,17 +4,17 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from stocktake.counting import books_of
-from stocktake.drivers.fleet import DEVICE_SPEC
+from stocktake.drivers.fake.fleet import DEVICE_SPEC
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.hypervisor import Host, HostView, Survey
 from stocktake.model.pci import PciRecord
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance
-from stocktake.parts import Parts, Pass
+from stocktake.placement.desired_allocations import wanted
 from stocktake.placement.overrides import overrides_for
-from stocktake.placement.wanted import wanted
-from stocktake.report import Books, changed
+from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.locked import books_of
+from stocktake.report.save import Books, changed
 from stocktake.verify import verify
 from tests.sim.world import THEIRS, Service, World
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stocktake.clock import SystemClock
-from stocktake.drivers.fleet import DEVICE_SPEC, Dice, generate_fleet
+from stocktake.drivers.fake.fleet import DEVICE_SPEC, Dice, generate_fleet
 from stocktake.errors import StocktakeError
 from stocktake.ledger import open_ledger
 from stocktake.model.topology import GuestCell, GuestTopology
 from stocktake.model.value import plain
 from stocktake.model.workload import Flavor, Instance
-from stocktake.parts import Parts, Pass
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.run import refresh
 from tests.parts import Fleet, a_guest, parts_of
 from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote

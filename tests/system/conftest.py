@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.parts import Fleet, parts_of
 from tests.servers.placement import PlacementServer, private_placement
 from tests.servers.postgres import postgres, postgres_url

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.parts import Parts
+from stocktake.refresh.context import Parts
 from stocktake.settings import read_settings
 from tests.system.readback import Readback
 

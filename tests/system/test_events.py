@@ -17,11 +17,11 @@ from typing import Any
 import libvirt
 import pytest
 
-from stocktake.agent import Agent
-from stocktake.cli.parts import close_parts, open_parts
+from stocktake.agent.loop import Agent
+from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 from tests.parts import an_instance
 from tests.servers.libvirtd import GuestSpec, PrivateLibvirtd, private_libvirtd

@@ -11,8 +11,8 @@ import pytest
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.model.books import Metric
 from stocktake.model.hypervisor import Survey
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.parts import Fleet, a_guest, an_instance, dump
 from tests.servers.placement import PlacementServer
 from tests.system.conftest import NAMES, used

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit import Room, capacity, fit, rooms, wanted
-from stocktake.accounting.placing import Placed
+from stocktake.accounting.fit.fit import Room, capacity, fit, rooms, wanted
+from stocktake.accounting.fit.placement import Placed
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.hypervisor import Host
 from stocktake.model.provider import Inventory
@@ -18,9 +18,9 @@ from stocktake.model.value import plain
 from stocktake.model.workload import Flavor
 from stocktake.placement.desired import desired
 from stocktake.placement.overrides import NodeOverrides
-from stocktake.report import carried
+from stocktake.report.save import carried
 from tests.accounting.making import HOST, a_host, an_instance, count, work
-from tests.contract.scheduler_doors import Door, embedded_door
+from tests.placement.scheduler_doors import Door, embedded_door
 
 OURS = ("ratio_is_initial", "reserved_is_initial")
 NOTHING = Flavor(vcpus=0, memory_mb=0)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from stocktake.errors import NotFound
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.parts import Fleet, a_guest, an_instance, parts_of
 from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote

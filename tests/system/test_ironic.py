@@ -9,8 +9,8 @@ import pytest
 
 from stocktake.errors import DriverError
 from stocktake.model.workload import Flavor, Instance
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.servers.ironic import PROPERTIES, IronicServer, ironic
 from tests.system.metal import HOST, Seen, look, metal_parts
 from tests.system.readback import Readback, remote

@@ -8,7 +8,7 @@ import pytest
 
 from stocktake.drivers.base import Driver, Watching
 from stocktake.model.hypervisor import Survey
-from tests.contract.driver_contract import DriverContract
+from tests.drivers.driver_contract import DriverContract
 from tests.servers.between import Between, between
 from tests.servers.ironic import IronicServer, private_ironic
 from tests.system.metal import metal_parts

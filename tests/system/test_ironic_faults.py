@@ -10,8 +10,8 @@ import pytest
 
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.model.books import ComputeNode
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.servers.between import Between, between
 from tests.servers.ironic import IronicServer, private_ironic
 from tests.servers.placement import PlacementServer

@@ -13,8 +13,8 @@ import pytest
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerError, LedgerUnreachable
 from stocktake.ledger import Ledger, open_ledger
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.parts import Fleet, a_guest, database_of, dump, parts_of
 from tests.servers.placement import PlacementServer
 from tests.servers.postgres import PrivatePostgres, private_postgres

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stocktake import __version__
-from stocktake.metrics.table import LIBRARY, METRICS
+from stocktake.agent.metrics.table import LIBRARY, METRICS
 from tests.parts import Fleet, a_guest
 from tests.servers.placement import PlacementServer, free_port
 from tests.system.readback import remote

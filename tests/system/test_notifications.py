@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stocktake.notifications import Bus, open_bus
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
+from stocktake.report.notifications import Bus, open_bus
 from tests.parts import Fleet, a_guest, parts_of
 from tests.servers.rabbitmq import Listener, PrivateRabbit
 from tests.system.running import Host

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from stocktake.cli.documents import parse_documents, tally_document
+from stocktake.cli.case import parse_documents, tally_document
 from stocktake.model.value import plain
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
-from tests.contract.scheduler_doors import embedded_door
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.nova import scenarios
 from tests.parts import Fleet, parts_of
+from tests.placement.scheduler_doors import embedded_door
 
 # What a record has besides what Nova's has: its place in this ledger, and the times.
 OWN = frozenset({"generation", "created_at", "updated_at", "host_ip", "owned_traits", "owned_classes", "traits"})

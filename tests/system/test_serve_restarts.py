@@ -18,8 +18,8 @@ from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import AlreadyThere, LedgerUnreachable
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.model.workload import Flavor
-from stocktake.parts import Parts
-from stocktake.refresh import refresh
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.serve import Served, secret_of, served
 

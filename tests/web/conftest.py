@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.ledger.conftest import (
+from tests.ledger.conftest import (
     empty_url,
     postgres,
     postgres_template,

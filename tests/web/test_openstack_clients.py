@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.drivers.fleet_work import generate_work
+from stocktake.drivers.fake.fleet_work import generate_work
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
-from stocktake.refresh import refresh
+from stocktake.refresh.run import refresh
 from tests.parts import parts_of
 from tests.servers.clients import Clients, openstack_clients
 from tests.servers.serve import Served, secret_of, served

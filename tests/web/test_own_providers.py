@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 from stocktake.ledger import NodeSave
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.value import replace
+from tests.refresh.test_identity import a_node
 from tests.servers.serve import HOST, OTHER_HOST, ServedHere, served_here
-from tests.test_identity import a_node
 
 ROOT = "/placement"
 STOCK = {"resource_provider_generation": 0, "inventories": {"VCPU": {"total": 4}}}

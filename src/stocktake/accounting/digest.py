@@ -1,5 +1,5 @@
 """
-Step 6: one short text for all entries of a node. Law: it is a sum, so that one entry can be taken out or put in.
+Step 6: one short text for all entries of a node. Invariant: it is a sum, so that one entry can be taken out or put in.
 """
 
 from collections.abc import Iterable

@@ -1,5 +1,5 @@
 """
-Step 6: what an instance takes. Law: powered on or off, it counts, unless its resources may be given up.
+Step 6: what an instance takes. Invariant: powered on or off, it counts, unless its resources may be given up.
 
 Rules: docs/accounting.md, "Instances".
 """

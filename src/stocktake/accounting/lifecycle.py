@@ -1,5 +1,5 @@
 """
-Step 6, what a claim and its end make of an instance and its migration. Law: a state that may not move is refused.
+Step 6, what a claim and its end make of an instance and its migration. Invariant: a state that may not move is refused.
 
 Nothing here asks whether there is room. States, statuses and the migration context are Nova's (docs/accounting.md,
 "Claims"), so that what is counted between two of these steps is what Nova would count.

@@ -1,5 +1,5 @@
 """
-Step 6: which migrations count, as what, and which are stale. Law: at most one migration counts for an instance.
+Step 6: which migrations count, as what, and which are stale. Invariant: at most one migration counts for an instance.
 
 Rules: docs/accounting.md, "Migrations".
 """

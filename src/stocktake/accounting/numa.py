@@ -1,5 +1,6 @@
 """
-Step 6: cells, pinned CPUs and pages. Law: a host CPU is pinned by one holder at most; what can't be placed is told.
+Step 6: cells, pinned CPUs and pages. Invariant: a host CPU is pinned by one holder at most; what can't be placed is
+told.
 
 Rules: docs/accounting.md, "NUMA".
 """

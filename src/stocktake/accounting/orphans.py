@@ -1,5 +1,5 @@
 """
-Step 6: guests that nobody promised. Law: what the hypervisor runs takes room, whoever started it.
+Step 6: guests that nobody promised. Invariant: what the hypervisor runs takes room, whoever started it.
 
 Rules: docs/accounting.md, "Orphans" (ours: Nova has counted none since 2020).
 """

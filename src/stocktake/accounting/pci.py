@@ -1,5 +1,5 @@
 """
-Step 6: PCI devices and who holds them. Law: pools plus held devices are all the devices, and none is in both.
+Step 6: PCI devices and who holds them. Invariant: pools plus held devices are all the devices, and none is in both.
 
 Rules: docs/accounting.md, "PCI".
 """

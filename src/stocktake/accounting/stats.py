@@ -1,5 +1,5 @@
 """
-Step 6: counts of instances by state. Law: every `num_*` is an integer, and counted migrations are not in them.
+Step 6: counts of instances by state. Invariant: every `num_*` is an integer, and counted migrations are not in them.
 
 An instance's entry carries the names of the counts that it adds one to, so that the stats are a sum of the entries too.
 

@@ -1,5 +1,5 @@
 """
-Step 6: the entries of a node, and the record that is their sum. Law: record = sum of entries, asserted.
+Step 6: the entries of a node, and the record that is their sum. Invariant: record = sum of entries, asserted.
 
 Rules: docs/accounting.md. Pure: the hypervisor's facts and the ledger's promises in, the books out.
 """
@@ -10,7 +10,7 @@ from stocktake.accounting import instances as instances_
 from stocktake.accounting import migrations as migrations_
 from stocktake.accounting import numa, orphans, pci, stats
 from stocktake.accounting.digest import digest
-from stocktake.accounting.shares import Holding, Share, holdings_of, share_of
+from stocktake.accounting.instance_usage import Holding, Share, holdings_of, share_of
 from stocktake.model.books import ComputeNode, Entry, Tally
 from stocktake.model.hypervisor import Guest, Host
 from stocktake.model.problem import Problem, ordered

@@ -1,13 +1,14 @@
 """
-Claims: promises made before a machine is built, and given back. Law: one transaction on the node's row, or nothing.
+Claims: promises made before a machine is built, and given back. Invariant: one transaction on the node's row, or
+nothing.
 
 A claim is pending until somebody settles it (`keep`, `finish`, or the guest that appears) and is given back by itself
 if nobody does. See docs/howto/claims.md and docs/accounting.md, "Claims".
 """
 
 from stocktake.claims.claims import Claims
-from stocktake.claims.door import AnyClaims
 from stocktake.claims.nouns import Claimed, ClaimRules, Refused, Request
 from stocktake.claims.pending import building, moving
+from stocktake.claims.protocol import AnyClaims
 
 __all__ = ["AnyClaims", "ClaimRules", "Claimed", "Claims", "Refused", "Request", "building", "moving"]

@@ -1,5 +1,5 @@
 """
-What a claim means to the scheduler, where stocktake is the one who schedules. Law: the ledger promised it before.
+What a claim means to the scheduler, where stocktake is the one who schedules. Invariant: the ledger promised it before.
 
 Rules: docs/accounting.md, "Allocations".
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from stocktake.claims.books import Counted
 from stocktake.model.allocation import NOBODY, Allocation
 from stocktake.model.workload import Instance, Migration
-from stocktake.placement.wanted import wanted
+from stocktake.placement.desired_allocations import wanted
 
 
 def allocations_of(

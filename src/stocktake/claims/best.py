@@ -1,12 +1,13 @@
 """
-Claim on the best node there is. Law: who lost a race for one goes on to the next, and is told of all if none is left.
+Claim on the best node there is. Invariant: who lost a race for one goes on to the next, and is told of all if none is
+left.
 """
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from stocktake.accounting.fit import Wanted
-from stocktake.candidates import Candidate, candidates
+from stocktake.accounting.fit.fit import Wanted
+from stocktake.claims.candidates import Candidate, candidates
 from stocktake.claims.nouns import Claimed, Refused
 from stocktake.errors import ClaimRefused
 from stocktake.ledger import AnyLedger

@@ -1,15 +1,15 @@
 """
-What a claim writes: one instance counted anew on the nodes it touches. Law: the same as a whole tally would give.
+What a claim writes: one instance counted anew on the nodes it touches. Invariant: the same as a whole tally would give.
 """
 
 from collections.abc import Mapping, Sequence
 
 from stocktake.accounting import pci
+from stocktake.accounting.incremental import judged, placed, shifted, with_devices
+from stocktake.accounting.instance_usage import Share, holdings_of, share_of
 from stocktake.accounting.lifecycle import Location
 from stocktake.accounting.migrations import comes_here, leaves_here
 from stocktake.accounting.numa import shifted as shifted_cells
-from stocktake.accounting.recount import judged, placed, shifted, with_devices
-from stocktake.accounting.shares import Share, holdings_of, share_of
 from stocktake.ledger import Transaction
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord

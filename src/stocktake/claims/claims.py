@@ -1,5 +1,6 @@
 """
-Claim room: for a build, an unshelve, a move. Law: no promise is made twice, whoever claims at once, from wherever.
+Claim room: for a build, an unshelve, a move. Invariant: no promise is made twice, whoever claims at once, from
+wherever.
 
 Each call is one transaction on the rows of the nodes it touches; the scheduler, if it is ours to tell, is told after
 it, and what it refuses is taken back. A crash between the two is put right by the next refresh.
@@ -9,8 +10,8 @@ from datetime import timedelta
 
 from stocktake.accounting import lifecycle
 from stocktake.accounting.lifecycle import Location, MoveKind, Step
+from stocktake.claims.base import Done, Nodes
 from stocktake.claims.books import count_anew, location_of
-from stocktake.claims.desk import Done, Nodes
 from stocktake.claims.nouns import Claimed, Refused, Request
 from stocktake.claims.room import find_room
 from stocktake.claims.settling import Settling

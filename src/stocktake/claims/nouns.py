@@ -1,4 +1,4 @@
-"""What is asked of a claim and what it gives. Law: a "no" is a value with every reason."""
+"""What is asked of a claim and what it gives. Invariant: a "no" is a value with every reason."""
 
 from datetime import datetime
 from typing import Literal

@@ -1,5 +1,6 @@
 """
-Claims for programs: the settings file read, ledger and scheduler opened. Law: closed again at the end of the block.
+Claims for programs: the settings file read, ledger and scheduler opened. Invariant: closed again at the end of the
+block.
 """
 
 from collections.abc import Iterator

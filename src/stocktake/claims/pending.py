@@ -1,5 +1,6 @@
 """
-Claims as context managers. Law: who leaves with an exception gives back what was promised, whatever the exception.
+Claims as context managers. Invariant: who leaves with an exception gives back what was promised, whatever the
+exception.
 
 While the block runs, a thread renews the claim: a build may take as long as it takes, and one whose process was killed
 is given back once the claim expires.
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from stocktake.accounting.lifecycle import MoveKind
-from stocktake.claims.door import AnyClaims
 from stocktake.claims.nouns import Claimed, Refused, Request
+from stocktake.claims.protocol import AnyClaims
 from stocktake.errors import StocktakeError
 from stocktake.model.fitting import Limits
 from stocktake.model.workload import Flavor

@@ -1,17 +1,17 @@
 """
-Whether a node has room for a flavor, asked with its row held. Law: every reason at once; limits are given, or
+Whether a node has room for a flavor, asked with its row held. Invariant: every reason at once; limits are given, or
 there are none.
 """
 
 from collections.abc import Mapping, Sequence
 
 from stocktake.accounting import pci
-from stocktake.accounting.fit import fit, wanted
+from stocktake.accounting.fit.fit import fit, wanted
+from stocktake.accounting.fit.numa_request import NumaRequest
+from stocktake.accounting.fit.placement import Placed
+from stocktake.accounting.incremental import placed
+from stocktake.accounting.instance_usage import Holding
 from stocktake.accounting.numa import shifted as shifted_cells
-from stocktake.accounting.numa_request import NumaRequest
-from stocktake.accounting.placing import Placed
-from stocktake.accounting.recount import placed
-from stocktake.accounting.shares import Holding
 from stocktake.claims.nouns import ClaimRules, Refused
 from stocktake.ledger import Transaction
 from stocktake.model.books import ComputeNode, Entry

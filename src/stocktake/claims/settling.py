@@ -1,5 +1,5 @@
 """
-What becomes of a claim: kept, finished, confirmed, reverted, given back. Law: what is settled once is settled.
+What becomes of a claim: kept, finished, confirmed, reverted, given back. Invariant: what is settled once is settled.
 
 A settled claim stands whatever the scheduler says: the next refresh tells it.
 """
@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from stocktake.accounting import lifecycle
 from stocktake.accounting.lifecycle import Step
+from stocktake.claims.base import Desk, Done, Nodes
 from stocktake.claims.books import count_anew
-from stocktake.claims.desk import Desk, Done, Nodes
 from stocktake.claims.nouns import Claimed
 from stocktake.errors import NotNow
 from stocktake.ledger import Transaction

@@ -1,1 +1,1 @@
-"""The command line. Law: a command asks, shows and exits; it decides nothing."""
+"""The command line. Invariant: a command asks, shows and exits; it decides nothing."""

@@ -1,5 +1,5 @@
 """
-`agent`: take stock for ever. Law: it ends when it is told to, or when this host is not who the ledger says it is.
+`agent`: take stock for ever. Invariant: it ends when it is told to, or when this host is not who the ledger says it is.
 """
 
 import faulthandler
@@ -15,7 +15,7 @@ from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 
 if TYPE_CHECKING:
-    from stocktake.parts import Parts
+    from stocktake.refresh.context import Parts
 
 
 @click.command(
@@ -43,20 +43,20 @@ def agent_command(session: Session, *, once: bool) -> int:
     # Who lives long needs the collector.
     gc.set_threshold(*session.collector)
     if once:
-        from stocktake.agent import Journal
+        from stocktake.agent.loop import Journal
         from stocktake.cli.refresh import exit_code_of
-        from stocktake.refresh import refresh
+        from stocktake.refresh.run import refresh
 
         result = refresh(session.parts, full=True)
         # After the pass, which has seen that this host is who it says it is.
         session.parts.ledger.heartbeat(session.settings.host, version=__version__)
         Journal().note_pass(result)
         return exit_code_of(result)
-    from stocktake.agent import Agent
-    from stocktake.cli.parts import open_parts
+    from stocktake.agent.health import Watch
+    from stocktake.agent.loop import Agent
+    from stocktake.cli.context import open_parts
     from stocktake.settings import read_supervisor
     from stocktake.telemetry import Telemetry
-    from stocktake.watch import Watch
 
     if sys.__stderr__ is not None:
         # A watchdog ends a program that hangs with SIGABRT: where it hung is then in its log.

@@ -1,5 +1,6 @@
 """
-What `doctor` looks at, one function a part. Law: a check changes nothing, and its trouble is an answer, never an end.
+What `doctor` looks at, one function a part. Invariant: a check changes nothing, and its trouble is an answer, never an
+end.
 """
 
 import os
@@ -152,7 +153,7 @@ def _hypervisor(host: Host) -> Answers:
 
 
 def _placement(host: Host) -> Answers:
-    from stocktake.cli.parts import open_placement
+    from stocktake.cli.context import open_placement
 
     assert host.settings is not None
     from stocktake.settings import front_of
@@ -170,7 +171,7 @@ def _placement(host: Host) -> Answers:
 
 
 def _identity(host: Host) -> Answers:
-    from stocktake import identity
+    from stocktake.refresh import identity
 
     assert host.settings is not None
     own = identity.read_compute_id(host.settings.state_path)
@@ -261,7 +262,7 @@ def _libvirt_permissions(host: Host) -> Answers:
 
 
 def _agent(host: Host) -> Answers:
-    from stocktake.accounting.standing import is_alive, is_by_hand
+    from stocktake.accounting.node_availability import is_alive, is_by_hand
     from stocktake.views.words import since
 
     assert host.settings is not None

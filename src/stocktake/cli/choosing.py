@@ -1,5 +1,5 @@
 """
-The options that choose some of thousands of nodes. Law: what they mean is said in `views.choosing`.
+The options that choose some of thousands of nodes. Invariant: what they mean is said in `views.choosing`.
 """
 
 from collections.abc import Callable

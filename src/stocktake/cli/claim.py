@@ -1,5 +1,5 @@
 """
-`claim`, `keep` and `release`: promise room before a machine is built. Law: stdout has the uuid, and nothing else.
+`claim`, `keep` and `release`: promise room before a machine is built. Invariant: stdout has the uuid, and nothing else.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from stocktake.views.words import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stocktake.accounting.fit import Wanted
+    from stocktake.accounting.fit.fit import Wanted
     from stocktake.claims import Claimed, Refused
     from stocktake.model.fitting import Limits
 
@@ -105,7 +105,7 @@ def claim_command(
 
     claimed = granted(session, node_name, wanted, most, claim)
     if command:
-        from stocktake.cli.under import run_under
+        from stocktake.cli.run_command import run_under
 
         return run_under(session, claimed, command)
     tell(session, claimed, said=f"{name} on {claimed.instance.node}")
@@ -155,7 +155,7 @@ def seconds_of(text: str | None) -> float | None:
     Raises:
         InvalidInput: it is neither.
     """
-    from stocktake.claims.desk import NEVER_S
+    from stocktake.claims.base import NEVER_S
 
     if text is None:
         return None

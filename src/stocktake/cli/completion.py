@@ -1,5 +1,5 @@
 """
-`completion`: what a shell needs to complete commands, options and node names. Law: it never fails loudly.
+`completion`: what a shell needs to complete commands, options and node names. Invariant: it never fails loudly.
 """
 
 import click

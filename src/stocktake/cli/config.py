@@ -1,5 +1,5 @@
 """
-`config`: the settings in force, and whether they can be used. Law: no secret is shown.
+`config`: the settings in force, and whether they can be used. Invariant: no secret is shown.
 """
 
 from typing import TYPE_CHECKING
@@ -73,8 +73,8 @@ def check_command(session: Session) -> int:
     """
     from stocktake.cli.screen import screen_of, write, write_json
     from stocktake.drivers.base import driver_names
+    from stocktake.drivers.monitors.base import load_monitors
     from stocktake.errors import SettingsError
-    from stocktake.monitors.base import load_monitors
     from stocktake.placement.overrides import read_overrides
 
     session.command = "config check"

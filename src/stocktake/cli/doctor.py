@@ -1,5 +1,5 @@
 """
-`doctor`: what is wrong here, and what to do. Law: one line a part, each with its remedy.
+`doctor`: what is wrong here, and what to do. Invariant: one line a part, each with its remedy.
 """
 
 import click

@@ -1,5 +1,5 @@
 """
-`explain`: the entries that make each number. Law: what does not add up is said loudly.
+`explain`: the entries that make each number. Invariant: what does not add up is said loudly.
 """
 
 from collections import Counter

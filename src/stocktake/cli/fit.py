@@ -1,5 +1,6 @@
 """
-`fit`: where a machine would go, and why not elsewhere. Law: nothing is promised; every node asked for is answered.
+`fit`: where a machine would go, and why not elsewhere. Invariant: nothing is promised; every node asked for is
+answered.
 """
 
 import math
@@ -14,8 +15,8 @@ from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 
 if TYPE_CHECKING:
-    from stocktake.accounting.placing import Placed
-    from stocktake.candidates import Candidate, Candidates, Refused
+    from stocktake.accounting.fit.placement import Placed
+    from stocktake.claims.candidates import Candidate, Candidates, Refused
     from stocktake.cli.screen import Screen
     from stocktake.cli.tables import Row
     from stocktake.model.fitting import NoRoom
@@ -53,7 +54,7 @@ def fit_command(
     (settings: filter_scheduler); -v shows each one's part. Nothing is promised.
     Exit code 1 if the machine fits nowhere.
     """
-    from stocktake.candidates import candidates
+    from stocktake.claims.candidates import candidates
     from stocktake.cli.screen import screen_of, write_json
     from stocktake.views.finding import find_node
     from stocktake.views.fitting import answer_of, wanted_of

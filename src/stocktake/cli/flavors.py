@@ -1,7 +1,7 @@
 """
 A machine as a person asks for it: the options of every command that wants one, read into a flavor.
 
-Law: each option says what an extra spec of Nova's says; one that says otherwise than `--spec` is refused.
+Invariant: each option says what an extra spec of Nova's says; one that says otherwise than `--spec` is refused.
 """
 
 from collections.abc import Callable, Sequence

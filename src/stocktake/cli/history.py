@@ -1,5 +1,5 @@
 """
-`history`: what a node had and promised over time. Law: the ledger is read, nobody else is asked.
+`history`: what a node had and promised over time. Invariant: the ledger is read, nobody else is asked.
 """
 
 from typing import TYPE_CHECKING

@@ -1,5 +1,5 @@
 """
-`ledger`: the database itself: make it, bring it up to date, carry it elsewhere. Law: all or nothing.
+`ledger`: the database itself: make it, bring it up to date, carry it elsewhere. Invariant: all or nothing.
 """
 
 import sys

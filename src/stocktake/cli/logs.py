@@ -1,5 +1,5 @@
 """
-The log: lines on stderr, for people or as JSON. Law: what a command answers goes to stdout, what it logs never.
+The log: lines on stderr, for people or as JSON. Invariant: what a command answers goes to stdout, what it logs never.
 """
 
 import logging
@@ -19,7 +19,7 @@ _NOISY = (
     "urllib3",
     "uvicorn",
 )
-# What these say of a message bus, at every try, is said once by stocktake.notifications.
+# What these say of a message bus, at every try, is said once by stocktake.report.notifications.
 _SAID_BY_US = ("amqp", "kombu", "oslo.messaging", "oslo_messaging")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

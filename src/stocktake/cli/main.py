@@ -1,5 +1,5 @@
 """
-The program `stocktake`. Law: every end has its exit code, and none is a traceback for what somebody typed.
+The program `stocktake`. Invariant: every end has its exit code, and none is a traceback for what somebody typed.
 
 0 fine, 1 found something, 2 wrong input, 3 a part could not be reached.
 """

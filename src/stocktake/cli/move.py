@@ -1,5 +1,5 @@
 """
-`move`: claim room at a move's destination, and settle what it holds on two sides. Law: no guest is touched.
+`move`: claim room at a move's destination, and settle what it holds on two sides. Invariant: no guest is touched.
 """
 
 from collections.abc import Callable

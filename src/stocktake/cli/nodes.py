@@ -1,5 +1,5 @@
 """
-`nodes`: all nodes at a glance. Law: the ledger is read, nobody else is asked.
+`nodes`: all nodes at a glance. Invariant: the ledger is read, nobody else is asked.
 """
 
 from collections.abc import Sequence
@@ -223,8 +223,8 @@ def _reasons(lines: "Sequence[Line]") -> list[str]:
 def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
     from stocktake.cli.screen import screen_of, write, write_json
-    from stocktake.notifications import open_bus
-    from stocktake.removal import check_removable, remove
+    from stocktake.refresh.node_removal import check_removable, remove
+    from stocktake.report.notifications import open_bus
     from stocktake.settings import front_of
     from stocktake.views.finding import find_node
 

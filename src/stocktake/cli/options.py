@@ -1,7 +1,7 @@
 """
 What all commands share: options that may stand before or after the command, help with an example, the nearest name.
 
-Law: nothing heavy is imported before a command runs; a command's module is imported when it is named or listed.
+Invariant: nothing heavy is imported before a command runs; a command's module is imported when it is named or listed.
 """
 
 import importlib

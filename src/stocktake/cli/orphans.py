@@ -1,5 +1,6 @@
 """
-`orphans`: guests that nobody promised, and those that are elsewhere than the ledger thinks. Law: adopting is asked for.
+`orphans`: guests that nobody promised, and those that are elsewhere than the ledger thinks. Invariant: adopting is
+asked for.
 """
 
 import sys
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from stocktake.cli.tables import Row
     from stocktake.model.hypervisor import Guest
     from stocktake.model.workload import Instance
-    from stocktake.parts import Parts
+    from stocktake.refresh.context import Parts
     from stocktake.views.promises import Stranger
 
 
@@ -126,7 +127,7 @@ def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything
         raise click.UsageError("Name the guests by uuid or name, or give --all.")
     from stocktake.cli.refresh import exit_code_of
     from stocktake.cli.screen import screen_of, write, write_json
-    from stocktake.refresh import refresh
+    from stocktake.refresh.run import refresh
 
     parts = session.parts
     guests = _guests(parts)

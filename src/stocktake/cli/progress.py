@@ -1,5 +1,6 @@
 """
-How far a long pass is, and ending it early. Law: shown to people at a terminal only, and only where it takes a while.
+How far a long pass is, and ending it early. Invariant: shown to people at a terminal only, and only where it takes a
+while.
 
 What was saved stays saved, and who Placement knows it knows: the next refresh goes on where this one was interrupted.
 """

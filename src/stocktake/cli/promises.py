@@ -1,5 +1,5 @@
 """
-`instances` and `migrations`: what the ledger promises. Law: the ledger is read, nobody else is asked.
+`instances` and `migrations`: what the ledger promises. Invariant: the ledger is read, nobody else is asked.
 """
 
 from typing import TYPE_CHECKING

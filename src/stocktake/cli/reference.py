@@ -1,5 +1,5 @@
 """
-docs/reference/commands.md, made of the commands themselves. Law: what the page says, `--help` says.
+docs/reference/commands.md, made of the commands themselves. Invariant: what the page says, `--help` says.
 
 Run as `python -m stocktake.cli.reference > docs/reference/commands.md`; a test compares the two.
 """

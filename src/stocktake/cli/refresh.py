@@ -1,5 +1,5 @@
 """
-`refresh`: take stock once, now. Law: it says what changed, and its exit code says whether all is well.
+`refresh`: take stock once, now. Invariant: it says what changed, and its exit code says whether all is well.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from stocktake.views.words import count
 
 if TYPE_CHECKING:
     from stocktake.model.books import ComputeNode
-    from stocktake.parts import Pass
+    from stocktake.refresh.context import Pass
 
 # A fleet's first refresh must not scroll everything else away.
 _LINES_MAX = 20
@@ -58,7 +58,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     and was kept, 3 if something could not be reached.
     """
     from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
-    from stocktake.refresh import refresh
+    from stocktake.refresh.run import refresh
     from stocktake.views.choosing import called
     from stocktake.views.state import states_of
 

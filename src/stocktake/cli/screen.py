@@ -1,7 +1,7 @@
 """
 Where an answer goes: the terminal or a pipe, its width, its colours; and the one shape of `--json`.
 
-Law: a pipe gets everything in full width and no colour; names from outside can't steer the terminal.
+Invariant: a pipe gets everything in full width and no colour; names from outside can't steer the terminal.
 """
 
 import shutil

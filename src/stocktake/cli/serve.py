@@ -1,5 +1,5 @@
 """
-`serve`: the fleet's front. Law: no state of its own; what it is told to end, it ends well.
+`serve`: the fleet's front. Invariant: no state of its own; what it is told to end, it ends well.
 """
 
 import gc
@@ -12,7 +12,7 @@ from stocktake.cli.session import Session
 from stocktake.errors import SettingsError
 
 if TYPE_CHECKING:
-    from stocktake.web.parts import Web
+    from stocktake.web.context import Web
 
 
 @click.command(
@@ -53,7 +53,7 @@ def serve_command(session: Session) -> int:
 def web_of(session: Session) -> "Web":
     """Put together what the front works with."""
     from stocktake.placement import open_door
-    from stocktake.web.parts import Web
+    from stocktake.web.context import Web
     from stocktake.web.serving import is_loopback
 
     placement = session.settings.placement

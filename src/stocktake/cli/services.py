@@ -1,5 +1,6 @@
 """
-`services`: who takes stock. Law: a disabled service still keeps its books; only the scheduler sends it nothing new.
+`services`: who takes stock. Invariant: a disabled service still keeps its books; only the scheduler sends it nothing
+new.
 """
 
 from typing import TYPE_CHECKING

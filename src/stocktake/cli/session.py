@@ -1,5 +1,5 @@
 """
-What the person asked of every command, and what was opened to answer. Law: nothing is opened before it is needed.
+What the person asked of every command, and what was opened to answer. Invariant: nothing is opened before it is needed.
 
 A command that only reads the ledger opens nothing else.
 """
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from stocktake.claims import AnyClaims, Claims
     from stocktake.client import Fleet
     from stocktake.ledger import AnyLedger, Ledger
-    from stocktake.parts import Parts
     from stocktake.placement import Scheduler
+    from stocktake.refresh.context import Parts
     from stocktake.settings import Settings
 
 
@@ -93,7 +93,7 @@ class Session:
         if self._parts is not None:
             return self._parts.ledger
         if self._ledger is None:
-            from stocktake.cli.parts import open_books
+            from stocktake.cli.context import open_books
 
             self._ledger = open_books(self.settings, self.clock, self.ids)
             self._opened.callback(self._ledger.close)
@@ -108,7 +108,7 @@ class Session:
             SettingsError: the ledger is behind a server.
         """
         if self._database is None:
-            from stocktake.cli.parts import open_database
+            from stocktake.cli.context import open_database
             from stocktake.settings import front_of
 
             front = front_of(self.settings)
@@ -123,7 +123,7 @@ class Session:
     def parts(self) -> "Parts":
         """All parts, opened once; closed with the session."""
         if self._parts is None:
-            from stocktake.cli.parts import close_parts, open_parts
+            from stocktake.cli.context import close_parts, open_parts
 
             parts = open_parts(self.settings, self.clock, self.ids)
             self._opened.callback(close_parts, parts)
@@ -134,7 +134,7 @@ class Session:
     def scheduler(self) -> "Scheduler":
         """The scheduler, opened once; closed with the session."""
         if self._scheduler is None:
-            from stocktake.cli.parts import open_placement
+            from stocktake.cli.context import open_placement
 
             self._scheduler = open_placement(self.settings, self.clock)
             self._opened.callback(self._scheduler.close)
@@ -160,7 +160,7 @@ class Session:
     def fleet(self) -> "Fleet":
         """The server that stands before the ledger, where the settings name one; opened once."""
         if self._fleet is None:
-            from stocktake.cli.parts import open_fleet
+            from stocktake.cli.context import open_fleet
 
             self._fleet = open_fleet(self.settings, self.clock, self.ids)
             self._opened.callback(self._fleet.close)

@@ -1,5 +1,5 @@
 """
-`show`: everything about one node on a page. Law: the ledger is read, nobody else is asked.
+`show`: everything about one node on a page. Invariant: the ledger is read, nobody else is asked.
 """
 
 from collections.abc import Sequence

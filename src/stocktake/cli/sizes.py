@@ -1,4 +1,4 @@
-"""Options whose value is a size. Law: how sizes are read is `views.sizes`' to say."""
+"""Options whose value is a size. Invariant: how sizes are read is `views.sizes`' to say."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -1,4 +1,4 @@
-"""Spans of time as people write them. Law: a number without a unit is a mistake."""
+"""Spans of time as people write them. Invariant: a number without a unit is a mistake."""
 
 from datetime import timedelta
 

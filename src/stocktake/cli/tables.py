@@ -1,5 +1,6 @@
 """
-Tables for people. Law: a pipe gets every column in full; a terminal gets the columns that fit, the weightiest first.
+Tables for people. Invariant: a pipe gets every column in full; a terminal gets the columns that fit, the weightiest
+first.
 
 Ours and not a library's: five thousand rows are written in a moment, and nothing has to be imported for it.
 """

@@ -1,5 +1,5 @@
 """
-`tally`: add up documents that say all there is to know of a node. Law: no database, no hypervisor, no settings.
+`tally`: add up documents that say all there is to know of a node. Invariant: no database, no hypervisor, no settings.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def tally_command(session: Session, file: Path) -> int:
     """
     import msgspec
 
-    from stocktake.cli.documents import read_documents, tally_document
+    from stocktake.cli.case import read_documents, tally_document
 
     session.command = "tally"
     session.json_lines = True

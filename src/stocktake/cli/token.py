@@ -1,5 +1,5 @@
 """
-`token`: who may use the fleet through its server. Law: a token is shown once, when it is made, and never kept.
+`token`: who may use the fleet through its server. Invariant: a token is shown once, when it is made, and never kept.
 """
 
 import secrets

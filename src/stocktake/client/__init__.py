@@ -1,5 +1,5 @@
 """
-The fleet from afar, over `stocktake serve`. Law: answers and errors are what the ledger itself would give.
+The fleet from afar, over `stocktake serve`. Invariant: answers and errors are what the ledger itself would give.
 
     with connected("https://stocktake.example.org", token="stk_...") as fleet:
         for node in fleet.ledger.nodes():

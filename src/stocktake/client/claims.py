@@ -1,12 +1,13 @@
 """
-Claims from afar. Law: the same "no" with the same numbers, and nothing is promised twice because an answer was lost.
+Claims from afar. Invariant: the same "no" with the same numbers, and nothing is promised twice because an answer was
+lost.
 """
 
 from typing import Any
 from urllib.parse import quote
 
 from stocktake.accounting.lifecycle import MoveKind
-from stocktake.claims.desk import NEVER_S
+from stocktake.claims.base import NEVER_S
 from stocktake.claims.nouns import Claimed, Refused, Request
 from stocktake.client.transport import Transport
 from stocktake.clock import Ids

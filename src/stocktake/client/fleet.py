@@ -1,5 +1,5 @@
 """
-The API `/v1` for Python programs. Law: every list is whole, page after page, and every answer is a noun.
+The API `/v1` for Python programs. Invariant: every list is whole, page after page, and every answer is a noun.
 """
 
 from collections.abc import Collection, Iterator, Sequence

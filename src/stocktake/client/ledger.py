@@ -1,5 +1,6 @@
 """
-The ledger behind a server. Law: each call means what it means at `Ledger`, and a pass in which nothing happened is one.
+The ledger behind a server. Invariant: each call means what it means at `Ledger`, and a pass in which nothing happened
+is one.
 
 What a pass reads is kept with its digest: the server says "the same" and sends nothing, and nothing is decoded.
 """
@@ -10,14 +11,14 @@ from typing import Any
 
 import msgspec
 
+from stocktake.client.listen import RemoteWatch
 from stocktake.client.transport import Transport
-from stocktake.client.watch import RemoteWatch
 from stocktake.clock import Clock
 from stocktake.ledger import Job, NodeSave, SaveOutcome, Standing
-from stocktake.ledger.door import T
 from stocktake.ledger.nouns import strangers_to
+from stocktake.ledger.protocol import T
 from stocktake.ledger.read import UUID
-from stocktake.ledger.wire import CALLS, ROOT, StandingAsked, StandingSaid
+from stocktake.ledger.rpc import CALLS, ROOT, StandingAsked, StandingSaid
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord

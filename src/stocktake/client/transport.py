@@ -1,5 +1,5 @@
 """
-One conversation with a server. Law: bounded in time, size and tries; sent again only if that does nothing twice.
+One conversation with a server. Invariant: bounded in time, size and tries; sent again only if that does nothing twice.
 
 Errors come as problem+json and leave as the errors of `errors.py` that they were.
 """

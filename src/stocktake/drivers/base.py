@@ -1,5 +1,5 @@
 """
-Step 4, the door: what every driver answers, and how one is found. Law: a driver says facts, it never decides.
+Step 4, the door: what every driver answers, and how one is found. Invariant: a driver says facts, it never decides.
 
 Third parties add drivers through the entry point group `stocktake.drivers`: a name and a function
 `open_driver(settings: Settings, clock: Clock) -> Driver`.
@@ -101,7 +101,7 @@ class Remembering(Protocol):
 @runtime_checkable
 class Shared(Protocol):
     """
-    A driver whose nodes several services divide among themselves (`stocktake.sharing`).
+    A driver whose nodes several services divide among themselves (`stocktake.refresh.ownership`).
 
     Its `node_names` lists all that any of them may report, and each of its nodes has a uuid that it reports.
     """

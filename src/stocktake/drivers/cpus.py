@@ -1,5 +1,5 @@
 """
-Step 4, which CPUs are sold as what. Law: only CPUs that are online count, and none is sold twice.
+Step 4, which CPUs are sold as what. Invariant: only CPUs that are online count, and none is sold twice.
 
 The rules are Nova's (release 34, nova/virt/libvirt/driver.py: `_get_vcpu_available`, `_get_pcpu_available`).
 """

@@ -1,11 +1,11 @@
-"""Step 7a, the database: what is promised and what was counted. Law: nothing but this room speaks SQL."""
+"""Step 7a, the database: what is promised and what was counted. Invariant: nothing but this room speaks SQL."""
 
 from stocktake.ledger.base import Ledger
-from stocktake.ledger.door import AnyLedger, Job
 from stocktake.ledger.engine import Database
-from stocktake.ledger.notice import EVERYONE
+from stocktake.ledger.notify import EVERYONE
 from stocktake.ledger.nouns import NodeSave, SaveOutcome, Standing
 from stocktake.ledger.opening import open_ledger
+from stocktake.ledger.protocol import AnyLedger, Job
 from stocktake.ledger.transaction import Transaction
 
 __all__ = [

@@ -1,5 +1,5 @@
 """
-Step 7a, the ledger's front: a small, bulk interface over one database. Law: each call is one transaction.
+Step 7a, the ledger's front: a small, bulk interface over one database. Invariant: each call is one transaction.
 
 Every call raises LedgerUnreachable if the database is locked, gone or can't be connected to (trying again is safe), and
 LedgerError if it refused a statement or holds a row that can't be read.
@@ -12,15 +12,15 @@ from typing import TypeVar
 from sqlalchemy import text
 
 from stocktake.clock import Clock, Ids
-from stocktake.ledger import history, notice, read, schema, transfer, write
-from stocktake.ledger.door import Job
+from stocktake.ledger import history, notify, read, schema, transfer, write
 from stocktake.ledger.engine import Database
+from stocktake.ledger.listen import Watch
 from stocktake.ledger.nouns import NodeSave, SaveOutcome
-from stocktake.ledger.owners import Owners
+from stocktake.ledger.ownership import Owners
+from stocktake.ledger.protocol import Job
 from stocktake.ledger.reading import ReadingLedger
 from stocktake.ledger.tokens import Tokens
 from stocktake.ledger.transaction import Transaction
-from stocktake.ledger.watch import Watch
 from stocktake.model.history import Ages
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Instance, Migration, Service
@@ -82,7 +82,7 @@ class Ledger(ReadingLedger):
 
         It is called from a thread of its own and must not wait. With SQLite it is called for every host's promises.
         """
-        ours = {host, notice.EVERYONE}
+        ours = {host, notify.EVERYONE}
         self.hear(lambda hosts: None if ours.isdisjoint(hosts) else wake())
 
     def hear(self, hear: Callable[[frozenset[str]], None]) -> None:
@@ -129,7 +129,7 @@ class Ledger(ReadingLedger):
         if forced_down is not None:
             values |= {"forced_down": forced_down}
         with self._database.writing() as connection:
-            notice.tell(connection, [host])
+            notify.tell(connection, [host])
             return write.set_service(connection, host, self._clock.now(), values)
 
     def save(self, saves: Sequence[NodeSave]) -> SaveOutcome:
@@ -264,5 +264,5 @@ class Ledger(ReadingLedger):
         """
         rows = transfer.parse(lines)
         with self._database.writing() as connection:
-            notice.tell(connection, [notice.EVERYONE])
+            notify.tell(connection, [notify.EVERYONE])
             return transfer.insert_rows(connection, rows)

@@ -1,5 +1,5 @@
 """
-A URL to a database, and the one place where its errors become ours. Law: no call waits without end, and every
+A URL to a database, and the one place where its errors become ours. Invariant: no call waits without end, and every
 writing transaction takes its lock at the start.
 """
 
@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from stocktake.errors import InvalidData, LedgerError, LedgerUnreachable, SettingsError, StocktakeError
-from stocktake.ledger import notice
+from stocktake.ledger import notify
 
 WAIT_S: Final = 5.0
 STATEMENT_S: Final = 60
@@ -106,10 +106,10 @@ class Database:
         """
         with self._errors(), self.engine.connect() as connection:
             connection.execution_options(stocktake_writes=True)
-            notice.begin(connection)
+            notify.begin(connection)
             with connection.begin():
                 yield connection
-                notice.send(connection)
+                notify.send(connection)
 
     def close(self) -> None:
         """Close the pool's connections."""

@@ -1,6 +1,6 @@
 """
-What nodes had and promised over time. Law: one row for a node and an interval, only where a figure changed, and fewer
-the older they are.
+What nodes had and promised over time. Invariant: one row for a node and an interval, only where a figure changed, and
+fewer the older they are.
 
 A row says what was true at the end of its interval and, until the next row, after it. `at` is when its interval began.
 """
@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stocktake.ledger.among import among
+from stocktake.ledger.sql_in import among
 from stocktake.ledger.tables import COMPUTE_NODE_HISTORY
 from stocktake.model.books import ComputeNode
 from stocktake.model.history import Ages, Moment

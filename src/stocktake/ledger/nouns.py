@@ -1,4 +1,4 @@
-"""What is given to the ledger to be saved, and what it answers. Law: values."""
+"""What is given to the ledger to be saved, and what it answers. Invariant: values."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -1,5 +1,5 @@
 """
-Opening a ledger. Law: whoever gets one finds it at the schema that this program knows.
+Opening a ledger. Invariant: whoever gets one finds it at the schema that this program knows.
 """
 
 from contextlib import ExitStack

@@ -1,5 +1,6 @@
 """
-Step 3, the promises: read what the ledger holds. Law: a fixed number of queries, whether for 1 node or for 10,000.
+Step 3, the promises: read what the ledger holds. Invariant: a fixed number of queries, whether for 1 node or for
+10,000.
 
 Every function takes the connection of one transaction, so that what it gives together was true together.
 """
@@ -13,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, exists, literal_column, or_, select, union
 
 from stocktake.errors import NotFound
-from stocktake.ledger.among import among
-from stocktake.ledger.rows import BRIEF_NODE, DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, in_order
+from stocktake.ledger.mapping import BRIEF_NODE, DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, in_order
+from stocktake.ledger.sql_in import among
 from stocktake.ledger.tables import (
     ALIVE,
     COMPUTE_NODE_ENTRIES,

@@ -1,5 +1,5 @@
 """
-Step 7a, the calls of the ledger that only read. Law: each sees one state of the ledger, whoever writes meanwhile.
+Step 7a, the calls of the ledger that only read. Invariant: each sees one state of the ledger, whoever writes meanwhile.
 """
 
 from collections.abc import Collection, Mapping
@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from stocktake.clock import Clock
 from stocktake.errors import InvalidInput
 from stocktake.ledger import history, read
-from stocktake.ledger import standing as standing_
+from stocktake.ledger import snapshot as standing_
+from stocktake.ledger.change_stamps import Mark, marks
 from stocktake.ledger.engine import Database
-from stocktake.ledger.marks import Mark, marks
+from stocktake.ledger.mapping import collector_off
 from stocktake.ledger.nouns import Standing, strangers_to
-from stocktake.ledger.rows import collector_off
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord

@@ -1,5 +1,5 @@
 """
-The schema's version, and bringing it up to date. Law: one program at a time does it, and a newer schema is never
+The schema's version, and bringing it up to date. Invariant: one program at a time does it, and a newer schema is never
 touched.
 """
 

@@ -1,5 +1,5 @@
 """
-The ledger's tables, under Nova's column names. Law: what a person reads here by SQL means what it means in Nova.
+The ledger's tables, under Nova's column names. Invariant: what a person reads here by SQL means what it means in Nova.
 
 A column's key is the noun's field where the two differ (`pci_stats` is `pci_device_pools`). JSON is kept as text in
 both databases, times are UTC. `deleted` is 0, or the row's own id once it is deleted, as in Nova. Devices and entries

@@ -1,5 +1,5 @@
 """
-Who may use the fleet through the server: the table of tokens. Law: what lets somebody in is never stored.
+Who may use the fleet through the server: the table of tokens. Invariant: what lets somebody in is never stored.
 
 Tokens are not exported: books that are moved elsewhere take nobody's access along.
 """

@@ -1,5 +1,5 @@
 """
-Step 7a, several calls as one: all of them or none. Law: who changes a node's books holds its row until the end.
+Step 7a, several calls as one: all of them or none. Invariant: who changes a node's books holds its row until the end.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from stocktake.ledger import claiming, history, read, write
+from stocktake.ledger import history, locked, read, write
 from stocktake.ledger.nouns import NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Ages
@@ -55,15 +55,15 @@ class Transaction:
 
     def change_migrations(self, migrations: Sequence[Migration]) -> None:
         """Write migrations that are there; `updated_at` becomes now."""
-        claiming.change_migrations(self.connection, migrations, self.now)
+        locked.change_migrations(self.connection, migrations, self.now)
 
     def free_devices(self, uuid: str, host: str, node: str, addresses: Collection[str]) -> None:
         """Free devices of a node that an instance holds, and drop those that are gone; its next tally counts them."""
-        claiming.free_devices(self.connection, uuid, host, node, addresses, now=self.now)
+        locked.free_devices(self.connection, uuid, host, node, addresses, now=self.now)
 
     def next_migration_id(self) -> int:
         """Give the id of the next migration; nobody else gets it before this transaction ends."""
-        return claiming.next_migration_id(self.connection)
+        return locked.next_migration_id(self.connection)
 
     def hold(self, node_uuids: Collection[str]) -> dict[str, ComputeNode]:
         """
@@ -72,7 +72,7 @@ class Transaction:
         Raises:
             NotFound: no such node.
         """
-        return claiming.hold(self.connection, node_uuids)
+        return locked.hold(self.connection, node_uuids)
 
     def lock(self, node_uuids: Collection[str]) -> None:
         """Lock nodes' rows; those that are not there are passed over."""
@@ -80,19 +80,19 @@ class Transaction:
 
     def instance(self, uuid: str) -> Instance | None:
         """Read an instance that is not deleted, with its devices, and lock its row; None if there is none."""
-        return claiming.instance(self.connection, uuid)
+        return locked.instance(self.connection, uuid)
 
     def whereabouts(self, instance_uuid: str) -> frozenset[str]:
         """Name the nodes, by uuid, that an instance is on or that its migrations in play touch; none is locked."""
-        return claiming.whereabouts(self.connection, instance_uuid)
+        return locked.whereabouts(self.connection, instance_uuid)
 
     def migrations_of(self, instance_uuid: str) -> tuple[Migration, ...]:
         """Read an instance's migrations in play, by id."""
-        return claiming.migrations_of(self.connection, instance_uuid)
+        return locked.migrations_of(self.connection, instance_uuid)
 
     def leaving_here(self, host: str, node: str) -> tuple[Instance, ...]:
         """Read the instances that are being resized, or moved, from this node to itself."""
-        return claiming.leaving_here(self.connection, host, node)
+        return locked.leaving_here(self.connection, host, node)
 
     def entries(self, node_uuid: str) -> tuple[Entry, ...]:
         """Read all that makes a node's figures."""
@@ -100,11 +100,11 @@ class Transaction:
 
     def entries_of(self, node_uuids: Collection[str], holder: str) -> dict[str, tuple[Entry, ...]]:
         """Read what one holder has of nodes, by the nodes' uuids."""
-        return claiming.entries_of(self.connection, node_uuids, holder)
+        return locked.entries_of(self.connection, node_uuids, holder)
 
     def devices(self, node_uuid: str) -> tuple[PciRecord, ...]:
         """Read a node's tracked devices, by address."""
-        return claiming.devices(self.connection, node_uuid)
+        return locked.devices(self.connection, node_uuid)
 
     def write_books(
         self,
@@ -124,8 +124,6 @@ class Transaction:
         Returns:
             The record as it is now.
         """
-        saved = claiming.write_books(
-            self.connection, before, after, gone=gone, come=come, devices=devices, now=self.now
-        )
+        saved = locked.write_books(self.connection, before, after, gone=gone, come=come, devices=devices, now=self.now)
         history.note(self.connection, [(history.figures(before), saved)], self.now, self._ages)
         return saved

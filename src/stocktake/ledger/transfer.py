@@ -1,6 +1,6 @@
 """
-The ledger as JSON lines, out and in. Law: what comes in is checked whole before a row is written, and it is all or
-nothing.
+The ledger as JSON lines, out and in. Invariant: what comes in is checked whole before a row is written, and it is all
+or nothing.
 
 The first line names the schema, the last counts the rows; it may carry the SHA-256 of all lines before it.
 """
@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, Select, Table, insert, literal_column, select, update
 
 from stocktake.errors import InvalidData
-from stocktake.ledger.lines import (
+from stocktake.ledger.export_lines import (
     AnyLine,
     DeviceLine,
     End,
@@ -28,7 +28,7 @@ from stocktake.ledger.lines import (
     NodeLine,
     ServiceLine,
 )
-from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, entry_values, in_order
+from stocktake.ledger.mapping import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, entry_values, in_order
 from stocktake.ledger.schema import HEAD, REVISIONS
 from stocktake.ledger.tables import (
     COMPUTE_NODE_ENTRIES,

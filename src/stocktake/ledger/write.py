@@ -1,5 +1,6 @@
 """
-Step 7a: save what changed. Law: rows are locked in one order; what somebody changed since it was read is left alone.
+Step 7a: save what changed. Invariant: rows are locked in one order; what somebody changed since it was read is left
+alone.
 
 Every function takes the connection of a writing transaction and the time.
 """
@@ -13,11 +14,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from stocktake.errors import AlreadyThere, NotFound
 from stocktake.ledger import history
-from stocktake.ledger.among import among
-from stocktake.ledger.notice import tell
+from stocktake.ledger.mapping import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, entry_values
+from stocktake.ledger.notify import tell
 from stocktake.ledger.nouns import Locked, NodeSave, SaveOutcome
 from stocktake.ledger.read import BINARY
-from stocktake.ledger.rows import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, entry_values
+from stocktake.ledger.sql_in import among
 from stocktake.ledger.tables import (
     ALIVE,
     COMPUTE_NODE_ENTRIES,

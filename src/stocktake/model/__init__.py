@@ -1,1 +1,3 @@
-"""The nouns: frozen values, with their units in their names. Law: nothing here asks, decides or changes anything."""
+"""
+The nouns: frozen values, with their units in their names. Invariant: nothing here asks, decides or changes anything.
+"""

@@ -1,4 +1,4 @@
-"""Who may use the fleet: a token and its role. Law: a token itself is never kept, only its digest."""
+"""Who may use the fleet: a token and its role. Invariant: a token itself is never kept, only its digest."""
 
 import hashlib
 from datetime import datetime

@@ -1,5 +1,6 @@
 """
-What a consumer holds in the scheduler. Law: an instance holds where it is, its migration what the move leaves behind.
+What a consumer holds in the scheduler. Invariant: an instance holds where it is, its migration what the move leaves
+behind.
 """
 
 from collections.abc import Mapping

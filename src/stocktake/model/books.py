@@ -1,5 +1,5 @@
 """
-The books: entries and their sum. Law: a record's used figures are the sum of its entries, nothing else.
+The books: entries and their sum. Invariant: a record's used figures are the sum of its entries, nothing else.
 
 Names of the record are Nova's: memory in MiB, disk in GiB.
 """

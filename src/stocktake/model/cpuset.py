@@ -1,4 +1,4 @@
-"""CPU sets as people write them: `0-3,^2,8`. Law: what `^` names is out, wherever it stands."""
+"""CPU sets as people write them: `0-3,^2,8`. Invariant: what `^` names is out, wherever it stands."""
 
 import re
 from collections.abc import Iterable

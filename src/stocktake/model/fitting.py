@@ -1,4 +1,4 @@
-"""Whether something fits: a "no" carries its dimension and its numbers. Law: every reason, not the first."""
+"""Whether something fits: a "no" carries its dimension and its numbers. Invariant: every reason, not the first."""
 
 from typing import Annotated
 

@@ -1,7 +1,7 @@
 """
 The facts: what a driver says of a node, before (`HostView`) and after (`Host`) it is verified.
 
-Law: only `verify` turns a HostView into a Host, so that skipping it is a type error.
+Invariant: only `verify` turns a HostView into a Host, so that skipping it is a type error.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """
 PCI: devices as a hypervisor reports them, as the ledger tracks them, the pools of free ones, and what a guest asks for.
 
-Law: a device is in one pool (free) or held by one instance, never both.
+Invariant: a device is in one pool (free) or held by one instance, never both.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""What is inconsistent on a node, shown where the operator looks. Law: a problem is data, never only a log line."""
+"""
+What is inconsistent on a node, shown where the operator looks. Invariant: a problem is data, never only a log line.
+"""
 
 from collections.abc import Iterable
 from typing import Literal

@@ -1,5 +1,6 @@
 """
-What the scheduler should hold, in Placement's terms. Law: classes and traits that are not ours are never named here.
+What the scheduler should hold, in Placement's terms. Invariant: classes and traits that are not ours are never named
+here.
 """
 
 from collections.abc import Mapping

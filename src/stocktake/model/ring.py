@@ -1,5 +1,5 @@
 """
-Who of several has what, without anybody being asked. Law: who has the same members gets the same answer.
+Who of several has what, without anybody being asked. Invariant: who has the same members gets the same answer.
 
 A consistent hash ring: when a member comes or goes, only what it gets or had changes hands. It gives what tooz's gives,
 and so what Nova's and Ironic's give (32 points a member, MD5), for the same members and keys.

@@ -1,4 +1,4 @@
-"""The settings that the pure rules need. Law: the core never reads settings; it is handed these."""
+"""The settings that the pure rules need. Invariant: the core never reads settings; it is handed these."""
 
 from collections.abc import Mapping
 

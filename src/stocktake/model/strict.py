@@ -1,5 +1,6 @@
 """
-Documents from outside, read so that nothing in them is lost. Law: what would be passed over is refused, with its path.
+Documents from outside, read so that nothing in them is lost. Invariant: what would be passed over is refused, with its
+path.
 """
 
 from collections.abc import Iterator

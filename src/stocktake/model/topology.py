@@ -1,5 +1,6 @@
 """
-NUMA: cells of a host, cells of a guest, and what a guest takes of a cell. Law: a cell's usage is the sum of its takes.
+NUMA: cells of a host, cells of a guest, and what a guest takes of a cell. Invariant: a cell's usage is the sum of its
+takes.
 
 The JSON names are Nova's (`memory`, `mempages`, `pagesize`), so that a stored topology reads like Nova's.
 """

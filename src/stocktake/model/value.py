@@ -1,5 +1,5 @@
 """
-What every noun is: a frozen, slotted value that reads and writes JSON. Law: no value changes after it is made.
+What every noun is: a frozen, slotted value that reads and writes JSON. Invariant: no value changes after it is made.
 
 The nouns are msgspec structs (see docs/decisions): frozen and slotted like a frozen dataclass, and decoded with the
 path of whatever is wrong.

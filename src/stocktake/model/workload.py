@@ -1,5 +1,5 @@
 """
-The promises: what the ledger knows of instances and migrations. Law: nothing here was asked of a hypervisor.
+The promises: what the ledger knows of instances and migrations. Invariant: nothing here was asked of a hypervisor.
 
 Names are Nova's; memory in MiB, disk in GiB, swap in MiB.
 """

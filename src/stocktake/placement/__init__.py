@@ -1,5 +1,5 @@
 """
-Step 7b: the scheduler. Law: Placement is made to agree with the books, and touched only where it differs.
+Step 7b: the scheduler. Invariant: Placement is made to agree with the books, and touched only where it differs.
 
 Desired and wanted (what it should hold, who should hold it) and plan (what to write) are pure; apply, consumers and
 healing write; the rest is how to reach it.

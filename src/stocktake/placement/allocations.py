@@ -1,5 +1,5 @@
 """
-Step 7b: what consumers hold of providers, read and written. Law: every write carries the consumer's generation.
+Step 7b: what consumers hold of providers, read and written. Invariant: every write carries the consumer's generation.
 
 So what somebody else wrote meanwhile is never lost: it is read again. Only `clear` takes everything, whoever wrote it.
 """

@@ -1,5 +1,5 @@
 """
-Step 7b: do the writes of a plan. Law: nothing is decided here but whether the plan still holds.
+Step 7b: do the writes of a plan. Invariant: nothing is decided here but whether the plan still holds.
 
 A write that Placement refuses because somebody else wrote meanwhile is a PlacementConflict: read and plan again.
 """

@@ -1,5 +1,5 @@
 """
-Step 7b: which of a driver's capabilities the scheduler is told of. Law: every trait named here is in os_traits.
+Step 7b: which of a driver's capabilities the scheduler is told of. Invariant: every trait named here is in os_traits.
 
 The pairs are Nova 34's: what a flavor or an image may ask for by trait must mean the same here.
 """

@@ -1,5 +1,5 @@
 """
-Step 7b: give consumers what they should hold. Law: all of it or none, and a "no" says what ran out.
+Step 7b: give consumers what they should hold. Invariant: all of it or none, and a "no" says what ran out.
 
 Placement decides, in one transaction of its own, and refuses with the first class that lacks; every one that does is
 worked out from what it says afterwards.

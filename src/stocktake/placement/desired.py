@@ -1,5 +1,6 @@
 """
-Step 7b: a node's books to the provider tree that the scheduler should hold. Law: pure, and only names that are ours.
+Step 7b: a node's books to the provider tree that the scheduler should hold. Invariant: pure, and only names that are
+ours.
 
 Rules: docs/accounting.md, "Placement inventory of a node". Traits that others put on a provider are not named here.
 """

@@ -1,5 +1,5 @@
 """
-Step 7b: PCI devices to child providers. Law: one provider a device, or a PF whose functions it counts.
+Step 7b: PCI devices to child providers. Invariant: one provider a device, or a PF whose functions it counts.
 
 Names, classes and traits are Nova's (`[pci]report_in_placement`): a provider is `<node>_<ADDRESS>`. What Nova refuses
 (a PF beside its functions, functions that differ) is reported as well as the scheduler can say it, with a problem.

@@ -1,5 +1,6 @@
 """
-Step 7b: the real openstack-placement in this process. Law: one writer at a time, in this process and in all others.
+Step 7b: the real openstack-placement in this process. Invariant: one writer at a time, in this process and in all
+others.
 
 Placement on SQLite is not safe for concurrent writers (oslo.db begins transactions without a lock: "database is
 locked" comes back as 500), nor for two that create the schema at once. So a lock of this process and a lock file stand

@@ -1,5 +1,5 @@
 """
-Step 7b: names that the scheduler accepts. Law: a name is a standard one or starts with `CUSTOM_`.
+Step 7b: names that the scheduler accepts. Invariant: a name is a standard one or starts with `CUSTOM_`.
 
 Pure; the standard names are os_traits' and os_resource_classes' data.
 """

@@ -1,5 +1,5 @@
 """
-Step 7b: which scheduler the settings mean. Law: nothing is loaded or connected before the first request.
+Step 7b: which scheduler the settings mean. Invariant: nothing is loaded or connected before the first request.
 """
 
 import secrets
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from stocktake.clock import Clock
 from stocktake.errors import SettingsError
-from stocktake.placement.patience import Patience
+from stocktake.placement.client import Placement
+from stocktake.placement.retry import Patience
 from stocktake.placement.scheduler import NoScheduler, Scheduler
-from stocktake.placement.service import Placement
 from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 """
-Step 7b: what operators add to providers by provider.yaml. Law: only `CUSTOM_` names, and never what we report.
+Step 7b: what operators add to providers by provider.yaml. Invariant: only `CUSTOM_` names, and never what we report.
 
 The files and their rules are Nova's (`provider_config_location`, schema 1.0); newer minor versions are read as far as
 they are known. `$COMPUTE_NODE` stands for every node that no other entry names.

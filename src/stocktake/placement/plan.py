@@ -1,5 +1,5 @@
 """
-Step 7b: wanted against found, to the writes that make them agree. Law: equal content is no step, and what is
+Step 7b: wanted against found, to the writes that make them agree. Invariant: equal content is no step, and what is
 not ours stays.
 
 Pure. Rules of Placement used here: a class that is in use can't be dropped, so it stays with all of it reserved; a

@@ -1,5 +1,5 @@
 """
-Step 7b: what Placement has. Law: as few requests as its API allows, and only what is needed is decoded.
+Step 7b: what Placement has. Invariant: as few requests as its API allows, and only what is needed is decoded.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 """
-Step 7b: the scheduler, as the rest of the program sees it. Law: one node's failure is a value, and no other's.
+Step 7b: the scheduler, as the rest of the program sees it. Invariant: one node's failure is a value, and no other's.
 
 The mode `none` is here; the real one is in `service`.
 """

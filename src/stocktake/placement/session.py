@@ -1,5 +1,5 @@
 """
-Step 7b: one HTTP conversation with Placement. Law: every answer is a value, every failure one of our errors.
+Step 7b: one HTTP conversation with Placement. Invariant: every answer is a value, every failure one of our errors.
 
 Embedded and remote differ only in the adapter that is mounted and in the authentication plugin.
 """
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from stocktake.errors import PlacementError, PlacementUnreachable, StocktakeError
+from stocktake.keystone import open_adapter, read_plugin, reason_of
 from stocktake.placement.embedded import URL as EMBEDDED_URL
-from stocktake.signin import open_adapter, read_plugin, reason_of
 from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:

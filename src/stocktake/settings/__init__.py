@@ -1,7 +1,7 @@
 """
 The settings: one TOML file, `STOCKTAKE_*` variables above it, flags above those.
 
-Law: only here is the environment read.
+Invariant: only here is the environment read.
 """
 
 from stocktake.model.history import Ages

@@ -1,5 +1,5 @@
 """
-What types can't say of a setting: forms, ranges, and what must go together. Law: a check names no secret.
+What types can't say of a setting: forms, ranges, and what must go together. Invariant: a check names no secret.
 """
 
 import ipaddress

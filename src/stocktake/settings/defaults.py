@@ -1,4 +1,4 @@
-"""Defaults that depend on the machine. Law: nothing is sent over the network to find them."""
+"""Defaults that depend on the machine. Invariant: nothing is sent over the network to find them."""
 
 import os
 import socket

@@ -1,5 +1,5 @@
 """
-Nova's forms of the PCI settings and of huge pages, read into ours. Law: a device is written one way after this.
+Nova's forms of the PCI settings and of huge pages, read into ours. Invariant: a device is written one way after this.
 
 Source of the forms: Nova's `[pci] device_spec`, `[pci] alias`, `reserved_huge_pages` and `nova/pci/devspec.py`.
 """

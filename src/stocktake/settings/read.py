@@ -1,5 +1,6 @@
 """
-Sources to settings. Law: everything that is wrong is said at once, with its file and line, and without its secrets.
+Sources to settings. Invariant: everything that is wrong is said at once, with its file and line, and without its
+secrets.
 """
 
 import os

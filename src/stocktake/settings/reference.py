@@ -1,4 +1,4 @@
-"""The page docs/reference/settings.md. Law: it says what the table says, and a test compares them."""
+"""The page docs/reference/settings.md. Invariant: it says what the table says, and a test compares them."""
 
 import json
 import types

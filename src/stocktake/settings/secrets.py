@@ -1,4 +1,6 @@
-"""What must not be shown. Law: a value that could be a secret is hidden unless its name is known to be harmless."""
+"""
+What must not be shown. Invariant: a value that could be a secret is hidden unless its name is known to be harmless.
+"""
 
 import re
 from collections.abc import Mapping

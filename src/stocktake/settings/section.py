@@ -1,5 +1,5 @@
 """
-What a setting is written with. Law: its meaning, unit and limits stand where its name does.
+What a setting is written with. Invariant: its meaning, unit and limits stand where its name does.
 """
 
 from collections.abc import Mapping

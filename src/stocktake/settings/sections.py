@@ -1,6 +1,6 @@
 """
-Every section of the settings: names, types, defaults, units and meanings. Law: a setting is written here or in `whole`,
-and nowhere else.
+Every section of the settings: names, types, defaults, units and meanings. Invariant: a setting is written here or in
+`whole`, and nowhere else.
 
 Types, ranges, the defaults, the generated reference and what is hidden all follow from it. Names are Nova's where
 Nova has the setting. A default that depends on the machine is worked out in `stocktake.settings.defaults`.

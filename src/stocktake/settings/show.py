@@ -1,4 +1,4 @@
-"""The settings in force, for a person. Law: what is secret leaves here hidden."""
+"""The settings in force, for a person. Invariant: what is secret leaves here hidden."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 """
-Where settings come from: a TOML file, the environment, flags. Law: every value keeps its origin, line and all.
+Where settings come from: a TOML file, the environment, flags. Invariant: every value keeps its origin, line and all.
 
 A later source wins: file, environment, flags.
 """

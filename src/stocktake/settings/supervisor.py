@@ -1,4 +1,4 @@
-"""What the program's supervisor, systemd, asks of it. Law: it comes from the environment, and is no setting."""
+"""What the program's supervisor, systemd, asks of it. Invariant: it comes from the environment, and is no setting."""
 
 import os
 from collections.abc import Mapping

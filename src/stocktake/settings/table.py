@@ -1,5 +1,6 @@
 """
-The settings as a flat table: dotted name to type, default and meaning. Law: it is read off the sections, never written.
+The settings as a flat table: dotted name to type, default and meaning. Invariant: it is read off the sections, never
+written.
 """
 
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 """
-All settings: those without a section, and the sections. Law: as in `sections`.
+All settings: those without a section, and the sections. Invariant: as in `sections`.
 """
 
 from collections.abc import Mapping

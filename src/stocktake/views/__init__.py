@@ -1,1 +1,1 @@
-"""What is shown of the books, to people and programs alike. Law: nothing is written, nobody else is asked."""
+"""What is shown of the books, to people and programs alike. Invariant: nothing is written, nobody else is asked."""

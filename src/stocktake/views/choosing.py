@@ -1,5 +1,6 @@
 """
-Which of thousands of nodes are shown: filters, and a page of what they leave. Law: pure; sums are of all that match.
+Which of thousands of nodes are shown: filters, and a page of what they leave. Invariant: pure; sums are of all that
+match.
 
 A bare-metal node is called by the name that Ironic has for it, where it has one, for its own name is a uuid.
 """

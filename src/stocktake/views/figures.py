@@ -1,5 +1,6 @@
 """
-Why a number is what it is: the entries behind it and the arithmetic. Law: pure; what is recorded must follow from them.
+Why a number is what it is: the entries behind it and the arithmetic. Invariant: pure; what is recorded must follow from
+them.
 
 Every figure says what the record has, what its parts add up to, and whether the two agree.
 """

@@ -1,5 +1,5 @@
 """
-What a person or a program means by a name. Law: one thing is found, or the error names the nearest.
+What a person or a program means by a name. Invariant: one thing is found, or the error names the nearest.
 """
 
 from stocktake.errors import NotFound

@@ -1,11 +1,11 @@
 """
-Where a machine would go, as it is asked and answered. Law: every node that was looked at is in the answer.
+Where a machine would go, as it is asked and answered. Invariant: every node that was looked at is in the answer.
 """
 
-from stocktake.accounting.fit import Room, Wanted, wanted
-from stocktake.accounting.placing import Placed
-from stocktake.accounting.weigh import Part
-from stocktake.candidates import Candidates
+from stocktake.accounting.fit.fit import Room, Wanted, wanted
+from stocktake.accounting.fit.placement import Placed
+from stocktake.accounting.fit.weigh import Part
+from stocktake.claims.candidates import Candidates
 from stocktake.errors import InvalidInput
 from stocktake.model.fitting import NoRoom
 from stocktake.model.value import Value

@@ -1,5 +1,6 @@
 """
-Nodes as they are shown: a line of a list, a whole page. Law: the record's own names; what is added is worked out here.
+Nodes as they are shown: a line of a list, a whole page. Invariant: the record's own names; what is added is worked out
+here.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,6 @@
 """
-All that is wrong in the fleet, the worst first. Law: what an operator has to look at is in one list, whoever found it.
+All that is wrong in the fleet, the worst first. Invariant: what an operator has to look at is in one list, whoever
+found it.
 
 Silent agents, nodes that could not be refreshed, what a refresh found inconsistent, guests that nobody promised.
 """

@@ -1,4 +1,4 @@
-"""What was promised, and who was not promised anything, as it is shown. Law: the ledger's own names."""
+"""What was promised, and who was not promised anything, as it is shown. Invariant: the ledger's own names."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

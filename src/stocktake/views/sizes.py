@@ -1,5 +1,5 @@
 """
-Sizes as people write them: `8G`, `512M`, `8192`. Law: a size is whole in its unit or refused; nothing is rounded.
+Sizes as people write them: `8G`, `512M`, `8192`. Invariant: a size is whole in its unit or refused; nothing is rounded.
 
 Units are of 1,024s, as everywhere here; a bare number is in the unit that was asked for.
 """

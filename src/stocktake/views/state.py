@@ -1,5 +1,5 @@
 """
-What state a node is in, in one word and a reason. Law: pure; the record, its service and the time decide.
+What state a node is in, in one word and a reason. Invariant: pure; the record, its service and the time decide.
 
 `up`: its agent lives and the last refresh went well. `manual`: no agent ever ran for it, somebody refreshes it by hand,
 and the last time went well. `stale`: it could not be refreshed because a part was not there,
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from stocktake.accounting.standing import is_alive, is_by_hand
+from stocktake.accounting.node_availability import is_alive, is_by_hand
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
 from stocktake.views.words import since

@@ -1,5 +1,5 @@
 """
-Numbers and times as people read them. Law: what is shown is never rounded so that it hides what is used.
+Numbers and times as people read them. Invariant: what is shown is never rounded so that it hides what is used.
 """
 
 import difflib

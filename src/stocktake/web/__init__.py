@@ -1,5 +1,5 @@
 """
-The fleet's front: an API and pages. Law: no state of its own; any number of copies on one ledger.
+The fleet's front: an API and pages. Invariant: no state of its own; any number of copies on one ledger.
 
 How to add to it:
 

@@ -1,5 +1,6 @@
 """
-The application: routes, and what is done round every call. Law: whatever a request is, its answer is one that we wrote.
+The application: routes, and what is done round every call. Invariant: whatever a request is, its answer is one that we
+wrote.
 
 Round every call: who asks, whether he may, how often he may, what he says, how long it may take, what became of it.
 """
@@ -26,9 +27,9 @@ from starlette.types import ASGIApp
 from stocktake.errors import AccessDenied, NotSignedIn, StocktakeError
 from stocktake.web.auth import Caller, Doorkeeper, not_signed_in
 from stocktake.web.calls import Call, Reply, Route, Stage, encoded
+from stocktake.web.context import Web
 from stocktake.web.limits import Rates
 from stocktake.web.openapi import document
-from stocktake.web.parts import Web
 from stocktake.web.reading import body_of, check_accepts, path_of, query_of, value_of
 from stocktake.web.routes import ROUTES
 from stocktake.web.status import NotServed, answer_of, headers_of, problem_of, status_of

@@ -1,5 +1,6 @@
 """
-Who asks. Law: a token is compared by its digest, and nobody is anybody without one, save readers on this machine alone.
+Who asks. Invariant: a token is compared by its digest, and nobody is anybody without one, save readers on this machine
+alone.
 
 A token comes as `Authorization: Bearer`, as `X-Auth-Token`, as the password of http_basic (whatever the user's name),
 or in the cookie that the pages set. While the ledger has no token, whoever is on this machine may read.
@@ -15,7 +16,7 @@ from starlette.requests import HTTPConnection
 
 from stocktake.errors import AccessDenied, NotSignedIn
 from stocktake.model.access import Role, Token, digest_of
-from stocktake.web.parts import Web
+from stocktake.web.context import Web
 
 COOKIE = "stocktake_token"
 # How long a token that was looked up is believed: so late a revocation is noticed.

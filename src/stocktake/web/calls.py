@@ -1,5 +1,5 @@
 """
-A route, a call of it, and its answer. Law: a handler's signature is what is checked, and what is documented.
+A route, a call of it, and its answer. Invariant: a handler's signature is what is checked, and what is documented.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from stocktake.errors import StocktakeError
 from stocktake.model.access import Role
 from stocktake.model.value import Value, encode
 from stocktake.web.auth import Caller
-from stocktake.web.parts import Web
+from stocktake.web.context import Web
 
 Q = TypeVar("Q")
 B = TypeVar("B")

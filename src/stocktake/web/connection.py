@@ -1,5 +1,5 @@
 """
-One connection to the server. Law: a request's head ends, in time and in size, or the connection does.
+One connection to the server. Invariant: a request's head ends, in time and in size, or the connection does.
 
 uvicorn limits neither; bodies are limited where they are read.
 """

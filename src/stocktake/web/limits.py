@@ -1,4 +1,6 @@
-"""How often somebody may ask. Law: a bucket for each caller, in memory; each copy of the server counts for itself."""
+"""
+How often somebody may ask. Invariant: a bucket for each caller, in memory; each copy of the server counts for itself.
+"""
 
 import threading
 

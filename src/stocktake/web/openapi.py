@@ -1,5 +1,5 @@
 """
-The OpenAPI 3.1 document. Law: it is made of the routes and their types, and says nothing that they do not.
+The OpenAPI 3.1 document. Invariant: it is made of the routes and their types, and says nothing that they do not.
 """
 
 import re

@@ -1,5 +1,5 @@
 """
-What of the embedded Placement one host's agent may ask. Law: the providers of its own host's nodes, and names.
+What of the embedded Placement one host's agent may ask. Invariant: the providers of its own host's nodes, and names.
 
 A provider belongs to the node whose uuid its root has; a node that was deleted still has its providers to delete.
 """

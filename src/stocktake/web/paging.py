@@ -1,5 +1,6 @@
 """
-Some of many. Law: a page begins after the last key of the one before, so that nothing that stays is lost or doubled.
+Some of many. Invariant: a page begins after the last key of the one before, so that nothing that stays is lost or
+doubled.
 
 What comes or goes between two pages may be missed; it is never an error.
 """

@@ -1,9 +1,9 @@
 """
 Placement at `/placement`: the one that is embedded, for `openstack resource provider` and whoever else speaks its API.
 
-Law: who asks is known here, and Placement hears of nobody else. It believes whatever headers say who one is, so that
-only headers that don't are passed on. Viewers read; operators write, one at a time, under the embedded door's locks.
-Agents have what `own_providers` gives them.
+Invariant: who asks is known here, and Placement hears of nobody else. It believes whatever headers say who one is, so
+that only headers that don't are passed on. Viewers read; operators write, one at a time, under the embedded door's
+locks. Agents have what `own_providers` gives them.
 """
 
 from http import HTTPStatus

@@ -1,5 +1,6 @@
 """
-What a request says, read and checked. Law: whatever is wrong is said with its place; nothing is passed over in silence.
+What a request says, read and checked. Invariant: whatever is wrong is said with its place; nothing is passed over in
+silence.
 """
 
 import difflib

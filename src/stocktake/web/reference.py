@@ -1,4 +1,4 @@
-"""docs/reference/api.md, made of the OpenAPI document. Law: what the page says, `/v1/openapi.json` says."""
+"""docs/reference/api.md, made of the OpenAPI document. Invariant: what the page says, `/v1/openapi.json` says."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

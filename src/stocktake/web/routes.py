@@ -1,5 +1,6 @@
 """
-The whole front on a page. Law: what is not in this list can't be asked, and what is can be asked by its roles only.
+The whole front on a page. Invariant: what is not in this list can't be asked, and what is can be asked by its roles
+only.
 
 Each noun's file has its routes beside its handlers; each room of the front is one line here.
 """

@@ -1,5 +1,5 @@
 """
-The server's process: its socket, its TLS, its signals. Law: nobody else's network hears it unless it was told so.
+The server's process: its socket, its TLS, its signals. Invariant: nobody else's network hears it unless it was told so.
 
 SIGTERM and SIGINT end it once what is at hand is done, SIGHUP reads the certificate again.
 """
@@ -22,7 +22,7 @@ from stocktake.errors import SettingsError, Unreachable
 from stocktake.settings import Server, parse_listen
 from stocktake.web.app import make_app
 from stocktake.web.connection import Connection
-from stocktake.web.parts import Web
+from stocktake.web.context import Web
 
 LOG = logging.getLogger(__name__)
 # How often the certificate's file is looked at.

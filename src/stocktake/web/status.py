@@ -1,5 +1,5 @@
 """
-Errors as HTTP. Law: the one place that knows which error is which status; the form is RFC 9457, problem+json.
+Errors as HTTP. Invariant: the one place that knows which error is which status; the form is RFC 9457, problem+json.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 """
-Answers that go on: server-sent events. Law: a stream ends when the server does, and says at times that it lives.
+Answers that go on: server-sent events. Invariant: a stream ends when the server does, and says at times that it lives.
 """
 
 import asyncio

@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stocktake.cli.watch.changes import Change
+from stocktake.cli.watch.fleet_snapshot import Row, Seen
 from stocktake.cli.watch.frame import Size, View, frame
 from stocktake.cli.watch.lines import text_of
-from stocktake.cli.watch.seen import Row, Seen
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Service
 from stocktake.views.nodes import Amounts
 from stocktake.views.state import State
-from tests.contract.ledger.making import node
+from tests.ledger.making import node
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SMALL, LARGE = Size(80, 24), Size(200, 50)

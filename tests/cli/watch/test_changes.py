@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stocktake.cli.watch.changes import changes
-from stocktake.cli.watch.seen import Row, Seen
+from stocktake.cli.watch.fleet_snapshot import Row, Seen
 from stocktake.model.value import replace as changed
 from stocktake.views.state import State
 from tests.cli.watch.making import NOON, problem, row, seen

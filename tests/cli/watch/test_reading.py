@@ -12,7 +12,7 @@ from stocktake.errors import LedgerUnreachable
 from stocktake.ledger import Ledger, NodeSave, open_ledger
 from stocktake.model.books import Entry, Tally
 from stocktake.views.nodes import Amounts
-from tests.contract.ledger.making import node
+from tests.ledger.making import node
 
 WAIT_S = 20.0
 CLOCK = SystemClock()

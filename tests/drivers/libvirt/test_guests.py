@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.drivers.libvirt.guests import OFF, Definition, DefinitionCache, Disk, read_definition
-from stocktake.drivers.libvirt.placing import Layout
+from stocktake.drivers.libvirt.placement import Layout
 from tests.drivers.libvirt.documents import domain_document
 
 LAYOUT = Layout(cell_by_cpu={0: 0, 1: 0}, cells=frozenset({0}), huge_kb=2048)

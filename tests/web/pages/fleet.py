@@ -8,7 +8,7 @@ from pathlib import Path
 from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.drivers.fleet import DEVICE_SPEC, GPU
+from stocktake.drivers.fake.fleet import DEVICE_SPEC, GPU
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem

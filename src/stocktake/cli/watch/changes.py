@@ -1,10 +1,12 @@
-"""What became of the nodes between two looks, in words. Law: pure; a line says what changed, from what, to what."""
+"""
+What became of the nodes between two looks, in words. Invariant: pure; a line says what changed, from what, to what.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from stocktake.cli.watch.seen import Row, Seen
+from stocktake.cli.watch.fleet_snapshot import Row, Seen
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
 

@@ -1,5 +1,5 @@
 """
-`watch`: the fleet, live. Law: the ledger is read, nobody else is asked.
+`watch`: the fleet, live. Invariant: the ledger is read, nobody else is asked.
 """
 
 import sys
@@ -14,9 +14,9 @@ from stocktake.cli.session import Session
 
 if TYPE_CHECKING:
     from stocktake.cli.screen import Screen
+    from stocktake.cli.watch.fleet_snapshot import Seen
     from stocktake.cli.watch.frame import View
     from stocktake.cli.watch.reading import Look, Reader
-    from stocktake.cli.watch.seen import Seen
     from stocktake.ledger import Ledger
 
 # How often keys and looks are asked for, how many changes are remembered, and how late a look may be.
@@ -74,7 +74,7 @@ def watch_command(session: Session, interval_s: float, *, once: bool) -> int:
 
 
 def _reader(session: Session) -> "Reader":
-    from stocktake.cli.parts import open_books
+    from stocktake.cli.context import open_books
     from stocktake.cli.watch.reading import Reader
     from stocktake.ledger import open_ledger
     from stocktake.ledger.engine import parse_url

@@ -1,5 +1,5 @@
 """
-One picture of the fleet, for any size. Law: pure; as many lines as there are rows and none wider than the screen.
+One picture of the fleet, for any size. Invariant: pure; as many lines as there are rows and none wider than the screen.
 
 From above: what is seen and when, the nodes, what is wrong, what changed (the newest first), the keys.
 """
@@ -10,8 +10,8 @@ from datetime import datetime
 
 from stocktake.cli.screen import COLOURS, clean
 from stocktake.cli.watch.changes import Change
+from stocktake.cli.watch.fleet_snapshot import Row, Seen
 from stocktake.cli.watch.lines import EMPTY, Line, Span, apart, cut, width_of
-from stocktake.cli.watch.seen import Row, Seen
 from stocktake.cli.watch.table import SORTS, heading, laid_out, node_line, sums_line
 from stocktake.views.words import count, span
 

@@ -1,4 +1,4 @@
-"""What a key does to the view. Law: pure; a key that means nothing changes nothing."""
+"""What a key does to the view. Invariant: pure; a key that means nothing changes nothing."""
 
 from dataclasses import replace
 

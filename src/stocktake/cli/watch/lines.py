@@ -1,4 +1,4 @@
-"""Lines of styled text, as wide as a terminal allows. Law: no line is ever wider than it was told."""
+"""Lines of styled text, as wide as a terminal allows. Invariant: no line is ever wider than it was told."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

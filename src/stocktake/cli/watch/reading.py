@@ -1,6 +1,6 @@
 """
-Look at the ledger again and again, in a thread of its own. Law: nobody waits for the ledger, and only the last look
-counts.
+Look at the ledger again and again, in a thread of its own. Invariant: nobody waits for the ledger, and only the last
+look counts.
 
 A ledger that is away is said to be away, with the last look kept, and tried again; its schema is never touched.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktake.cli.watch.seen import Row, Seen
+from stocktake.cli.watch.fleet_snapshot import Row, Seen
 from stocktake.clock import Clock
 from stocktake.errors import LedgerUnreachable, StocktakeError
 from stocktake.ledger import AnyLedger

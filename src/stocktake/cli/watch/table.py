@@ -1,5 +1,5 @@
 """
-The nodes as lines with bars. Law: figures are told whole; bars take what room is left.
+The nodes as lines with bars. Invariant: figures are told whole; bars take what room is left.
 
 Where it is narrow first bars get short, then names, then bars go; a colour only ever repeats what a figure says.
 """
@@ -11,8 +11,8 @@ from math import ceil, floor
 
 from stocktake.cli.screen import COLOURS, columns_of
 from stocktake.cli.show import filled
+from stocktake.cli.watch.fleet_snapshot import RESOURCES, Amount, Row, sums
 from stocktake.cli.watch.lines import Line, Span, cell
-from stocktake.cli.watch.seen import RESOURCES, Amount, Row, sums
 from stocktake.views.words import count, gib, since
 
 TITLES: Mapping[str, str] = {"vcpus": "VCPUS", "memory": "MEMORY GiB", "disk": "DISK GB"}

@@ -1,5 +1,6 @@
 """
-The terminal, by curses: put lines on it, take keys from it. Law: however the program ends, the terminal is as before.
+The terminal, by curses: put lines on it, take keys from it. Invariant: however the program ends, the terminal is as
+before.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """
-Step 4, the driver `host`: this machine itself, without any hypervisor. Law: only /proc, /sys and statvfs are asked.
+Step 4, the driver `host`: this machine itself, without any hypervisor. Invariant: only /proc, /sys and statvfs are
+asked.
 
 One node, named as the host. It can list no guests. Memory's total and free come from one reading of /proc/meminfo.
 """

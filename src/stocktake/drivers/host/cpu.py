@@ -1,5 +1,5 @@
 """
-The machine's CPUs: which are sold as what, what they are, what they can. Law: only CPUs that are online count.
+The machine's CPUs: which are sold as what, what they are, what they can. Invariant: only CPUs that are online count.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""PCI devices from /sys. Law: whatever can't be given to a guest (a bridge) is not reported."""
+"""PCI devices from /sys. Invariant: whatever can't be given to a guest (a bridge) is not reported."""
 
 import re
 from pathlib import Path

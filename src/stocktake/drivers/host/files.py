@@ -1,4 +1,6 @@
-"""Small files of /proc and /sys. Law: a file that isn't there is an answer, one that can't be read is an error."""
+"""
+Small files of /proc and /sys. Invariant: a file that isn't there is an answer, one that can't be read is an error.
+"""
 
 from pathlib import Path
 

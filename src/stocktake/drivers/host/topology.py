@@ -1,5 +1,6 @@
 """
-NUMA cells and huge pages from /sys. Law: what the kernel says of a cell is passed on as it is; verify has the doubts.
+NUMA cells and huge pages from /sys. Invariant: what the kernel says of a cell is passed on as it is; verify has the
+doubts.
 """
 
 from collections.abc import Mapping, Sequence

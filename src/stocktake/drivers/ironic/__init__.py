@@ -1,8 +1,9 @@
 """
-Step 4, the driver `ironic`: thousands of bare-metal nodes through one service. Law: only a node's own 404 lets it go.
+Step 4, the driver `ironic`: thousands of bare-metal nodes through one service. Invariant: only a node's own 404 lets it
+go.
 
 One listing serves one pass. Between passes a small request asks which nodes changed last (changes.py); whose a node is,
-where several agents share one Ironic, is settled by `stocktake.sharing`. Only GETs are sent.
+where several agents share one Ironic, is settled by `stocktake.refresh.ownership`. Only GETs are sent.
 """
 
 from stocktake.clock import Clock

@@ -1,5 +1,5 @@
 """
-Step 4: one HTTP conversation with Ironic. Law: a list is whole or an error, and everything has a time limit.
+Step 4: one HTTP conversation with Ironic. Invariant: a list is whole or an error, and everything has a time limit.
 
 Pages are read as they come from the socket: the SDK's objects would cost twice the time of the listing itself.
 """
@@ -16,7 +16,7 @@ import msgspec
 from stocktake.clock import Clock
 from stocktake.drivers.ironic.records import FIELDS, Listed, Order, Page, read_node, read_updated_at
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
-from stocktake.signin import open_adapter, read_plugin, reason_of
+from stocktake.keystone import open_adapter, read_plugin, reason_of
 
 if TYPE_CHECKING:
     from keystoneauth1.adapter import Adapter

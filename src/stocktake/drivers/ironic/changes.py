@@ -1,5 +1,6 @@
 """
-Step 4: which nodes changed since the last listing, for a small request. Law: it only tells where to look again, now.
+Step 4: which nodes changed since the last listing, for a small request. Invariant: it only tells where to look again,
+now.
 
 Ironic has no list of changes, but it sorts: the nodes that were changed last come first, and so do the youngest. What
 this can't see is seen by the next full listing: deletions, and changes behind more than a thousand nodes that were

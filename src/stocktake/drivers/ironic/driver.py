@@ -1,5 +1,6 @@
 """
-Step 4: Ironic's nodes, listed once a pass, and looked at every second between. Law: a list that lost a node is no list.
+Step 4: Ironic's nodes, listed once a pass, and looked at every second between. Invariant: a list that lost a node is no
+list.
 
 Several threads meet here: the pass, one call at a time, and the watcher. What they share is under one lock, which is
 never held while Ironic is asked.

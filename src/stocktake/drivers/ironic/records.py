@@ -1,5 +1,5 @@
 """
-Step 4: Ironic's nodes as its API tells them. Law: a node that can't be read is its own trouble, never the list's.
+Step 4: Ironic's nodes as its API tells them. Invariant: a node that can't be read is its own trouble, never the list's.
 """
 
 import re

@@ -1,5 +1,6 @@
 """
-Step 4: an Ironic node to a report. Law: pure; what is sold is one machine of its resource class, or none of it now.
+Step 4: an Ironic node to a report. Invariant: pure; what is sold is one machine of its resource class, or none of it
+now.
 
 Nova's rules for the states in which a node is not to be had. That a node is unavailable is `reserved`, never a total of
 0: what an instance holds of it stays valid.

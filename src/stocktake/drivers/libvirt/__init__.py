@@ -1,5 +1,6 @@
 """
-Step 4, libvirt: one connection, one node, its guests. Law: everything is read-only, and there is no process per disk.
+Step 4, libvirt: one connection, one node, its guests. Invariant: everything is read-only, and there is no process per
+disk.
 
     driver       the node's name, surveys, errors
     connection   open, keep alive, one sweep with a deadline

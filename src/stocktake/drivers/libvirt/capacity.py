@@ -1,5 +1,6 @@
 """
-Step 4, how much the host has: memory, disk, CPU model, what it can run. Law: total and free come from one reading.
+Step 4, how much the host has: memory, disk, CPU model, what it can run. Invariant: total and free come from one
+reading.
 
 The forms are Nova's (release 34, nova/virt/libvirt/driver.py: `get_available_resource`); where its figures can lie
 (memory from two sources, see docs), ours come from one.

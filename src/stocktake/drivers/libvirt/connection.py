@@ -1,5 +1,6 @@
 """
-Step 4, the way to libvirt: open, keep alive, one sweep with a deadline. Law: no caller ever waits longer than that.
+Step 4, the way to libvirt: open, keep alive, one sweep with a deadline. Invariant: no caller ever waits longer than
+that.
 
 libvirt's calls block, and a daemon that hangs blocks them for as long as it hangs. So every sweep runs in one worker
 thread. A sweep that is late is given up, not stopped (nothing can stop it): until it ends, later sweeps fail at once,

@@ -1,5 +1,5 @@
 """
-Step 4, the host's PCI devices. Law: whatever can't be given to a guest (a bridge) is not reported.
+Step 4, the host's PCI devices. Invariant: whatever can't be given to a guest (a bridge) is not reported.
 
 Types and names are Nova's (release 34, nova/virt/libvirt/host.py: `_get_pcidev_info`).
 """

@@ -1,5 +1,5 @@
 """
-Step 4, the driver over one libvirt connection. Law: a wrong answer is the asked nodes' own, no answer is raised.
+Step 4, the driver over one libvirt connection. Invariant: a wrong answer is the asked nodes' own, no answer is raised.
 """
 
 from collections.abc import Callable, Collection

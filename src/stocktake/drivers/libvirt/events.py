@@ -1,5 +1,5 @@
 """
-Step 4, what libvirt tells by itself. Law: an event says what to look at again; it never says what is there.
+Step 4, what libvirt tells by itself. Invariant: an event says what to look at again; it never says what is there.
 
 libvirt calls back in its one event thread. A callback does two things, neither of which waits: it notes what was
 touched, and it wakes whoever watches. Whatever takes an answer of libvirt's is asked by the next sweep.

@@ -1,5 +1,6 @@
 """
-Step 4, what stays as it is while a host's libvirtd runs. Law: what follows from a document is worked out once per text.
+Step 4, what stays as it is while a host's libvirtd runs. Invariant: what follows from a document is worked out once per
+text.
 
 Some of it may change without libvirt telling (QEMU's version): `clear` has all of it read again. CPUs and huge pages
 that come and go are seen at once, the pages on this machine only.
@@ -17,7 +18,7 @@ from stocktake.drivers.cpus import HostCpus, split_cpus
 from stocktake.drivers.libvirt.capacity import cpu_info, expand_features, read_online_cpus, supported_instances
 from stocktake.drivers.libvirt.connection import Hypervisor, is_lost
 from stocktake.drivers.libvirt.devices import pci_devices
-from stocktake.drivers.libvirt.placing import Layout
+from stocktake.drivers.libvirt.placement import Layout
 from stocktake.drivers.libvirt.topology import ReservedPages, cell_by_cpu, host_topology
 from stocktake.drivers.libvirt.traits import host_traits
 from stocktake.drivers.libvirt.xml import read_xml

@@ -1,5 +1,6 @@
 """
-Step 4, the host's guests: domain definitions into `Guest`. Law: a guest that can't be read is its own trouble only.
+Step 4, the host's guests: domain definitions into `Guest`. Invariant: a guest that can't be read is its own trouble
+only.
 
 One bulk call gives all guests with their states, one document each the rest: no guest's QEMU is asked anything. The
 documents are kept until libvirt tells that they changed.
@@ -16,7 +17,7 @@ import libvirt
 from stocktake.drivers.libvirt.connection import Domain, Hypervisor, is_lost, message_of
 from stocktake.drivers.libvirt.devices import address_of
 from stocktake.drivers.libvirt.images import Image
-from stocktake.drivers.libvirt.placing import Layout, guest_topology
+from stocktake.drivers.libvirt.placement import Layout, guest_topology
 from stocktake.drivers.libvirt.xml import number, read_xml, size_bytes, text_of
 from stocktake.errors import InvalidData
 from stocktake.model.hypervisor import Guest

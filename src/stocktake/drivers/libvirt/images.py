@@ -1,5 +1,6 @@
 """
-Step 4, the disks: how large an image may grow. Law: only the header and the file's status are read, never a process.
+Step 4, the disks: how large an image may grow. Invariant: only the header and the file's status are read, never a
+process.
 
 The format is the one that the guest's definition states. It is never guessed: a guest may write another format's header
 into its raw disk.

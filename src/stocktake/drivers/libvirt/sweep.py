@@ -1,5 +1,6 @@
 """
-Step 4, one reading of everything a libvirt host says of itself. Law: a sweep either gives the whole host or fails.
+Step 4, one reading of everything a libvirt host says of itself. Invariant: a sweep either gives the whole host or
+fails.
 
 It runs in the connection's worker thread. What libvirt tells the changes of is kept until it does, so that a steady
 sweep is half a dozen calls, whatever the number of guests. Once in so many sweeps all is read anew and compared.

@@ -1,5 +1,5 @@
 """
-Step 4, which CPUs and which cells: NUMA as libvirt's capabilities tell it. Law: only CPUs that are online count.
+Step 4, which CPUs and which cells: NUMA as libvirt's capabilities tell it. Invariant: only CPUs that are online count.
 
 The rules are Nova's (release 34, nova/virt/libvirt/driver.py: `_get_vcpu_available`, `_get_pcpu_available`,
 `_get_host_numa_topology`). Where neither set is configured, a cell lists its CPUs as `pcpuset` too, as guests may be

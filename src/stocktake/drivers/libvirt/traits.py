@@ -1,5 +1,6 @@
 """
-Step 4, what the CPU can do, in the scheduler's words. Law: only standard traits (os-traits), only what libvirt says.
+Step 4, what the CPU can do, in the scheduler's words. Invariant: only standard traits (os-traits), only what libvirt
+says.
 
 The table is Nova's (release 34, nova/virt/libvirt/utils.py) with what it lacks: `pni` is how libvirt spells SSE3, and
 the traits of mitigations. Nova asks for the CPU model that its guests get by default; a trait here says what the host's

@@ -1,5 +1,5 @@
 """
-Step 4, what libvirt writes: XML into elements. Law: no DTD, no entity, no document over the limit is ever read.
+Step 4, what libvirt writes: XML into elements. Invariant: no DTD, no entity, no document over the limit is ever read.
 
 A guest's definition is partly its owner's text (title, metadata), so it is read as hostile input.
 """

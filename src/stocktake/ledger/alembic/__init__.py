@@ -1,1 +1,1 @@
-"""The schema's versions, run by `stocktake.ledger.schema`. Law: a version that was released never changes."""
+"""The schema's versions, run by `stocktake.ledger.schema`. Invariant: a version that was released never changes."""

@@ -1,1 +1,3 @@
-"""`/v1`: one file for each noun. Law: what a terminal shows and what a program gets are worked out in one place."""
+"""
+`/v1`: one file for each noun. Invariant: what a terminal shows and what a program gets are worked out in one place.
+"""

@@ -1,4 +1,7 @@
-"""What the server says of itself: whether it works, and what can be asked. Law: neither tells anything of the fleet."""
+"""
+What the server says of itself: whether it works, and what can be asked. Invariant: neither tells anything of the
+fleet.
+"""
 
 from typing import Any
 

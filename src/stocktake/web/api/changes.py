@@ -1,6 +1,6 @@
 """
-`/v1/ledger/changes`: an agent hears that promises on its host changed. Law: the ledger is watched once, however many
-listen.
+`/v1/ledger/changes`: an agent hears that promises on its host changed. Invariant: the ledger is watched once, however
+many listen.
 
 What is said is "read again", and nothing else. A stream ends after a while so that a token that was revoked is noticed;
 whoever opens one anew may have missed something, and reads again.

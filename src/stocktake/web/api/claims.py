@@ -1,5 +1,5 @@
 """
-`/v1/fit`, `/v1/claims` and what becomes of claims. Law: a "no" is 409 with every reason, in words and in numbers.
+`/v1/fit`, `/v1/claims` and what becomes of claims. Invariant: a "no" is 409 with every reason, in words and in numbers.
 
 A claim is named by its instance: by the uuid, or by a name that only one has.
 """
@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from stocktake.accounting.lifecycle import MoveKind
-from stocktake.candidates import candidates
 from stocktake.claims import Claimed, Refused, Request
+from stocktake.claims.base import LONGEST_S, NEVER_S
 from stocktake.claims.best import claim_on
-from stocktake.claims.desk import LONGEST_S, NEVER_S
+from stocktake.claims.candidates import candidates
 from stocktake.ledger import Ledger
 from stocktake.model.fitting import Limits
 from stocktake.model.value import Value

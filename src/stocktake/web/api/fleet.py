@@ -1,4 +1,7 @@
-"""`/v1/problems` and `/v1/services`: who looks after the fleet, and what is wrong in it. Law: the worst comes first."""
+"""
+`/v1/problems` and `/v1/services`: who looks after the fleet, and what is wrong in it. Invariant: the worst comes
+first.
+"""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`/v1/nodes/{node}/history`: what a node had and promised over time. Law: a row holds until the next one."""
+"""`/v1/nodes/{node}/history`: what a node had and promised over time. Invariant: a row holds until the next one."""
 
 from typing import Annotated
 

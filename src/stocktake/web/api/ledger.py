@@ -1,7 +1,8 @@
 """
-`/v1/ledger`: the door for agents, and for what commands read from afar. Law: an agent touches its own host's rows only.
+`/v1/ledger`: the door for agents, and for what commands read from afar. Invariant: an agent touches its own host's rows
+only.
 
-Every call of `stocktake.ledger.wire` is a route; who sends one is a program of ours, of the same version or nearly so.
+Every call of `stocktake.ledger.rpc` is a route; who sends one is a program of ours, of the same version or nearly so.
 """
 
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from stocktake.counting import Count
 from stocktake.errors import AccessDenied
-from stocktake.lapse import Lapse
 from stocktake.ledger import Ledger
-from stocktake.ledger.owned import HostLedger
-from stocktake.ledger.wire import CALLS, ROOT, StandingAsked, StandingSaid, Wire
+from stocktake.ledger.host_scope import HostLedger
+from stocktake.ledger.rpc import CALLS, ROOT, StandingAsked, StandingSaid, Wire
+from stocktake.refresh.claim_expiry import Lapse
+from stocktake.refresh.locked import Count
 from stocktake.web.calls import AGENTS, ANY_TOKEN, OPERATORS, Call, Route, route
 
 # What agents write all the time about nobody but themselves: the rows say so, the audit log need not.

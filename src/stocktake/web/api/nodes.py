@@ -1,12 +1,14 @@
-"""`/v1/nodes`: what each has, what is promised, what is left, and why. Law: reading asks the ledger, nobody else."""
+"""
+`/v1/nodes`: what each has, what is promised, what is left, and why. Invariant: reading asks the ledger, nobody else.
+"""
 
 from functools import partial
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from stocktake.notifications import open_bus
-from stocktake.removal import check_removable, remove
+from stocktake.refresh.node_removal import check_removable, remove
+from stocktake.report.notifications import open_bus
 from stocktake.views.choosing import Choice, called
 from stocktake.views.figures import Explained, explained
 from stocktake.views.finding import find_node

@@ -1,4 +1,7 @@
-"""`/v1/instances`, `/v1/migrations`, `/v1/orphans`: what is promised, and what is not. Law: the ledger's own words."""
+"""
+`/v1/instances`, `/v1/migrations`, `/v1/orphans`: what is promised, and what is not. Invariant: the ledger's own
+words.
+"""
 
 from typing import Annotated, Literal
 

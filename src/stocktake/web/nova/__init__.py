@@ -1,5 +1,6 @@
 """
-Nova's API as its clients know it, at `/compute`: hypervisors, services, hosts. Law: Nova's words, the ledger's figures.
+Nova's API as its clients know it, at `/compute`: hypervisors, services, hosts. Invariant: Nova's words, the ledger's
+figures.
 
 For `openstack` and openstacksdk without Keystone. What is not Nova's own concern here (servers, flavors, zones) is not
 there. See docs/howto/openstack-clients.md.

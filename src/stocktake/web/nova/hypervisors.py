@@ -1,5 +1,6 @@
 """
-os-hypervisors: nodes, in Nova's form of microversion 2.53 to 2.87. Law: MiB and GiB as recorded, what is reserved too.
+os-hypervisors: nodes, in Nova's form of microversion 2.53 to 2.87. Invariant: MiB and GiB as recorded, what is reserved
+too.
 
 A hypervisor's id is its node's uuid, which is its resource provider's. It is `up` while its service is, and `enabled`
 unless an operator disabled that.
@@ -22,8 +23,8 @@ from stocktake.model.value import Value
 from stocktake.model.workload import Service
 from stocktake.views.state import service_word
 from stocktake.web.calls import READERS, Call, Query, Reply, Text
+from stocktake.web.context import Web
 from stocktake.web.nova.versions import UUIDS, Link, answered, nova, version_asked
-from stocktake.web.parts import Web
 from stocktake.web.status import NotServed
 
 # Nova's own: a longer page is cut, and the next one linked.

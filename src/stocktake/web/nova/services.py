@@ -1,5 +1,6 @@
 """
-os-services, os-hosts and os-aggregates. Law: an agent is shown as what it stands for, `nova-compute` in zone `nova`.
+os-services, os-hosts and os-aggregates. Invariant: an agent is shown as what it stands for, `nova-compute` in zone
+`nova`.
 
 Scripts ask for that binary by its name. `forced_down` and `disabled` are the ledger's; the agent tells the scheduler
 with its next pass.
@@ -19,8 +20,8 @@ from stocktake.model.workload import Service as Agent
 from stocktake.views.finding import find_service
 from stocktake.views.state import service_word
 from stocktake.web.calls import OPERATORS, READERS, Call, Query, Reply, Text
+from stocktake.web.context import Web
 from stocktake.web.nova.versions import UUIDS, answered, nova, version_asked
-from stocktake.web.parts import Web
 from stocktake.web.status import NotServed
 
 BINARY = "nova-compute"

@@ -1,5 +1,6 @@
 """
-Discovery, microversions and errors. Law: what is advertised is what clients ask for, so it decides what they show.
+Discovery, microversions and errors. Invariant: what is advertised is what clients ask for, so it decides what they
+show.
 
 2.87 is the last microversion whose hypervisors have figures. The oldest has to be 2.1: clients take a feature for
 missing if it came before it.

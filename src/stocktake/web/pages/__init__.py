@@ -1,5 +1,5 @@
 """
-What people look at: the fleet, a node, where a machine fits, what is wrong. Law: pages read, and change nothing.
+What people look at: the fleet, a node, where a machine fits, what is wrong. Invariant: pages read, and change nothing.
 
 - The server writes the HTML (`templates/`); a page is whole without scripts. `static/stocktake.js` makes it live: it
   hears which nodes changed (`live.py`), asks for the page again and puts in what differs.

@@ -1,5 +1,6 @@
 """
-A machine as a person asks for it in a form. Law: pure; what can't be read is said with the field that it stands in.
+A machine as a person asks for it in a form. Invariant: pure; what can't be read is said with the field that it stands
+in.
 
 Fields say what the options of `stocktake fit` say, and mean the same extra specs of Nova's.
 """

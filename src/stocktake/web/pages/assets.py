@@ -1,4 +1,6 @@
-"""Style, script and icon. Law: their address changes with their content, so that a browser keeps them for good."""
+"""
+Style, script and icon. Invariant: their address changes with their content, so that a browser keeps them for good.
+"""
 
 from hashlib import blake2b
 from importlib.resources import files

@@ -1,5 +1,6 @@
 """
-What a node has of each resource, as a bar and as numbers that say why. Law: pure; a bar's parts are a node's entries.
+What a node has of each resource, as a bar and as numbers that say why. Invariant: pure; a bar's parts are a node's
+entries.
 """
 
 from collections.abc import Mapping, Sequence

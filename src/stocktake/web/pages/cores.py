@@ -1,5 +1,6 @@
 """
-A map of a node: sockets, cells, cores, and who is pinned to which CPU. Law: pure; a CPU is shown once, in its cell.
+A map of a node: sockets, cells, cores, and who is pinned to which CPU. Invariant: pure; a CPU is shown once, in its
+cell.
 """
 
 from collections.abc import Mapping, Sequence

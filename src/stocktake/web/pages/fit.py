@@ -1,10 +1,13 @@
-"""`/fit`: where a machine would go, and why not elsewhere. Law: the question is in the address; nothing is promised."""
+"""
+`/fit`: where a machine would go, and why not elsewhere. Invariant: the question is in the address; nothing is
+promised.
+"""
 
 from typing import Any
 
 from starlette.responses import Response
 
-from stocktake.candidates import candidates
+from stocktake.claims.candidates import candidates
 from stocktake.errors import InvalidInput, NotFound
 from stocktake.views.finding import find_node
 from stocktake.views.fitting import FitAnswer, answer_of, wanted_of

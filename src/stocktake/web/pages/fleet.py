@@ -1,4 +1,4 @@
-"""`/`: every node as a tile, what there is in all, filters. Law: a filter narrows tiles and sums alike."""
+"""`/`: every node as a tile, what there is in all, filters. Invariant: a filter narrows tiles and sums alike."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from stocktake.model.books import Entry
 from stocktake.views.choosing import Choice, Line, codes_of, machine
 from stocktake.views.state import states_of
 from stocktake.web.calls import READERS, Call, Query, route
+from stocktake.web.context import Web
 from stocktake.web.pages.frame import MEDIA, page, refused
 from stocktake.web.pages.tiles import TITLES, Tile, added, grouped, sold_by, tile_of
-from stocktake.web.parts import Web
 
 # Up to so many, a tile has its name in it.
 _NAMED_MAX = 300

@@ -1,5 +1,6 @@
 """
-What is round every page. Law: all text is escaped, nothing is loaded from elsewhere, no script or style is inline.
+What is round every page. Invariant: all text is escaped, nothing is loaded from elsewhere, no script or style is
+inline.
 """
 
 import gzip

@@ -1,5 +1,5 @@
 """
-`/live`: which nodes changed, as server-sent events. Law: the ledger is asked once a second, however many listen.
+`/live`: which nodes changed, as server-sent events. Invariant: the ledger is asked once a second, however many listen.
 
 It is not asked at all while nobody listens. A listener hears uuids, and asks for what it shows; one that was away hears
 nothing of what it missed, and asks for the whole page when it comes back. A stream ends after a while so that a token
@@ -20,8 +20,8 @@ from starlette.responses import Response, StreamingResponse
 from stocktake.errors import StocktakeError
 from stocktake.model.value import encode
 from stocktake.web.calls import READERS, Call, Stage, route
+from stocktake.web.context import Web
 from stocktake.web.pages.fleet import TILES_MAX
-from stocktake.web.parts import Web
 from stocktake.web.status import NotServed
 from stocktake.web.streams import ALIVE, HEADERS, MEDIA, either
 

@@ -1,4 +1,4 @@
-"""`/nodes/<name or uuid>`: everything about a node. Law: every number leads to why it is so, on the same page."""
+"""`/nodes/<name or uuid>`: everything about a node. Invariant: every number leads to why it is so, on the same page."""
 
 from collections.abc import Sequence
 from datetime import datetime

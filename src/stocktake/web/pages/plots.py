@@ -1,5 +1,5 @@
 """
-A figure over time, as a drawing. Law: pure; a point holds until the next one, and what is not known is not drawn.
+A figure over time, as a drawing. Invariant: pure; a point holds until the next one, and what is not known is not drawn.
 """
 
 from collections.abc import Iterable, Sequence

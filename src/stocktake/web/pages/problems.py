@@ -1,4 +1,4 @@
-"""`/problems`: all that is wrong in the fleet. Law: the worst comes first, each with what to do about it."""
+"""`/problems`: all that is wrong in the fleet. Invariant: the worst comes first, each with what to do about it."""
 
 from collections import Counter
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The pages on a page. Law: a page that is not in this list is not there."""
+"""The pages on a page. Invariant: a page that is not in this list is not there."""
 
 from stocktake.web.calls import Route
 from stocktake.web.pages import assets, fit, fleet, live, node, problems, signing

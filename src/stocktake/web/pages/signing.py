@@ -1,5 +1,5 @@
 """
-Signing in and out by a form. Law: the token goes into a cookie that no script and no other site gets hold of.
+Signing in and out by a form. Invariant: the token goes into a cookie that no script and no other site gets hold of.
 
 Who may is decided where every other call is looked at, by `auth`: the cookie is one more way to show a token.
 """

@@ -1,5 +1,6 @@
 """
-The fleet as tiles. Law: pure; a tile's colour is its scarcest resource, and what is promised in all is added up here.
+The fleet as tiles. Invariant: pure; a tile's colour is its scarcest resource, and what is promised in all is added up
+here.
 
 A resource is as scarce as what is promised of it is large, of what may be promised: what is not reserved, times the
 ratio (docs/accounting.md). A resource that a node has none of is left out.

@@ -1,4 +1,4 @@
-// Makes pages live: hears which nodes changed, asks for the page again, and puts in what differs. Law: whatever is put
+// Makes pages live: hears which nodes changed, asks for the page again, and puts in what differs. Invariant: whatever is put
 // in is what the server wrote; a page without this is whole, only still.
 "use strict";
 (() => {

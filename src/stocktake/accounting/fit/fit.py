@@ -1,0 +1,296 @@
+"""
+Step 6, does a machine fit a node. Invariant: what Placement would grant fits, nothing else does, and every lack is
+told.
+
+Rules: docs/accounting.md, "Whether a machine fits". Pure; where on the node it goes is `placing`'s.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from stocktake.accounting.fit.numa_request import NumaRequest, numa_request
+from stocktake.accounting.fit.pci_request import pci_requests
+from stocktake.accounting.fit.placement import Placed, place
+from stocktake.accounting.instances import MIB_PER_GIB, disk_mb
+from stocktake.accounting.pci import Table
+from stocktake.errors import InvalidData
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.fitting import Limits, NoRoom
+from stocktake.model.pci import PciAlias, PciRequest
+from stocktake.model.topology import GuestTopology
+from stocktake.model.value import Value
+from stocktake.model.workload import Flavor
+
+UNITS: Mapping[str, str] = {
+    "VCPU": "vCPUs",
+    "PCPU": "dedicated CPUs",
+    "MEMORY_MB": "MiB of memory",
+    "DISK_GB": "GiB of disk",
+}
+_TRAIT = re.compile(r"trait(?:[1-9][0-9]*)?:(.+)", re.ASCII)
+_AMOUNT = re.compile(r"resources(?:[1-9][0-9]*)?:(.+)", re.ASCII)
+_SHOWN_MAX = 40
+
+
+class Wanted(Value, frozen=True, kw_only=True):
+    """A machine that somebody wants, its flavor read: `required` and `forbidden` are traits of the node."""
+
+    flavor: Flavor
+    volume_backed: bool = False
+    numa: NumaRequest | None = None
+    pci: tuple[PciRequest, ...] = ()
+    required: frozenset[str] = frozenset()
+    forbidden: frozenset[str] = frozenset()
+
+
+class Room(Value, frozen=True, kw_only=True):
+    """
+    One resource class of a node, before and after.
+
+    Attributes:
+        asked, used, total: in the class's unit; disk may be part of a GiB. No machine may have more than `total`.
+        limit: the most that may be used in all; None is unlimited.
+    """
+
+    what: str
+    asked: float
+    used: float
+    total: float
+    limit: float | None
+
+    @property
+    def free(self) -> float | None:
+        """What may still be used, before the machine comes; negative if more is used than may be."""
+        return None if self.limit is None else self.limit - self.used
+
+    @property
+    def left(self) -> float | None:
+        """What may still be used once it is there."""
+        return None if self.free is None else self.free - self.asked
+
+
+def wanted(flavor: Flavor, aliases: Sequence[PciAlias], *, volume_backed: bool = False) -> Wanted:
+    """
+    Read all that a flavor asks for: figures, cells, PCI devices, traits.
+
+    Amounts of classes that the ledger keeps no books of (`resources:CUSTOM_X`) are refused: nobody here could say
+    whether they are there.
+
+    Raises:
+        InvalidData: an extra spec can't be read or contradicts another; `where` names it.
+    """
+    for spec in flavor.extra_specs:
+        amount = _AMOUNT.fullmatch(spec)
+        if amount is not None and amount[1] not in UNITS:
+            remedy = "Ask for PCI devices by pci_passthrough:alias; of other classes only the scheduler keeps books."
+            raise InvalidData(f"stocktake keeps no books of {amount[1][:_SHOWN_MAX]}", where=spec, remedy=remedy)
+    required, forbidden = _traits(flavor.extra_specs)
+    return Wanted(
+        flavor=flavor,
+        volume_backed=volume_backed,
+        numa=numa_request(flavor),
+        pci=pci_requests(flavor, aliases),
+        required=required,
+        forbidden=forbidden,
+    )
+
+
+def capacity(node: ComputeNode, entries: Sequence[Entry]) -> Limits:
+    """
+    Work out how far a node may be filled, so that what fits is what Placement would grant.
+
+    Placement grants (total - reserved) * ratio of each class beside what is reserved. It knows disk in whole GiB, each
+    holder's rounded up: what is lost by that is taken off, so that `fit` may go on counting MiB.
+    """
+    kept = [entry for entry in entries if entry.kind == "reserved"]
+    sold = _sold(node)
+
+    def most(what: str, reserved: int, ratio: float) -> int:
+        # Rounded down: amounts are whole, and a limit that is a hair too high or low would say otherwise.
+        return math.floor((sold[what] - min(reserved, sold[what])) * ratio)
+
+    reserved_cpus = sum(entry.vcpus for entry in kept)
+    reserved_mb = sum(entry.memory_mb for entry in kept)
+    reserved_gb = _whole_gb(sum(entry.disk_mb for entry in kept))
+    granted_gb = sum(_whole_gb(entry.disk_mb) for entry in entries if entry.kind != "reserved")
+    disk_used_mb = sum(entry.disk_mb for entry in entries)
+    return Limits(
+        vcpus=most("VCPU", reserved_cpus, node.cpu_allocation_ratio) + reserved_cpus,
+        pcpus=sold["PCPU"],
+        memory_mb=most("MEMORY_MB", reserved_mb, node.ram_allocation_ratio) + reserved_mb,
+        disk_gb=disk_used_mb / MIB_PER_GIB + most("DISK_GB", reserved_gb, node.disk_allocation_ratio) - granted_gb,
+        numa_cpu_ratio=node.cpu_allocation_ratio,
+        numa_ram_ratio=node.ram_allocation_ratio,
+    )
+
+
+def rooms(
+    node: ComputeNode,
+    entries: Sequence[Entry],
+    wanted: Wanted,
+    limits: Limits | None,
+    *,
+    placed: GuestTopology | None = None,
+) -> tuple[Room, ...]:
+    """
+    Compare what is asked of each class of a node with what is used and what may be.
+
+    A node that sells CPUs to be pinned apart has them as `PCPU`, and a guest's shared vCPUs alone as `VCPU`; on any
+    other all are `VCPU` (docs/decisions/0009).
+
+    Args:
+        placed: the machine's cells there, if they are known: one that isolates takes the rest of its cores too.
+    """
+    limits = limits or Limits()
+    apart = _sells_pinned(node)
+    flavor = wanted.flavor
+    pinned, shared = _cpus(wanted) if apart else (0, flavor.vcpus)
+    if apart and placed is not None:
+        pinned = _taken_cpus(placed, node)
+    if apart:
+        takes = [take for entry in entries for take in entry.cells]
+        pcpus_used = sum(len(take.pinned_cpus) for take in takes)
+        vcpus_used = sum(take.vcpus for take in takes) + sum(entry.vcpus for entry in entries if not entry.cells)
+    else:
+        pcpus_used, vcpus_used = 0, sum(entry.vcpus for entry in entries)
+    disk_gb = disk_mb(flavor, volume_backed=wanted.volume_backed) / MIB_PER_GIB
+    figures = (
+        ("VCPU", shared, vcpus_used, limits.vcpus),
+        ("PCPU", pinned, pcpus_used, limits.pcpus),
+        ("MEMORY_MB", flavor.memory_mb, sum(entry.memory_mb for entry in entries), limits.memory_mb),
+        ("DISK_GB", disk_gb, sum(entry.disk_mb for entry in entries) / MIB_PER_GIB, limits.disk_gb),
+    )
+    sold = _sold(node)
+    return tuple(
+        Room(what=what, asked=asked, used=used, total=sold[what], limit=limit) for what, asked, used, limit in figures
+    )
+
+
+def fit(
+    node: ComputeNode,
+    entries: Sequence[Entry],
+    wanted: Wanted,
+    *,
+    table: Table,
+    limits: Limits | None,
+    pack: bool = False,
+) -> Placed | tuple[NoRoom, ...]:
+    """
+    Find a place for a machine on a node, or say all that is missing.
+
+    Args:
+        entries: what makes the node's figures.
+        table: the node's tracked PCI devices.
+        limits: `capacity` for what Placement would grant; None, of a dimension or of all, is unlimited.
+        pack: take the fullest host cells first; otherwise the emptiest.
+    """
+    missing = [reason for room in rooms(node, entries, wanted, limits) for reason in _short(room)]
+    missing += _unlike(node, wanted)
+    found = place(
+        wanted.numa,
+        wanted.pci,
+        node.numa_topology,
+        table,
+        pools=node.pci_device_pools,
+        limits=limits,
+        pack=pack,
+    )
+    if not isinstance(found, Placed):
+        return (*missing, *found)
+    return tuple(missing) or found
+
+
+def _traits(specs: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Read which traits a node has to have, and which not (Nova's `trait:NAME=required|forbidden`)."""
+    said: dict[str, set[str]] = {"required": set(), "forbidden": set()}
+    for spec, word in specs.items():
+        found = _TRAIT.fullmatch(spec)
+        if found is None:
+            continue
+        if word not in said:
+            raise InvalidData(f"{word[:_SHOWN_MAX]!r} is none of required, forbidden", where=spec)
+        said[word].add(found[1])
+    if both := sorted(said["required"] & said["forbidden"]):
+        raise InvalidData(f"{both[0][:_SHOWN_MAX]} is both required and forbidden", where=f"trait:{both[0]}")
+    return frozenset(said["required"]), frozenset(said["forbidden"])
+
+
+def _sells_pinned(node: ComputeNode) -> bool:
+    return "PCPU" in node.owned_classes
+
+
+def _sold(node: ComputeNode) -> dict[str, int]:
+    """Count what the scheduler is told that there is, as placement.desired does."""
+    vcpus, pcpus = node.vcpus, 0
+    if node.numa_topology is not None:
+        cells = node.numa_topology.cells
+        vcpus = len(frozenset[int]().union(*(cell.cpuset for cell in cells)))
+        pcpus = len(frozenset[int]().union(*(cell.pcpuset for cell in cells))) if _sells_pinned(node) else 0
+    totals = {"VCPU": vcpus, "PCPU": pcpus, "MEMORY_MB": node.memory_mb, "DISK_GB": node.local_gb}
+    # A node that was reported sells what it was reported with; bare metal, for one, sells itself and no part of it.
+    told = node.owned_classes
+    return {what: total if not told or what in told else 0 for what, total in totals.items()}
+
+
+def _cpus(wanted: Wanted) -> tuple[int, int]:
+    """Count the CPUs to be pinned, one for isolated emulator threads among them, and the shared ones."""
+    if wanted.numa is None:
+        return 0, wanted.flavor.vcpus
+    dedicated = sum(len(cell.pcpuset) for cell in wanted.numa.cells)
+    return dedicated + int(wanted.numa.emulator_threads == "isolate"), wanted.flavor.vcpus - dedicated
+
+
+def _taken_cpus(placed: GuestTopology, node: ComputeNode) -> int:
+    """Count the host CPUs that nobody else can be pinned to any more, as accounting.numa does."""
+    assert node.numa_topology is not None, "a machine that has cells there is on some of the node's"
+    cells = {cell.id: cell for cell in node.numa_topology.cells}
+    taken: frozenset[int] = frozenset()
+    for guest in placed.cells:
+        cell = cells[guest.id]
+        own = frozenset((guest.cpu_pinning or {}).values()) | (guest.cpuset_reserved or frozenset())
+        if guest.cpu_thread_policy == "isolate":
+            own = own.union(*(core for core in cell.siblings if core & own))
+        taken |= own & cell.pcpuset
+    return len(taken)
+
+
+def _whole_gb(size_mb: int) -> int:
+    """Give GiB, rounded up, as Placement is told."""
+    return -(-size_mb // MIB_PER_GIB)
+
+
+def _short(room: Room) -> Iterator[NoRoom]:
+    """Say that a class ran out, if it did; what is not asked for is never short."""
+    if room.limit is None or room.free is None or not room.asked:
+        return
+    free = max(_down(room.free), 0)
+    if room.asked > room.total:
+        total, free = room.total, min(free, room.total)
+        told = f"{_number(total)} may be had by one machine"
+    elif room.asked > room.free:
+        total = max(_down(room.limit), 0)
+        told = f"{_number(free)} left of {_number(total)}"
+    else:
+        return
+    text = f"{_number(room.asked)} {UNITS[room.what]} wanted, {told}"
+    yield NoRoom(what=room.what, asked=room.asked, free=free, total=total, text=text)
+
+
+def _down(number: float) -> float:
+    """Round down to three digits after the point: a part of a GiB is told, and never too much of it."""
+    return math.floor(number * 1000) / 1000
+
+
+def _number(number: float) -> str:
+    """Write a number with thousands apart and without needless zeros."""
+    return f"{number:,.3f}".rstrip("0").rstrip(".")
+
+
+def _unlike(node: ComputeNode, wanted: Wanted) -> Iterator[NoRoom]:
+    """Name the traits that the node lacks, and those that it must not have."""
+    for name in sorted(wanted.required - node.traits):
+        yield NoRoom(what=f"trait.{name}", asked=1, free=0, total=0, text=f"the node has no trait {name}")
+    for name in sorted(wanted.forbidden & node.traits):
+        text = f"the node has the trait {name}, which is forbidden"
+        yield NoRoom(what=f"trait.{name}", asked=0, free=1, total=1, text=text)

@@ -1,0 +1,336 @@
+"""
+Step 1: when. Invariant: a pass that fails never takes the next one with it, and events only say "look again, now".
+
+Every `update_resources_interval` seconds, and soon after the driver or the ledger says that something happened, the
+agent runs a refresh, one at a time; between passes it says that it lives. What happens in between never moves the
+periodic pass. SIGTERM ends it between two steps, SIGHUP reads the settings again.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+
+from stocktake import __version__
+from stocktake.agent.health import Watch
+from stocktake.agent.wakeups import Counts, Wakes
+from stocktake.clock import Clock, cpu_s
+from stocktake.drivers.base import Remembering, Watching
+from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
+from stocktake.refresh.cache import Memory
+from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.run import refresh
+from stocktake.report.readback import ReadBack
+
+LOG = logging.getLogger(__name__)
+
+# Within so many periodic passes every node is read back from the scheduler, whose generations don't show every change.
+READ_BACK_PASSES = 30
+# Within about so many periodic passes old history of every node is dropped.
+THIN_PASSES = 60
+BACK_OFF_FIRST_S = 1.0
+BACK_OFF_LONGEST_S = 60.0
+
+
+class Journal:
+    """Says what is wrong once, when it begins, and once when it is over."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}
+
+    def note(self, about: str, error: StocktakeError | None) -> None:
+        """Log a change of state of a node or a part."""
+        now = error.code if error else ""
+        before = self._last.get(about, "")
+        if now == before:
+            return
+        self._last[about] = now
+        if error is not None:
+            LOG.error("%s: %s", about, error, extra={"about": about, "code": error.code})
+        else:
+            LOG.info("%s: fine again", about, extra={"about": about, "code": before})
+
+    def note_pass(self, result: Pass) -> None:
+        """Log what changed with the nodes of a pass."""
+        for name in {*result.nodes, *result.failed, *result.unsynced}:
+            self.note(name, result.failed.get(name) or result.unsynced.get(name))
+        for name, why in result.kept.items():
+            if self._last.get(f"{name} kept") != why:
+                LOG.warning("%s is no longer reported and is kept: %s", name, why, extra={"about": name})
+            self._last[f"{name} kept"] = why
+
+
+class Agent:
+    """
+    The loop beside a hypervisor.
+
+    Args:
+        open_parts: reads the settings and opens the parts; called at the start and again on SIGHUP.
+        jitter: gives numbers in [0, 1): a fleet must not beat in step.
+        watch: is told how it goes; None tells nobody.
+        busy_s: gives the CPU seconds that this process has taken.
+    """
+
+    def __init__(
+        self,
+        open_parts: Callable[[], Parts],
+        clock: Clock,
+        jitter: Callable[[], float],
+        watch: Watch | None = None,
+        busy_s: Callable[[], float] = cpu_s,
+    ) -> None:
+        self._open = open_parts
+        self._clock = clock
+        self._jitter = jitter
+        self._wake = threading.Event()
+        self._wakes = Wakes(clock, self._wake.set, busy_s)
+        self._stopping = False
+        self._reloading = False
+        self._now = False
+        self._failures = 0
+        self._thinned = 0
+        self._due_s: float | None = None
+        self._beat_due_s = 0.0
+        self._journal = Journal()
+        self._memory = Memory()
+        self._read_back = ReadBack(clock)
+        self._checked = (0, 0)
+        self._watch = watch or Watch(clock)
+
+    @property
+    def counts(self) -> Counts:
+        """What happened since the start."""
+        return self._wakes.counts
+
+    def wake(self) -> None:
+        """Look again soon: somebody saw something change. For any thread, any number of times; it never waits."""
+        self._wakes.wake()
+
+    def stop(self) -> None:
+        """End after the step at hand."""
+        self._stopping = True
+        self._watch.stops()
+        self._wake.set()
+
+    def reload(self) -> None:
+        """Read the settings again before the next pass, which is now."""
+        self._reloading = True
+        self._now = True
+        self._watch.reloads()
+        self._wake.set()
+
+    def catch_signals(self) -> None:
+        """Let SIGTERM and SIGINT stop, and SIGHUP reload; for the main thread."""
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            self.reload() if number == signal.SIGHUP else self.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, on_signal)
+
+    def run(self) -> None:
+        """
+        Run until stopped.
+
+        Raises:
+            IdentityError: this host is not who the ledger says it is.
+            SettingsError: the settings at the start can't be used.
+        """
+        try:
+            self._run()
+        finally:
+            self._watch.close()
+
+    def _run(self) -> None:
+        parts = self._opened_at_last()
+        first = True
+        self._due_s = self._clock.monotonic_s()
+        while parts is not None and self._sleep(parts):
+            if self._reloading:
+                self._reloading = False
+                parts = self._reopened(parts)
+                self._memory, self._checked = Memory(), (0, 0)
+                self._watch.settled(parts.settings)
+                self._due_s = self._clock.monotonic_s()
+            began_s = self._clock.monotonic_s()
+            periodic = self._due_s is not None and self._due_s <= began_s
+            interval_s = parts.settings.refresh_interval_s
+            events, coalesced = self._wakes.begin(periodic=periodic)
+            parts.telemetry.events(events)
+            parts.telemetry.coalesced(coalesced)
+            fine = self._one_pass(parts, periodic=periodic)
+            self._count_lies(parts)
+            self._wakes.end(settling=isinstance(parts.driver, Watching) and parts.driver.settling())
+            self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
+            first = False
+        if parts is not None:
+            close(parts)
+
+    def _one_pass(self, parts: Parts, *, periodic: bool) -> bool:
+        """Run one refresh; say whether all went well."""
+        result = Pass()
+        stop = partial(self._between_steps, parts, result)
+        self._watch.begins()
+        try:
+            refresh(parts, stop=stop, into=result, memory=self._memory)
+        except IdentityError as error:
+            self._watch.refused(error)
+            close(parts)
+            raise
+        except StocktakeError as error:
+            self._watch.passed(result, error)
+            self._journal.note("pass", error)
+            # A driver chosen by what answered is chosen again: its hypervisor may be the one that is back.
+            auto = parts.settings.compute_driver == "auto"
+            self._reloading = self._reloading or (auto and isinstance(error, DriverUnreachable))
+            return False
+        self._watch.passed(result, None)
+        self._journal.note("pass", None)
+        self._journal.note_pass(result)
+        self._read_back.know(node.uuid for node in result.nodes.values())
+        if periodic:
+            self._thin_history(parts, result)
+        steps = {step: round(took_s, 4) for step, took_s in result.seconds.items()}
+        LOG.debug("passed", extra={"periodic": periodic, **steps})
+        return result.fine
+
+    def _count_lies(self, parts: Parts) -> None:
+        """Count what a driver that keeps what it read found out about it."""
+        if isinstance(parts.driver, Remembering):
+            checks, lies = parts.driver.cache_checks, parts.driver.cache_lies
+            before, self._checked = self._checked, (checks, lies)
+            parts.telemetry.cache_checked(checks - before[0], lies=lies - before[1])
+
+    def _between_steps(self, parts: Parts, result: Pass) -> bool:
+        """Say that the pass goes on; say whether it is to stop."""
+        self._watch.alive()
+        # A long pass is no silence; once it has counted it has seen that we are who we say.
+        if "tally" in result.seconds:
+            self._beat(parts)
+        return self._stopping
+
+    def _next_due(
+        self, began_s: float, interval_s: float | None, *, fine: bool, periodic: bool, first: bool
+    ) -> float | None:
+        """When to run next if nothing happens: None if the periodic pass is off and nothing has to be tried again."""
+        self._failures = 0 if fine else self._failures + 1
+        due_s = self._due_s
+        if self._failures:
+            back_off_s = min(interval_s or BACK_OFF_LONGEST_S, BACK_OFF_FIRST_S * 2.0 ** min(self._failures - 1, 10))
+            again_s = self._clock.monotonic_s() + back_off_s * (0.5 + self._jitter() / 2)
+            return again_s if periodic or due_s is None else min(due_s, again_s)
+        if not periodic:
+            return due_s
+        if interval_s is None:
+            return None
+        # From when it was due, not from when it began, so that a pass in its way does not move all those to come.
+        from_s = began_s if due_s is None or due_s + interval_s <= began_s else due_s
+        return from_s + (interval_s * self._jitter() if first else interval_s)
+
+    def _sleep(self, parts: Parts) -> bool:
+        """Wait until a pass is due, or asked for, saying meanwhile that we live; False once stopped."""
+        while not self._stopping:
+            self._watch.alive()
+            self._beat(parts)
+            self._read_some_back(parts)
+            # In this order: whoever wakes us has said before what for.
+            self._wake.clear()
+            if self._stopping:
+                return False
+            if self._now:
+                self._now = False
+                return True
+            now_s = self._clock.monotonic_s()
+            answer_s = self._wakes.due_s(parts.settings.event_settle_s)
+            due_s = min((due_s for due_s in (self._due_s, answer_s) if due_s is not None), default=None)
+            if due_s is not None and due_s <= now_s:
+                return True
+            beat_s = min(parts.settings.report_interval, self._watch.sign_s)
+            self._clock.wait(self._wake, beat_s if due_s is None else min(beat_s, due_s - now_s))
+        return False
+
+    def _thin_history(self, parts: Parts, result: Pass) -> None:
+        """Drop old history of some of the nodes, the next ones each time: of all within an hour or so."""
+        uuids = sorted(node.uuid for node in result.nodes.values())
+        some = uuids[self._thinned % len(uuids) :][: -(-len(uuids) // THIN_PASSES)] if uuids else []
+        self._thinned += len(some)
+        try:
+            parts.ledger.thin_history(some)
+        except StocktakeError as error:
+            self._journal.note("history", error)
+        else:
+            self._journal.note("history", None)
+
+    def _read_some_back(self, parts: Parts) -> None:
+        """Read back the nodes whose turn it is, unless somebody wakes us; what is not as it was gets a pass."""
+        interval_s = parts.settings.refresh_interval_s
+        if interval_s is None:
+            return
+        try:
+            same = self._read_back.run(parts.scheduler, interval_s * READ_BACK_PASSES, self._wake.is_set)
+        except StocktakeError as error:
+            self._journal.note("read back", error)
+            return
+        self._journal.note("read back", None)
+        if not same:
+            self.wake()
+
+    def _beat(self, parts: Parts) -> None:
+        """Say that we live, once per `report_interval`; not before a pass has seen that we are who we say."""
+        if self.counts.passes == 0 or self._clock.monotonic_s() < self._beat_due_s:
+            return
+        self._beat_due_s = self._clock.monotonic_s() + parts.settings.report_interval
+        try:
+            parts.ledger.heartbeat(parts.rules.host, version=__version__)
+        except StocktakeError as error:
+            self._watch.failed(error)
+            self._journal.note("heartbeat", error)
+        else:
+            self._watch.answered("ledger")
+            self._journal.note("heartbeat", None)
+
+    def _opened_at_last(self) -> Parts | None:
+        """Open the parts, trying again for as long as one of them can't be reached; None once stopped."""
+        tries = 0
+        while not self._stopping:
+            try:
+                parts = self._watched(self._open())
+            except Unreachable as error:
+                self._watch.waits(error)
+                self._journal.note("start", error)
+                tries += 1
+                self._clock.wait(self._wake, min(BACK_OFF_LONGEST_S, BACK_OFF_FIRST_S * 2.0 ** min(tries - 1, 10)))
+                self._wake.clear()
+            else:
+                self._watch.settled(parts.settings)
+                return parts
+        return None
+
+    def _watched(self, parts: Parts) -> Parts:
+        """Have the parts that can say when something happens say it."""
+        if isinstance(parts.driver, Watching):
+            parts.driver.watch(self.wake)
+        parts.ledger.watch(parts.rules.host, self.wake)
+        return parts
+
+    def _reopened(self, parts: Parts) -> Parts:
+        """Take the new settings, or keep the old ones if they can't be used."""
+        try:
+            opened = self._watched(self._open())
+        except StocktakeError as error:
+            LOG.error("the settings stay as they were: %s", error)  # noqa: TRY400 - the message says it all
+            return parts
+        close(parts)
+        LOG.info("the settings were read again")
+        return opened
+
+
+def close(parts: Parts) -> None:
+    """Close what the parts hold open."""
+    parts.driver.close()
+    parts.ledger.close()
+    parts.scheduler.close()
+    if parts.bus is not None:
+        parts.bus.close()

@@ -1,0 +1,187 @@
+"""
+What is kept of the passes for those who watch: a few numbers per node. Invariant: pure; a pass in, the new figures out.
+
+Records are large and many; between passes only what is shown is kept.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from stocktake.errors import DriverUnreachable, LedgerUnreachable, PlacementUnreachable, StocktakeError
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.value import Value, replace
+from stocktake.refresh.context import Pass
+
+HOLDERS = ("instance", "migration", "orphan", "misplaced")
+
+
+class Reserved(Value, frozen=True, kw_only=True):
+    """What is kept for the host itself: CPUs, MiB, MiB."""
+
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+
+
+class NodeFigures(Value, frozen=True, kw_only=True):
+    """
+    One node as it is shown: MiB, GiB, whole CPUs.
+
+    Attributes:
+        reserved, holders: None and empty for a record that this agent has not tallied yet.
+        holders: how many entries of each kind.
+        problems: how many of each code and severity.
+        running_guests: None if the driver can't list guests.
+        stale: the last try to refresh it failed; the figures are older.
+        updated_at_s: when the record last changed, seconds since 1970.
+        refreshed_at_s: when this agent last refreshed it well, seconds since 1970; None for never.
+    """
+
+    uuid: str
+    hypervisor_type: str = ""
+    vcpus: int
+    vcpus_used: int
+    memory_mb: int
+    memory_mb_used: int
+    local_gb: int
+    local_gb_used: int
+    disk_available_least: int | None = None
+    cpu_allocation_ratio: float
+    ram_allocation_ratio: float
+    disk_allocation_ratio: float
+    reserved: Reserved | None = None
+    holders: Mapping[str, int] = {}
+    problems: Mapping[tuple[str, str], int] = {}
+    running_guests: int | None = None
+    stale: bool = False
+    updated_at_s: float | None = None
+    refreshed_at_s: float | None = None
+
+
+class Life(Value, frozen=True, kw_only=True):
+    """
+    How the agent does. Ages are by a steady clock (`_s`), times by the calendar (`_at_s`, seconds since 1970).
+
+    Attributes:
+        started_s, started_at_s: when the agent started.
+        interval_s: the time between passes; None if the periodic pass is off.
+        limit_s: after how long without a completed pass the agent is not healthy.
+        began_s: when the pass under way began; None if none is.
+        completed_s, completed_at_s: when a pass last ended without an error of its own.
+        ended_at_s, took_s: when a pass last ended, however, and how long it took.
+        parts: what is wrong with the driver, the ledger and Placement; empty text if nothing.
+        nodes: by name.
+    """
+
+    started_s: float
+    started_at_s: float
+    interval_s: float | None = None
+    limit_s: float = 0.0
+    began_s: float | None = None
+    completed_s: float | None = None
+    completed_at_s: float | None = None
+    ended_at_s: float | None = None
+    took_s: float | None = None
+    parts: Mapping[str, str] = {}
+    nodes: Mapping[str, NodeFigures] = {}
+
+
+def after(
+    before: Mapping[str, NodeFigures], result: Pass, error: StocktakeError | None, now_at_s: float
+) -> dict[str, NodeFigures]:
+    """
+    Work out the nodes' figures after a pass.
+
+    Args:
+        error: what ended the pass; None if it completed.
+        now_at_s: the time, in seconds since 1970.
+    """
+    figures = dict(before)
+    for row in result.known:
+        figures.setdefault(row.hypervisor_hostname, _figures(row, stale=row.failure is not None))
+    if error is not None:
+        return {name: replace(one, stale=True) for name, one in figures.items()}
+    for name, record in result.nodes.items():
+        figures[name] = _figures(
+            record,
+            entries=result.entries.get(name, ()),
+            running_guests=result.guests.get(name),
+            refreshed_at_s=now_at_s,
+        )
+    for name in (*result.failed, *result.kept):
+        if name in figures:
+            figures[name] = replace(figures[name], stale=True)
+    ours = {row.hypervisor_hostname for row in result.known} | result.nodes.keys()
+    return {name: one for name, one in figures.items() if name in ours and name not in result.deleted}
+
+
+def parts_after(before: Mapping[str, str], result: Pass, error: StocktakeError | None) -> dict[str, str]:
+    """
+    Say which parts answered in a pass, and what is wrong with those that did not.
+
+    A pass that ended early says nothing of the parts that it did not come to.
+    """
+    if error is not None:
+        # These steps go through only with an answer.
+        answered = {part: "" for part, step in (("ledger", "read"), ("driver", "list")) if step in result.seconds}
+        return {**before, **answered, **_away(error)}
+    parts = {**before, "driver": "", "ledger": ""}
+    if result.nodes:
+        # Without a saved record nobody asks Placement.
+        parts["placement"] = ""
+    silent = [one for one in result.failed.values() if isinstance(one, DriverUnreachable)]
+    # One machine of many that does not answer is that node's trouble.
+    if silent and len(silent) == len(result.failed) and not result.nodes:
+        parts |= _away(silent[0])
+    for one in result.unsynced.values():
+        if isinstance(one, PlacementUnreachable):
+            parts |= _away(one)
+    return parts
+
+
+def _away(error: StocktakeError) -> dict[str, str]:
+    kinds = {"driver": DriverUnreachable, "ledger": LedgerUnreachable, "placement": PlacementUnreachable}
+    return {part: str(error) for part, kind in kinds.items() if isinstance(error, kind)}
+
+
+def _figures(
+    record: ComputeNode,
+    *,
+    entries: Sequence[Entry] = (),
+    running_guests: int | None = None,
+    stale: bool = False,
+    refreshed_at_s: float | None = None,
+) -> NodeFigures:
+    kinds: Counter[str] = Counter(entry.kind for entry in entries)
+    return NodeFigures(
+        uuid=record.uuid,
+        hypervisor_type=record.hypervisor_type or "",
+        vcpus=record.vcpus,
+        vcpus_used=record.vcpus_used,
+        memory_mb=record.memory_mb,
+        memory_mb_used=record.memory_mb_used,
+        local_gb=record.local_gb,
+        local_gb_used=record.local_gb_used,
+        disk_available_least=record.disk_available_least,
+        cpu_allocation_ratio=record.cpu_allocation_ratio,
+        ram_allocation_ratio=record.ram_allocation_ratio,
+        disk_allocation_ratio=record.disk_allocation_ratio,
+        reserved=_reserved(entries),
+        holders={kind: kinds[kind] for kind in HOLDERS} if entries else {},
+        problems=dict(Counter((problem.code, problem.severity) for problem in record.problems)),
+        running_guests=running_guests,
+        stale=stale,
+        updated_at_s=record.updated_at.timestamp() if record.updated_at else None,
+        refreshed_at_s=refreshed_at_s,
+    )
+
+
+def _reserved(entries: Sequence[Entry]) -> Reserved | None:
+    if not entries:
+        return None
+    kept = [entry for entry in entries if entry.kind == "reserved"]
+    return Reserved(
+        vcpus=sum(entry.vcpus for entry in kept),
+        memory_mb=sum(entry.memory_mb for entry in kept),
+        disk_mb=sum(entry.disk_mb for entry in kept),
+    )

@@ -1,0 +1,182 @@
+"""
+Step 4, where a guest sits: its cells, pinned CPUs and pages, read from its definition. Invariant: only what binds it
+counts.
+
+A vCPU is pinned (dedicated) if its affinity is one host CPU, and floats (shared) otherwise. A guest cell sits on a host
+cell if numatune, its pinned CPUs or the want of any other cell say so; what may sit anywhere takes of no cell.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+from xml.etree.ElementTree import Element
+
+from stocktake.drivers.libvirt.xml import cpu_set, number, scaled_bytes, size_bytes
+from stocktake.model.topology import CpuPolicy, GuestCell, GuestTopology
+from stocktake.model.value import Value
+
+MIB = 1024**2
+
+
+class Layout(Value, frozen=True, kw_only=True):
+    """
+    The host as far as placing a guest needs it.
+
+    Attributes:
+        cell_by_cpu: which cell each host CPU is in; empty without NUMA.
+        cells: ids of the host's cells.
+        huge_kb: the size of a huge page where a definition doesn't say, KiB.
+    """
+
+    cell_by_cpu: Mapping[int, int]
+    cells: frozenset[int]
+    huge_kb: int | None
+
+
+class _Part(NamedTuple):
+    """A share of the guest that sits on one host cell."""
+
+    host_cell: int
+    vcpus: frozenset[int]
+    memory_bytes: int
+    pagesize_kb: int | None
+
+
+def guest_topology(domain: Element, vcpus: frozenset[int], layout: Layout) -> GuestTopology | None:
+    """
+    Read where a guest sits; memory in MiB, rounded up in each cell.
+
+    None if nothing binds it: no cells, no pinned CPU and no huge pages; or none of it to a cell of this host.
+
+    Args:
+        vcpus: ids of the vCPUs that it uses.
+
+    Raises:
+        InvalidData: a number or set can't be read.
+    """
+    affinity = _affinity(domain, vcpus)
+    pins = {vcpu: min(cpus) for vcpu, cpus in affinity.items() if len(cpus) == 1}
+    guest_cells = domain.findall("./cpu/numa/cell")
+    if guest_cells:
+        parts = _parts_of_cells(domain, guest_cells, vcpus, pins, layout)
+    elif pins or domain.find("./memoryBacking/hugepages") is not None:
+        parts = _parts_of_whole(domain, affinity, vcpus, layout)
+    else:
+        parts = []
+    cells = tuple(_guest_cell(part, pins) for part in parts)
+    return GuestTopology(cells=cells) if cells else None
+
+
+def _guest_cell(part: _Part, pins: Mapping[int, int]) -> GuestCell:
+    pinning = {vcpu: pins[vcpu] for vcpu in sorted(part.vcpus & pins.keys())}
+    floating = part.vcpus - frozenset(pinning)
+    policy: CpuPolicy = "shared" if not pinning else "mixed" if floating else "dedicated"
+    return GuestCell(
+        id=part.host_cell,
+        cpuset=floating,
+        pcpuset=frozenset(pinning),
+        memory_mb=-(-part.memory_bytes // MIB),
+        pagesize_kb=part.pagesize_kb,
+        cpu_pinning=pinning or None,
+        cpu_policy=policy,
+    )
+
+
+def _affinity(domain: Element, vcpus: frozenset[int]) -> dict[int, frozenset[int]]:
+    """Say which host CPUs each vCPU may run on; a vCPU that may run on any is left out."""
+    vcpu = domain.find("vcpu")
+    everywhere = cpu_set(None if vcpu is None else vcpu.get("cpuset"), what="vcpu's cpuset")
+    affinity = dict.fromkeys(vcpus, everywhere) if everywhere else {}
+    for pin in domain.findall("./cputune/vcpupin"):
+        pinned = number(pin.get("vcpu"), what="vcpupin's vcpu")
+        if pinned in vcpus:
+            affinity[pinned] = cpu_set(pin.get("cpuset"), what="vcpupin's cpuset")
+    return affinity
+
+
+def _parts_of_cells(
+    domain: Element, guest_cells: list[Element], vcpus: frozenset[int], pins: Mapping[int, int], layout: Layout
+) -> list[_Part]:
+    memnodes = {
+        number(node.get("cellid"), what="memnode's cellid"): _only(node.get("nodeset"))
+        for node in domain.findall("./numatune/memnode")
+    }
+    parts: list[_Part] = []
+    for position, cell in enumerate(guest_cells):
+        cell_id = number(cell.get("id", str(position)), what="a cell's id")
+        own = cpu_set(cell.get("cpus"), what="a cell's cpus") & vcpus
+        host_cell = memnodes.get(cell_id)
+        if host_cell is None:
+            host_cell = _home(domain, {pins[vcpu] for vcpu in own & pins.keys()}, layout)
+        if host_cell is not None:
+            memory = scaled_bytes(cell.get("memory"), cell.get("unit"), what="a cell's memory")
+            parts.append(_Part(host_cell, own, memory, _pagesize_kb(domain, cell_id, layout)))
+    return parts
+
+
+def _home(domain: Element, pinned_to: set[int], layout: Layout) -> int | None:
+    """Say which host cell binds a guest or a part of it: numatune's, that of its pins, or the only one there is."""
+    bound = _bound(domain)
+    if bound is not None:
+        return bound
+    cells = {layout.cell_by_cpu[cpu] for cpu in pinned_to if cpu in layout.cell_by_cpu} or layout.cells
+    return min(cells) if len(cells) == 1 else None
+
+
+def _bound(domain: Element) -> int | None:
+    tuned = domain.find("./numatune/memory")
+    return None if tuned is None else _only(tuned.get("nodeset"))
+
+
+def _parts_of_whole(
+    domain: Element, affinity: Mapping[int, frozenset[int]], vcpus: frozenset[int], layout: Layout
+) -> list[_Part]:
+    """
+    Divide a guest without cells of its own by the host cells that its CPUs are in.
+
+    Its memory is where numatune binds it, else it is divided as its vCPUs are, rounded up (the kernel takes a page from
+    the cell of the CPU that first writes to it).
+    """
+    pinned_to = {min(cpus) for cpus in affinity.values() if len(cpus) == 1}
+    home = _home(domain, pinned_to, layout)
+    by_cell: dict[int, set[int]] = {}
+    for vcpu in vcpus:
+        may_be_in = {layout.cell_by_cpu.get(cpu) for cpu in affinity.get(vcpu, ())}
+        cell = may_be_in.pop() if len(may_be_in) == 1 else home
+        if cell is not None:
+            by_cell.setdefault(cell, set()).add(vcpu)
+    memory = size_bytes(domain.find("memory"), what="memory")
+    bound = _bound(domain)
+    if bound is not None:
+        by_cell.setdefault(bound, set())
+    pagesize_kb = _pagesize_kb(domain, 0, layout)
+    parts: list[_Part] = []
+    for cell, own in sorted(by_cell.items()):
+        share = -(-memory * len(own) // max(len(vcpus), 1)) if bound is None else memory if cell == bound else 0
+        parts.append(_Part(cell, frozenset(own), share, pagesize_kb))
+    return parts
+
+
+def _pagesize_kb(domain: Element, cell_id: int, layout: Layout) -> int | None:
+    """Say which huge pages back a guest cell, KiB; None for ordinary memory."""
+    huge = domain.find("./memoryBacking/hugepages")
+    if huge is None:
+        return None
+    sizes = huge.findall("page")
+    if not sizes:
+        return layout.huge_kb
+    chosen: int | None = None
+    for page in sizes:
+        size_kb = scaled_bytes(page.get("size"), page.get("unit"), what="a page's size") // 1024
+        nodeset = page.get("nodeset")
+        if nodeset is None:
+            # The size for every cell that no other element names.
+            chosen = chosen or size_kb
+        elif cell_id in cpu_set(nodeset, what="a page's nodeset"):
+            return size_kb
+    return chosen
+
+
+def _only(nodeset: str | None) -> int | None:
+    """Give the one cell that a nodeset names, or None if it names several or none."""
+    cells = cpu_set(nodeset, what="nodeset")
+    return min(cells) if len(cells) == 1 else None

@@ -1,0 +1,234 @@
+"""
+Who this host is. Invariant: nothing is written or deleted under another's name.
+
+A node's uuid is kept in the file `compute_id` in the state path; it is its resource provider's uuid too. Drivers that
+know a uuid per node (bare metal) are asked instead.
+"""
+
+import logging
+import re
+import uuid as uuids
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stocktake.clock import Ids
+from stocktake.errors import AccessDenied, DriverUnreachable, IdentityError
+from stocktake.model.books import ComputeNode
+from stocktake.model.hypervisor import Host
+from stocktake.refresh.context import Parts, Pass, failure_of
+
+LOG = logging.getLogger(__name__)
+FILE = "compute_id"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def read_compute_id(state_path: Path) -> str | None:
+    """
+    Read this host's id; None if it has none yet.
+
+    Raises:
+        IdentityError: the file can't be read or holds no UUID.
+    """
+    path = state_path / FILE
+    try:
+        text = path.read_text(encoding="ascii").strip().lower()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise IdentityError(f"can't be read: {error}", where=str(path)) from error
+    if not _UUID.fullmatch(text):
+        remedy = "Put back the uuid of this host's compute node (`stocktake nodes`), or delete the file if it has none."
+        raise IdentityError(f"holds no UUID but {text[:60]!r}", where=str(path), remedy=remedy)
+    return text
+
+
+def write_compute_id(state_path: Path, compute_id: str) -> None:
+    """
+    Keep this host's id; the file is there whole or not at all.
+
+    Raises:
+        IdentityError: the state path can't be written.
+    """
+    path = state_path / FILE
+    half = path.with_suffix(".new")
+    try:
+        state_path.mkdir(parents=True, exist_ok=True)
+        half.write_text(compute_id + "\n", encoding="ascii")
+        half.replace(path)
+    except OSError as error:
+        raise IdentityError(f"can't be written: {error}", where=str(path)) from error
+
+
+def compute_id(state_path: Path, ours: Sequence[ComputeNode], ids: Ids) -> str:
+    """
+    Settle this host's id: the file's; else that of the one node the ledger has for this host; else a new one, kept.
+
+    Args:
+        ours: the ledger's nodes of this host.
+    """
+    kept = read_compute_id(state_path)
+    if kept is not None:
+        return kept
+    made = ours[0].uuid if len(ours) == 1 else ids.uuid()
+    write_compute_id(state_path, made)
+    return made
+
+
+def node_uuids(
+    compute_id: str, nodes: Sequence[str], reported: Mapping[str, str | None], ours: Sequence[ComputeNode]
+) -> dict[str, str]:
+    """
+    Give each node its uuid: the driver's, else the record's, else compute_id for a single node, else one made of both.
+
+    Args:
+        reported: the uuid that the driver reports for a node, if it does.
+        ours: the ledger's nodes of this host.
+    """
+    saved = {row.hypervisor_hostname: row.uuid for row in ours}
+    alone = len(nodes) == 1
+    given: dict[str, str] = {}
+    for node in nodes:
+        known = reported.get(node) or saved.get(node)
+        given[node] = known or (compute_id if alone else _derived(compute_id, node))
+    return given
+
+
+def guard_host(host: str, compute_id: str, holder: str | None) -> None:
+    """
+    Stop a host that runs with another's id, before anything is asked or written.
+
+    Args:
+        holder: the host that has the ledger's node whose uuid is `compute_id`.
+
+    Raises:
+        IdentityError: renamed, or the state path was copied; says how to fix it.
+    """
+    if holder is not None and holder != host:
+        raise IdentityError(
+            f"compute_id {compute_id} belongs to host {holder!r} in the ledger, and this host is {host!r}",
+            where=FILE,
+            remedy=f'If this host was renamed, set `host = "{holder}"`; '
+            f"if its state path was copied from {holder}, delete its {FILE} file.",
+        )
+
+
+def guard_nodes(compute_id: str, nodes: Sequence[str], ours: Sequence[ComputeNode]) -> None:
+    """
+    Stop a host whose only node is not the one that the ledger knows, before anything is written or deleted.
+
+    Args:
+        nodes: the names that the driver reports.
+        ours: the ledger's nodes of this host.
+
+    Raises:
+        IdentityError: the hypervisor was renamed, or the id is another's; says how to fix it.
+    """
+    if len(nodes) != 1:
+        return
+    (name,) = nodes
+    for row in ours:
+        if row.uuid == compute_id and row.hypervisor_hostname != name:
+            raise IdentityError(
+                f"the ledger knows this host's node as {row.hypervisor_hostname!r}, "
+                f"and the hypervisor now calls itself {name!r}",
+                where=FILE,
+                remedy="Give the machine its old name back; or, if the new one is to stay, "
+                f"take its guests away and run `stocktake nodes --delete {row.hypervisor_hostname}` first.",
+            )
+        if row.hypervisor_hostname == name and row.uuid not in {compute_id, _derived(compute_id, name)}:
+            raise IdentityError(
+                f"the ledger knows node {name!r} as {row.uuid}, and this host's id is {compute_id}",
+                where=FILE,
+                remedy=f"Write {row.uuid} into the {FILE} file of the state path: another host's may have been copied.",
+            )
+
+
+def _derived(compute_id: str, node: str) -> str:
+    """Make the uuid of one node of several; the same whenever it is made."""
+    return str(uuids.uuid5(uuids.UUID(compute_id), node))
+
+
+def identified(
+    parts: Parts, names: Sequence[str], hosts: dict[str, Host], ours: Sequence[ComputeNode], result: Pass
+) -> dict[str, str]:
+    """Settle the nodes' uuids, or stop. A node whose driver gives it another uuid than its record has drops out."""
+    reported = {node: host.uuid for node, host in hosts.items() if host.uuid is not None}
+    saved = {row.hypervisor_hostname: row.uuid for row in ours}
+    for node, uuid in reported.items():
+        if saved.get(node, uuid) != uuid:
+            what = f"the driver gives it the uuid {uuid}, and the ledger knows it as {saved[node]}"
+            remedy = f"If the machine was replaced, `stocktake nodes --delete {node}` makes room for the new one."
+            result.failed[node] = IdentityError(what, where=node, remedy=remedy)
+            del hosts[node]
+    new = {node: uuid for node, uuid in reported.items() if node in hosts and node not in saved}
+    _take_over(parts, new, hosts, result)
+    if not hosts:
+        # Nothing needs a name now, and a row that no driver vouches for is no ground to settle this host's id.
+        kept = read_compute_id(parts.settings.state_path)
+        if kept is not None:
+            guard_nodes(kept, names, ours)
+        return {}
+    if reported.keys() >= hosts.keys():
+        return {node: reported[node] for node in hosts}
+    nameless = [row for row in ours if row.hypervisor_hostname not in reported]
+    if not ours and read_compute_id(parts.settings.state_path) is not None:
+        LOG.warning(
+            "this host was in a ledger before, and %s knows nothing of it: if a ledger was lost, its instances and "
+            "migrations are too (`stocktake ledger import` brings an export back)",
+            parts.ledger.name,
+        )
+    own = compute_id(parts.settings.state_path, nameless, parts.ids)
+    guard_nodes(own, names, ours)
+    return node_uuids(own, tuple(hosts), reported, ours)
+
+
+def check_host(parts: Parts, ours: Sequence[ComputeNode]) -> None:
+    """Stop if this host's id is another host's node; asks the ledger only where the id is none of our rows'."""
+    own = read_compute_id(parts.settings.state_path)
+    if own is None or any(row.uuid == own for row in ours):
+        return
+    guard_host(parts.rules.host, own, parts.ledger.owners.read([own]).get(own))
+
+
+def _take_over(parts: Parts, uuids: Mapping[str, str], hosts: dict[str, Host], result: Pass) -> None:
+    """Take nodes that are ours now and were another service's before: record, promises and allocations stay."""
+    if not uuids:
+        return
+    owners, me = parts.ledger.owners.read(uuids.values()), parts.rules.host
+    theirs = {node: uuid for node, uuid in uuids.items() if owners.get(uuid, me) != me}
+    if not theirs:
+        return
+    try:
+        taken = parts.ledger.owners.take({uuid: owners[uuid] for uuid in theirs.values()}, me)
+    except AccessDenied:
+        for node, uuid in theirs.items():
+            what = f"it is {owners[uuid]}'s, and this host's token may not take it over"
+            remedy = "Give this agent a token of role operator, or the database."
+            result.failed[node] = AccessDenied(what, where=node, remedy=remedy)
+            del hosts[node]
+        return
+    for node, uuid in theirs.items():
+        if uuid in taken:
+            result.moved[node] = owners[uuid]
+        else:
+            # Somebody else was faster: it is his.
+            del hosts[node]
+    for host in sorted(set(result.moved.values())):
+        nodes = [node for node, before in result.moved.items() if before == host]
+        told = f"{', '.join(nodes[:3])}{', ...' if len(nodes) > 3 else ''}"
+        LOG.warning("took %d nodes over from %s: %s", len(nodes), host, told, extra={"from": host})
+
+
+def check_driver(parts: Parts, ours: Sequence[ComputeNode]) -> None:
+    """Stop where `compute_driver = "auto"` found no hypervisor and the ledger knows that there is one: it is down."""
+    if parts.settings.compute_driver != "auto" or parts.driver.name != "host":
+        return
+    known = {row.hypervisor_type for row in ours} - {None, "host"}
+    if known:
+        error = DriverUnreachable(
+            f"no hypervisor answers, and the ledger knows this host as {', '.join(sorted(map(str, known)))}",
+            where=parts.rules.host,
+            remedy='Start it; or, if it is gone for good, set `compute_driver = "host"`.',
+        )
+        parts.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
+        raise error

@@ -1,0 +1,57 @@
+"""
+A node that somebody takes out of the books by hand. Invariant: record first, then its resource provider; never one in
+use.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from stocktake.accounting.node_availability import is_alive
+from stocktake.errors import NotNow
+from stocktake.ledger import AnyLedger
+from stocktake.model.books import ComputeNode
+from stocktake.placement import Scheduler
+from stocktake.report.notifications import Bus
+
+
+def check_removable(ledger: AnyLedger, node: ComputeNode, now: datetime, down_time_s: float, *, force: bool) -> None:
+    """
+    See to it that nothing is lost, and that the node does not come back.
+
+    Args:
+        force: even if its agent is alive, and will make it again.
+
+    Raises:
+        NotNow: it has instances, or its agent is alive.
+    """
+    name = node.hypervisor_hostname
+    instances = ledger.instances(host=node.host, node=name)
+    if instances:
+        remedy = f"Move or delete them first: `stocktake instances --node {name}`."
+        raise NotNow(f"it still has {len(instances)} instances", where=name, remedy=remedy)
+    service = ledger.service(node.host)
+    if service is not None and is_alive(service, now, down_time_s) and not force:
+        remedy = "Stop the agent first, or the node comes back; --force deletes it all the same."
+        raise NotNow(f"its agent on {node.host} is alive", where=name, remedy=remedy)
+
+
+def remove(ledger: AnyLedger, scheduler: Scheduler, node: ComputeNode, open_bus: Callable[[], Bus | None]) -> None:
+    """
+    Delete the record, say so on the bus if there is one, then delete the resource provider.
+
+    Raises:
+        NotFound: somebody else was faster.
+        PlacementUnreachable, PlacementError: the record is gone, and the next refresh of its host takes the provider
+            away.
+    """
+    bus = open_bus()
+    try:
+        ledger.delete_node(node.uuid)
+        if bus is not None:
+            bus.begin([node])
+            bus.announce([])
+        scheduler.delete_tree(node.uuid)
+        ledger.note_provider_deleted([node.uuid])
+    finally:
+        if bus is not None:
+            bus.close()

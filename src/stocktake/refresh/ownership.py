@@ -1,0 +1,115 @@
+"""
+Whose a node is, where several services may report it. Invariant: the ledger's row says who has it, and a living owner
+gives it away himself.
+
+Services of one pool (the same Ironic, shard and conductor group) divide its nodes by a hash ring of those that live. A
+node without an owner, or whose owner is dead, is taken by the one that the ring names; a living owner reports it once
+more and then hands it over. So nobody's node is taken while he reports it, and no node is without a report for longer
+than an interval. A node with instances stays with its owner while he lives.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from stocktake.accounting.node_availability import is_alive
+from stocktake.drivers.base import Shared
+from stocktake.model.hypervisor import Candidate
+from stocktake.model.ring import Ring
+from stocktake.model.value import Value
+from stocktake.model.workload import Service
+from stocktake.refresh.context import Parts, Pass
+
+LOG = logging.getLogger(__name__)
+
+Pool = Mapping[str, str]
+
+
+class Division(Value, frozen=True, kw_only=True):
+    """
+    Whose the nodes of a driver are.
+
+    Attributes:
+        mine: the names of those that this service reports now.
+        leaving: of these, by uuid, those that another one is to have, and which.
+    """
+
+    mine: tuple[str, ...]
+    leaving: Mapping[str, str] = {}
+
+
+def divided(parts: Parts, names: tuple[str, ...]) -> Division:
+    """Settle which of the nodes that the driver lists are ours; all, unless it shares them with other services."""
+    driver = parts.driver
+    if not isinstance(driver, Shared):
+        return Division(mine=names)
+    now, me = parts.clock.now(), parts.rules.host
+    down_time_s = parts.settings.service_down_time
+    others = [one for one in parts.ledger.services() if one.host != me and is_alive(one, now, down_time_s)]
+    return divide(driver.candidates(), parts.ledger.owners.read(), me=me, pool=driver.pool, others=others)
+
+
+def divide(
+    candidates: Mapping[str, Candidate], owners: Mapping[str, str], *, me: str, pool: Pool, others: Sequence[Service]
+) -> Division:
+    """
+    Divide nodes.
+
+    Args:
+        candidates: all nodes of our pool, by name.
+        owners: who has nodes, by uuid.
+        others: the other services that live, whatever their pools.
+    """
+    members = {me.lower(): me, **{one.host.lower(): one.host for one in others if one.pool == pool}}
+    ring = Ring(members)
+    pools = {one.host: one.pool for one in others}
+    mine: list[str] = []
+    leaving: dict[str, str] = {}
+    for name, candidate in candidates.items():
+        owner = owners.get(candidate.uuid)
+        chosen = members[ring.owner(candidate.uuid)] if len(members) > 1 else me
+        if owner == me:
+            mine.append(name)
+            if chosen != me:
+                leaving[candidate.uuid] = chosen
+        elif chosen == me and (owner not in pools or gives_way(pools[owner], pool)):
+            mine.append(name)
+    return Division(mine=tuple(mine), leaving=leaving)
+
+
+def gives_way(theirs: Pool | None, mine: Pool) -> bool:
+    """
+    Say whether a living service of another pool can't have a node that ours lists.
+
+    That is so if the pools have no node in common, as those of two shards, or if ours is a part of theirs: else two
+    services whose settings overlap would take it from each other for ever.
+    """
+    if theirs is None:
+        return True
+    apart = any(mine[name] != value for name, value in theirs.items() if name in mine)
+    return apart or theirs.items() < mine.items()
+
+
+def join(parts: Parts, service: Service) -> None:
+    """Tell the other services of our pool that we are one of it, or no longer."""
+    pool = parts.driver.pool if isinstance(parts.driver, Shared) else None
+    if service.pool != pool:
+        parts.ledger.owners.join(service.host, pool)
+
+
+def hand_over(parts: Parts, division: Division, result: Pass) -> None:
+    """Give the nodes that others are to have to them, now that they are reported; those with instances stay."""
+    if not division.leaving:
+        return
+    given = parts.ledger.owners.give(division.leaving, parts.rules.host)
+    for uuid in sorted(given):
+        result.handed_over[uuid] = division.leaving[uuid]
+    for host in sorted(set(result.handed_over.values())):
+        count = sum(to == host for to in result.handed_over.values())
+        LOG.warning("handed %d nodes over to %s", count, host, extra={"to": host, "nodes": count})
+
+
+def still_ours(parts: Parts, nodes: Sequence[str], uuids: Mapping[str, str]) -> tuple[str, ...]:
+    """Leave out nodes that another service took while we counted."""
+    owners = parts.ledger.owners.read([uuids[node] for node in nodes])
+    me = parts.rules.host
+    return tuple(node for node in nodes if owners.get(uuids[node], me) == me)

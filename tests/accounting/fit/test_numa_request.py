@@ -1,0 +1,266 @@
+"""What a flavor asks of the cells: every extra spec, right and wrong."""
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stocktake.accounting.fit.numa_request import CellRequest, NumaRequest, numa_request, pci_affinity
+from stocktake.errors import InvalidData
+from stocktake.model.cpuset import parse_cpu_set
+from stocktake.model.workload import Flavor
+
+NODES, POLICY, THREADS, PAGES = "hw:numa_nodes", "hw:cpu_policy", "hw:cpu_thread_policy", "hw:mem_page_size"
+MASK, EMULATOR, EMULATOR_TOO = "hw:cpu_dedicated_mask", "hw:emulator_threads_policy", "hw:cpu_emulator_threads"
+HT = "trait:HW_CPU_HYPERTHREADING"
+AFFINITY = "hw:pci_numa_affinity_policy"
+DEDICATED, MIXED = {POLICY: "dedicated"}, {POLICY: "mixed"}
+TWO = {NODES: "2"}
+LAID_OUT = {
+    NODES: "2",
+    "hw:numa_cpus.0": "0,2-3",
+    "hw:numa_cpus.1": "1",
+    "hw:numa_mem.0": "3072",
+    "hw:numa_mem.1": "1024",
+}
+
+
+def flavor(specs: Mapping[str, str], *, vcpus: int = 4, memory_mb: int = 4096) -> Flavor:
+    return Flavor(vcpus=vcpus, memory_mb=memory_mb, extra_specs=specs)
+
+
+def asked(specs: Mapping[str, str]) -> NumaRequest:
+    request = numa_request(flavor(specs))
+    assert request is not None
+    return request
+
+
+def cell(shared: str, dedicated: str, memory_mb: int) -> CellRequest:
+    return CellRequest(cpuset=parse_cpu_set(shared), pcpuset=parse_cpu_set(dedicated), memory_mb=memory_mb)
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        {},
+        {"trait:HW_CPU_X86_VMX": "required"},
+        {POLICY: "shared"},
+        {EMULATOR: "share"},
+        {AFFINITY: "required"},
+        {"hw:cpu_realtime": "no"},
+    ],
+)
+def test_given_nothing_that_needs_cells_when_read_then_the_guest_floats(specs: dict[str, str]) -> None:
+    assert numa_request(flavor(specs)) is None
+
+
+@pytest.mark.parametrize(
+    ("specs", "cells"),
+    [
+        ({NODES: "1"}, (cell("0-3", "", 4096),)),
+        (TWO, (cell("0-1", "", 2048), cell("2-3", "", 2048))),
+        ({NODES: "4", **DEDICATED}, tuple(cell("", str(cpu), 1024) for cpu in range(4))),
+        (DEDICATED, (cell("", "0-3", 4096),)),
+        ({**MIXED, MASK: "0-1"}, (cell("2-3", "0-1", 4096),)),
+        ({**MIXED, MASK: "0-3,^2"}, (cell("2", "0-1,3", 4096),)),
+        ({**MIXED, MASK: "^0"}, (cell("0", "1-3", 4096),)),
+        ({**MIXED, MASK: " ^0-1"}, (cell("0-1", "2-3", 4096),)),
+        ({**MIXED, MASK: "0-1", **TWO}, (cell("", "0-1", 2048), cell("2-3", "", 2048))),
+        ({PAGES: "large"}, (cell("0-3", "", 4096),)),
+        (LAID_OUT, (cell("0,2-3", "", 3072), cell("1", "", 1024))),
+        ({**LAID_OUT, **MIXED, MASK: "1-2"}, (cell("0,3", "2", 3072), cell("", "1", 1024))),
+        ({"hw:numa_cpus.0": "0-3", "hw:numa_mem.0": "4096"}, (cell("0-3", "", 4096),)),
+    ],
+)
+def test_given_a_flavor_with_cells_when_read_then_vcpus_and_memory_are_dealt_out(
+    specs: dict[str, str], cells: tuple[CellRequest, ...]
+) -> None:
+    assert asked(specs).cells == cells
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ("small", "small"),
+        ("large", "large"),
+        ("any", "any"),
+        ("4", 4),
+        ("2048", 2048),
+        ("2MB", 2048),
+        ("2M", 2048),
+        ("2MiB", 2048),
+        ("1GB", 1048576),
+        ("64kB", 64),
+        ("64KB", 64),
+        ("1TB", 1024**3),
+    ],
+)
+def test_given_a_page_size_when_read_then_it_is_a_kind_or_kib(said: str, size: int | str) -> None:
+    assert asked({PAGES: said}).page_size == size
+
+
+def test_given_every_policy_when_read_then_all_are_in_the_request() -> None:
+    request = asked({**DEDICATED, THREADS: "isolate", EMULATOR: "isolate", AFFINITY: "socket", PAGES: "1GB"})
+    assert (request.cpu_policy, request.cpu_thread_policy, request.emulator_threads, request.pci_affinity) == (
+        "dedicated",
+        "isolate",
+        "isolate",
+        "socket",
+    )
+
+
+@pytest.mark.parametrize(
+    ("specs", "policy", "threads"),
+    [
+        ({"resources:PCPU": "4"}, "dedicated", None),
+        ({"resources1:PCPU": "3", "resources2:PCPU": "1"}, "dedicated", None),
+        ({"resources:PCPU": "5", EMULATOR: "isolate"}, "dedicated", None),
+        ({"resources:VCPU": "4", NODES: "1"}, "shared", None),
+        ({"resources:PCPU": "0", NODES: "1"}, None, None),
+        ({"resources:PCPU": "4", HT: "required"}, "dedicated", "require"),
+        ({**DEDICATED, "trait2:HW_CPU_HYPERTHREADING": "forbidden"}, "dedicated", "isolate"),
+        ({**DEDICATED, HT: "preferred"}, "dedicated", None),
+    ],
+)
+def test_given_what_is_wanted_of_placement_when_read_then_it_means_a_policy(
+    specs: dict[str, str], policy: str | None, threads: str | None
+) -> None:
+    request = asked(specs)
+    assert (request.cpu_policy, request.cpu_thread_policy) == (policy, threads)
+
+
+@pytest.mark.parametrize("word", ["prefer", "isolate", "require"])
+def test_given_a_thread_policy_when_read_then_it_is_kept(word: str) -> None:
+    assert asked({**DEDICATED, THREADS: word}).cpu_thread_policy == word
+
+
+@pytest.mark.parametrize(
+    "specs", [{EMULATOR: "isolate"}, {EMULATOR_TOO: "isolate"}, {EMULATOR: "isolate", EMULATOR_TOO: "isolate"}]
+)
+def test_given_either_name_of_the_emulator_policy_when_read_then_it_counts(specs: dict[str, str]) -> None:
+    assert asked({**DEDICATED, **specs}).emulator_threads == "isolate"
+
+
+@pytest.mark.parametrize("word", ["required", "preferred", "legacy", "socket"])
+def test_given_an_affinity_when_read_then_it_is_known_without_cells_too(word: str) -> None:
+    assert pci_affinity(flavor({AFFINITY: word})) == word
+
+
+@pytest.mark.parametrize(
+    ("specs", "where", "what"),
+    [
+        ({NODES: "0"}, NODES, "at least one cell"),
+        ({NODES: "-1"}, NODES, "'-1' is not a number of cells"),
+        ({NODES: "two"}, NODES, "'two' is not a number of cells"),
+        ({NODES: ""}, NODES, "'' is not"),
+        ({NODES: "3"}, NODES, "4 vCPUs don't divide by 3 cells"),
+        ({NODES: "999999999"}, NODES, "4 vCPUs don't divide"),
+        ({POLICY: "own"}, POLICY, "'own' is none of shared, dedicated, mixed"),
+        ({POLICY: ""}, POLICY, "'' is none of"),
+        ({**DEDICATED, THREADS: "some"}, THREADS, "none of prefer, isolate, require"),
+        ({THREADS: "prefer"}, THREADS, "needs CPUs of the guest's own"),
+        ({POLICY: "shared", THREADS: "require"}, THREADS, "needs CPUs of the guest's own"),
+        ({**DEDICATED, EMULATOR: "x"}, EMULATOR, "none of share, isolate"),
+        ({EMULATOR: "isolate"}, EMULATOR, "needs CPUs of the guest's own"),
+        ({EMULATOR_TOO: "isolate"}, EMULATOR_TOO, "needs CPUs of the guest's own"),
+        ({**DEDICATED, EMULATOR: "isolate", EMULATOR_TOO: "share"}, EMULATOR_TOO, "contradicts"),
+        ({AFFINITY: "near"}, AFFINITY, "none of required, preferred, legacy, socket"),
+        ({**DEDICATED, "resources:PCPU": "4"}, "resources:PCPU", "says again"),
+        ({"resources:PCPU": "4", "resources1:VCPU": "4"}, "resources:PCPU", "shared or dedicated"),
+        ({"resources:PCPU": "3"}, "resources:PCPU", "takes 4 dedicated CPUs, not 3"),
+        ({"resources2:PCPU": "4", EMULATOR: "isolate"}, "resources2:PCPU", "takes 5 dedicated CPUs, not 4"),
+        ({"resources:VCPU": "x"}, "resources:VCPU", "is not a number of CPUs"),
+        ({**DEDICATED, THREADS: "prefer", HT: "forbidden"}, HT, "says again"),
+        ({HT: "required"}, HT, "needs CPUs of the guest's own"),
+        ({**DEDICATED, MASK: "0"}, MASK, "needs the mixed policy"),
+        ({MASK: "0"}, MASK, "needs the mixed policy"),
+        (MIXED, MASK, "does not say"),
+        ({**MIXED, MASK: ""}, MASK, "none of the vCPUs"),
+        ({**MIXED, MASK: "0-3"}, MASK, "all of the vCPUs"),
+        ({**MIXED, MASK: "^0-3"}, MASK, "none of the vCPUs"),
+        ({**MIXED, MASK: "3-5"}, MASK, "vCPU 4-5 is none of the flavor's 4"),
+        ({**MIXED, MASK: "a"}, MASK, "'a' is no CPU"),
+        ({PAGES: "huge"}, PAGES, "is not small, large, any"),
+        ({PAGES: "2Mb"}, PAGES, "is not small, large, any"),
+        ({PAGES: "0"}, PAGES, "a page has a size"),
+        ({PAGES: "0GB"}, PAGES, "a page has a size"),
+        ({PAGES: "-4"}, PAGES, "is not small"),
+        ({**DEDICATED, "hw:cpu_realtime": "yes"}, "hw:cpu_realtime", "not supported"),
+        ({**TWO, "hw:numa_cpus.0": "0-1", "hw:numa_cpus.1": "2-3"}, "hw:numa_mem.0", "missing"),
+        ({**TWO, "hw:numa_mem.0": "1", "hw:numa_mem.1": "1"}, "hw:numa_cpus.0", "missing"),
+        ({**LAID_OUT, NODES: "3"}, "hw:numa_cpus.2", "missing"),
+        ({**LAID_OUT, NODES: "999999999"}, "hw:numa_cpus.2", "missing"),
+        ({**LAID_OUT, NODES: "1"}, "hw:numa_cpus.1", "cells 0 to 0 only"),
+        ({**LAID_OUT, "hw:numa_mem.x": "1"}, "hw:numa_mem.x", "cells 0 to 1 only"),
+        ({**LAID_OUT, "hw:numa_cpus.0": ""}, "hw:numa_cpus.0", "names no vCPU"),
+        ({**LAID_OUT, "hw:numa_cpus.0": "0-"}, "hw:numa_cpus.0", "no CPU and no range"),
+        ({**LAID_OUT, "hw:numa_cpus.0": "0,2-4"}, "hw:numa_cpus.0", "vCPU 4 is none of the flavor's 4"),
+        ({**LAID_OUT, "hw:numa_cpus.1": "1-2"}, "hw:numa_cpus.1", "vCPU 2 is in another cell"),
+        ({**LAID_OUT, "hw:numa_cpus.0": "0,2"}, "hw:numa_cpus", "vCPU 3 is in no cell"),
+        ({**LAID_OUT, "hw:numa_mem.0": "1GB"}, "hw:numa_mem.0", "is not a number of MiB"),
+        ({**LAID_OUT, "hw:numa_mem.0": "0"}, "hw:numa_mem.0", "some memory"),
+        ({**LAID_OUT, "hw:numa_mem.0": "1024"}, "hw:numa_mem", "2048 MiB together, the flavor 4096"),
+    ],
+)
+def test_given_a_mistake_when_read_then_it_names_the_extra_spec(specs: dict[str, str], where: str, what: str) -> None:
+    with pytest.raises(InvalidData) as caught:
+        numa_request(flavor(specs))
+    assert caught.value.where == where
+    assert what in caught.value.what
+
+
+def test_given_memory_that_does_not_divide_when_read_then_it_is_told() -> None:
+    with pytest.raises(InvalidData, match="4097 MiB don't divide by 2 cells"):
+        numa_request(flavor(TWO, memory_mb=4097))
+
+
+@pytest.mark.parametrize("vcpus", [0, 65536, 2**53])
+def test_given_vcpus_that_no_guest_has_when_read_then_it_is_told(vcpus: int) -> None:
+    with pytest.raises(InvalidData, match="1 to 65535 vCPUs"):
+        numa_request(flavor(DEDICATED, vcpus=vcpus))
+
+
+WORDS = (
+    *("", "0", "1", "2", "3", "4", "5", "2048", "0-1", "2-3", "0-3", "^0", "^1-2", "-1", "1e3", "\u0662", "9" * 40),
+    *("shared", "dedicated", "mixed", "prefer", "isolate", "require", "share", "required", "forbidden", "legacy"),
+    *("small", "large", "any", "2MB", "1G", "4096", "yes"),
+)
+SPECS = (
+    *(NODES, POLICY, THREADS, PAGES, MASK, EMULATOR, EMULATOR_TOO, AFFINITY, HT, "hw:cpu_realtime"),
+    *("hw:numa_cpus.0", "hw:numa_cpus.1", "hw:numa_mem.0", "hw:numa_mem.1", "hw:numa_mem.", "hw:numa_cpus.01"),
+    *("resources:PCPU", "resources1:VCPU", "resources:VCPUS"),
+)
+
+
+@given(
+    specs=st.dictionaries(st.sampled_from(SPECS), st.sampled_from(WORDS) | st.text(max_size=5), max_size=6),
+    vcpus=st.integers(0, 6),
+    memory_mb=st.sampled_from((0, 4, 4096, 4097)),
+)
+def test_given_any_extra_specs_then_every_vcpu_and_mib_is_dealt_out_or_the_mistake_is_told(
+    specs: dict[str, str], vcpus: int, memory_mb: int
+) -> None:
+    request = read_or_where(flavor(specs, vcpus=vcpus, memory_mb=memory_mb))
+    if isinstance(request, str):
+        assert request in {*specs, "vcpus", MASK} or request.startswith("hw:numa_")
+        return
+    if request is None:
+        assert not {NODES, PAGES} & specs.keys()
+        assert specs.get(POLICY, "shared") == "shared"
+        return
+    every = [cpu for cell in request.cells for cpu in (*cell.cpuset, *cell.pcpuset)]
+    assert sorted(every) == list(range(vcpus))
+    assert sum(cell.memory_mb for cell in request.cells) == memory_mb
+    dedicated = sum(len(cell.pcpuset) for cell in request.cells)
+    assert {None: dedicated == 0, "shared": dedicated == 0, "dedicated": dedicated == vcpus}.get(
+        request.cpu_policy, 0 < dedicated < vcpus
+    )
+
+
+def read_or_where(asking: Flavor) -> NumaRequest | str | None:
+    """Read a flavor; give the place of a mistake."""
+    try:
+        return numa_request(asking)
+    except InvalidData as error:
+        return error.where

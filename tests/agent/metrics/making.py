@@ -1,0 +1,52 @@
+"""Views for tests: one with something of everything."""
+
+from stocktake.agent.metrics.figures import HOLDERS, Life, NodeFigures, Reserved
+from stocktake.agent.metrics.samples import View
+from stocktake.telemetry import Telemetry
+
+
+def figures(**fields: object) -> NodeFigures:
+    """A node with a value for everything."""
+    values: dict[str, object] = {
+        "uuid": "aaaaaaaa-0000-4000-8000-000000000001",
+        "hypervisor_type": "QEMU",
+        "vcpus": 16,
+        "vcpus_used": 18,
+        "memory_mb": 65536,
+        "memory_mb_used": 1536,
+        "local_gb": 500,
+        "local_gb_used": 510,
+        "disk_available_least": -11,
+        "cpu_allocation_ratio": 4.0,
+        "ram_allocation_ratio": 1.5,
+        "disk_allocation_ratio": 1.0,
+        "reserved": Reserved(vcpus=1, memory_mb=512, disk_mb=1024),
+        "holders": dict.fromkeys(HOLDERS, 1),
+        "problems": {("cell-overfull", "warning"): 2},
+        "running_guests": 3,
+        "updated_at_s": 1_700_000_000.0,
+        "refreshed_at_s": 1_700_000_060.0,
+        **fields,
+    }
+    return NodeFigures(**values)  # type: ignore[arg-type]
+
+
+def a_view(**nodes: NodeFigures) -> View:
+    """What a scrape shows after a pass of half a second."""
+    telemetry = Telemetry()
+    telemetry.passed("fine", 0.5, {"audit": 0.4, "save": 0.1})
+    telemetry.error("LedgerError")
+    telemetry.error("OfSomebodyElse")
+    life = Life(
+        started_s=0.0,
+        started_at_s=1_700_000_000.0,
+        interval_s=60.0,
+        limit_s=180.0,
+        completed_s=60.0,
+        completed_at_s=1_700_000_060.0,
+        ended_at_s=1_700_000_060.0,
+        took_s=0.5,
+        parts={"driver": "", "ledger": "locked", "placement": ""},
+        nodes=nodes or {"one": figures()},
+    )
+    return View(life=life, counts=telemetry.counts(), now_s=61.0)

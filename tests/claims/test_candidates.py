@@ -1,0 +1,146 @@
+"""Where a machine would go: every node of a ledger, the best first, the others with their reasons."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stocktake.accounting.fit.fit import Wanted, wanted
+from stocktake.claims.candidates import Candidates, candidates
+from stocktake.ledger import Ledger
+from stocktake.model.books import Entry
+from stocktake.model.pci import PciAlias
+from stocktake.model.problem import Problem
+from stocktake.model.workload import Flavor
+from stocktake.settings import Settings, read_settings
+from tests.ledger.making import START, counting, device, node, opened, saved
+
+# The ledger's clock goes on by a second whenever it is asked; all that these tests do takes less.
+NOW = START + timedelta(seconds=30)
+LATER = NOW + timedelta(hours=1)
+SMALL = Flavor(vcpus=2, memory_mb=2048, root_gb=20)
+ALIAS = PciAlias(name="nic", vendor_id="8086", product_id="1520")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = opened(f"sqlite:///{tmp_path}/ledger.db")
+    yield made
+    made.close()
+
+
+def some_settings(**given: object) -> Settings:
+    return read_settings(Path("/dev/null"), {}, given)
+
+
+def look(ledger: Ledger, asked: Wanted | None = None, *, settings: Settings | None = None, **how: Any) -> Candidates:
+    want = asked or wanted(SMALL, ())
+    return candidates(ledger, settings or some_settings(), want, **{"now": NOW, **how})
+
+
+def names(found: Candidates) -> list[str]:
+    return [one.node.hypervisor_hostname for one in found.fitting]
+
+
+def reasons(found: Candidates) -> dict[str, list[str]]:
+    return {one.node.hypervisor_hostname: [reason.what for reason in one.reasons] for one in found.refused}
+
+
+def a_node(ledger: Ledger, name: str, *, host: str = "alive", used_mb: int = 0, **fields: Any) -> str:
+    """Save a node of 8 CPUs, 16,384 MiB and 100 GiB, and give its uuid; `alive` has an agent."""
+    ledger.heartbeat("alive", version="t")
+    entry = Entry(kind="instance", id=name, why="it counts", memory_mb=used_mb)
+    tally = {name: fields.pop(name) for name in ("pci_devices",) if name in fields}
+    record = node(name, host=host, memory_mb_used=used_mb, free_ram_mb=16384 - used_mb, **fields)
+    return saved(ledger, record, entries=(entry,), **tally).uuid
+
+
+def test_given_nodes_when_looked_at_then_the_emptiest_is_first_and_equals_are_in_order(ledger: Ledger) -> None:
+    a_node(ledger, "full", used_mb=12000)
+    a_node(ledger, "b")
+    a_node(ledger, "a")
+    a_node(ledger, "too-full", used_mb=15000)
+    found = look(ledger)
+    assert names(found) == ["a", "b", "full"]
+    assert reasons(found) == {"too-full": ["MEMORY_MB"]}
+    scores = [one.weighed.score for one in found.fitting]
+    assert scores == sorted(scores, reverse=True)
+    memory = next(room for room in found.fitting[2].rooms if room.what == "MEMORY_MB")
+    assert (memory.free, memory.left) == (4384, 2336)
+
+
+def test_given_services_when_looked_at_then_who_is_away_or_disabled_gets_nothing_and_says_why(ledger: Ledger) -> None:
+    ledger.register("by-hand", version="t")
+    ledger.heartbeat("off", version="t")
+    ledger.set_service("off", disabled=True, reason="new memory")
+    a_node(ledger, "up")
+    a_node(ledger, "manual", host="by-hand")
+    a_node(ledger, "disabled", host="off")
+    a_node(ledger, "unknown", host="nobody")
+    a_node(ledger, "stale", failure=Problem(code="DriverUnreachable", about="stale", text="no answer"))
+    a_node(ledger, "stale-and-full", used_mb=16000, failure=Problem(code="a", about="b", text="c"))
+    found = look(ledger)
+    assert names(found) == ["manual", "up"]
+    assert reasons(found) == {
+        "disabled": ["state.disabled"],
+        "stale": ["state.stale"],
+        "stale-and-full": ["state.stale", "MEMORY_MB"],
+        "unknown": ["state.down"],
+    }
+    later = look(ledger, now=LATER)
+    assert names(later) == ["manual"]
+    assert reasons(later)["disabled"] == ["state.down", "state.disabled"]
+
+
+def test_given_nodes_by_name_when_looked_at_then_no_other_is(ledger: Ledger) -> None:
+    first, second = a_node(ledger, "a"), a_node(ledger, "b", used_mb=16000)
+    a_node(ledger, "c")
+    found = look(ledger, nodes=(first, second))
+    assert (names(found), reasons(found)) == (["a"], {"b": ["MEMORY_MB"]})
+    assert look(ledger, nodes=()) == Candidates(fitting=(), refused=())
+
+
+@pytest.mark.parametrize(
+    ("given", "pack", "order"),
+    [
+        ({}, None, ["empty", "full"]),
+        ({}, True, ["full", "empty"]),
+        ({"filter_scheduler.ram_weight_multiplier": -1.0}, None, ["full", "empty"]),
+        ({"filter_scheduler.ram_weight_multiplier": -1.0}, False, ["empty", "full"]),
+    ],
+)
+def test_given_settings_and_a_wish_when_looked_at_then_the_wish_wins(
+    ledger: Ledger, given: dict[str, object], order: list[str], *, pack: bool | None
+) -> None:
+    a_node(ledger, "empty")
+    a_node(ledger, "full", used_mb=8000)
+    assert names(look(ledger, settings=some_settings(**given), pack=pack)) == order
+
+
+def test_given_devices_when_looked_at_then_each_nodes_own_are_chosen(ledger: Ledger) -> None:
+    a_node(ledger, "a", pci_devices=(device("0000:05:00.0"),))
+    a_node(ledger, "b", pci_devices=(device("0000:06:00.0", status="allocated", instance_uuid="x"),))
+    a_node(ledger, "c")
+    asked = wanted(Flavor(vcpus=1, memory_mb=1, extra_specs={"pci_passthrough:alias": "nic:1"}), (ALIAS,))
+    found = look(ledger, asked)
+    (only,) = found.fitting
+    assert only.node.hypervisor_hostname == "a"
+    assert [chosen.addresses for chosen in only.placed.devices] == [("0000:05:00.0",)]
+    assert reasons(found) == {"b": ["pci.nic"], "c": ["pci.nic"]}
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_given_any_number_of_nodes_when_looked_at_then_the_number_of_queries_is_the_same(
+    ledger: Ledger, count: int
+) -> None:
+    for number in range(count):
+        a_node(ledger, f"n{number}", pci_devices=(device(),))
+    with counting(ledger) as sent:
+        assert len(look(ledger).fitting) == count
+    assert len([statement for statement, _ in sent if statement.lstrip().startswith("SELECT")]) == 5
+
+
+def test_given_an_empty_ledger_when_looked_at_then_there_is_nothing(ledger: Ledger) -> None:
+    assert look(ledger) == Candidates(fitting=(), refused=())

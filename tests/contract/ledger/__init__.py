@@ -1,1 +1,0 @@
-"""The ledger's contract: one suite, run over SQLite and a real PostgreSQL."""

@@ -1,0 +1,232 @@
+"""What becomes of allocations when Placement misbehaves, goes away, or is written to by others all the time."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable
+from stocktake.model.allocation import Allocation, Holdings
+from stocktake.model.provider import ProviderTree
+from stocktake.placement import Healed, Scheduler
+from tests.placement.making import tree
+from tests.placement.scheduler_doors import Door, agreed, http_door, seen, some_name
+from tests.servers.placement import PlacementServer, private_placement
+
+CONCURRENT = "placement.concurrent_update"
+
+
+@pytest.fixture
+def server(placement_server: PlacementServer) -> Iterator[PlacementServer]:
+    yield placement_server
+    placement_server.behave()
+
+
+@pytest.fixture
+def door(server: PlacementServer) -> Iterator[Door]:
+    made = http_door(server)
+    yield made
+    made.other.close()
+
+
+@pytest.fixture
+def scheduler(door: Door) -> Iterator[Scheduler]:
+    opened = door.open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def node(scheduler: Scheduler) -> ProviderTree:
+    made = tree(some_name())
+    agreed(scheduler.sync({"n": made})["n"])
+    return made
+
+
+def one_vcpu(node: ProviderTree, consumer: str | None = None) -> Allocation:
+    return Allocation(consumer=consumer or str(uuid.uuid4()), resources={node.root.uuid: {"VCPU": 1}})
+
+
+def holdings(node: ProviderTree, *held: Allocation) -> Holdings:
+    return Holdings(tree=node, allocations={one.consumer: one for one in held})
+
+
+def knows_all(name: str, strangers: frozenset[str]) -> frozenset[str]:
+    del name
+    return strangers
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_given_an_error_5xx_when_allocated_then_it_is_unreachable_and_nothing_is_held(
+    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree, status: int
+) -> None:
+    wanted = one_vcpu(node)
+    server.misbehave("PUT", "/allocations/", status=status, times=1)
+    with pytest.raises(PlacementUnreachable, match=str(status)):
+        scheduler.allocate([wanted])
+    assert seen(door, wanted.consumer).resources == {}
+    assert scheduler.allocate([wanted]) == ()
+
+
+def test_given_a_conflict_once_when_allocated_then_it_is_read_and_done(
+    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree
+) -> None:
+    several = [one_vcpu(node), one_vcpu(node)]
+    server.misbehave("POST", "/allocations", status=409, code=CONCURRENT, times=2)
+    assert scheduler.allocate(several) == ()
+    assert all(seen(door, one.consumer).resources for one in several)
+
+
+def test_given_conflicts_for_ever_when_allocated_then_it_gives_up_after_bounded_tries(
+    server: PlacementServer, scheduler: Scheduler, node: ProviderTree
+) -> None:
+    server.misbehave("PUT", "/allocations/", status=409, code=CONCURRENT)
+    requests = scheduler.requests
+    with pytest.raises(PlacementConflict):
+        scheduler.allocate([one_vcpu(node)])
+    assert scheduler.requests - requests == 5 + 4
+
+
+def test_given_the_answer_is_lost_when_allocated_again_then_it_holds_that_once(
+    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree
+) -> None:
+    wanted = one_vcpu(node)
+    # Somebody did it, and nobody heard.
+    door.allocate(wanted.consumer, {node.root.uuid: {"VCPU": 1}})
+    server.misbehave("PUT", "/allocations/", how="close", times=1)
+    with pytest.raises(PlacementUnreachable):
+        scheduler.allocate([wanted])
+    assert scheduler.allocate([wanted]) == ()
+    assert seen(door, wanted.consumer).resources == wanted.resources
+
+
+def test_given_it_hangs_when_allocated_then_the_time_limit_ends_it(
+    server: PlacementServer, door: Door, node: ProviderTree
+) -> None:
+    scheduler = door.open(replace(door.section, timeout_s=0.5))
+    scheduler.ping()
+    server.misbehave("PUT", "/allocations/", how="hang")
+    began_s = monotonic()
+    with pytest.raises(PlacementUnreachable):
+        scheduler.allocate([one_vcpu(node)])
+    assert monotonic() - began_s < 3
+    scheduler.close()
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/allocations/"), ("GET", "/inventories")])
+def test_given_a_refusal_that_is_not_for_room_when_allocated_then_its_words_are_told(
+    server: PlacementServer, scheduler: Scheduler, node: ProviderTree, method: str, path: str
+) -> None:
+    server.misbehave(method, path, status=403)
+    too_much = Allocation(consumer=str(uuid.uuid4()), resources={node.root.uuid: {"VCPU": 10**6}})
+    with pytest.raises(PlacementError, match="403: told to"):
+        scheduler.allocate([too_much])
+
+
+def test_given_a_consumer_that_is_no_uuid_when_allocated_then_it_is_an_error_and_no_want_of_room(
+    scheduler: Scheduler, node: ProviderTree
+) -> None:
+    with pytest.raises(PlacementError, match="400"):
+        scheduler.allocate([one_vcpu(node, "no-uuid")])
+
+
+def test_given_one_consumer_that_others_keep_changing_when_healed_then_it_is_tried_again_and_the_rest_is_right(
+    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree
+) -> None:
+    stuck, fine = one_vcpu(node), one_vcpu(node)
+    for one in (stuck, fine):
+        door.allocate(one.consumer, {node.root.uuid: {"VCPU": 2}})
+    server.misbehave("PUT", f"/allocations/{stuck.consumer}", status=409, code=CONCURRENT)
+    answer = scheduler.agree({"n": holdings(node, stuck, fine)}, knows_all)["n"]
+    assert isinstance(answer, Healed)
+    assert [(problem.code, problem.about) for problem in answer.problems] == [("allocation-refused", stuck.consumer)]
+    assert seen(door, fine.consumer).resources == fine.resources
+    server.behave()
+    assert scheduler.agree({"n": holdings(node, stuck, fine)}, knows_all) == {"n": Healed(writes=1)}
+    assert seen(door, stuck.consumer).resources == stuck.resources
+
+
+def test_given_a_stranger_that_others_keep_changing_when_healed_then_only_that_node_waits(
+    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree
+) -> None:
+    stranger, other = one_vcpu(node), tree(some_name())
+    scheduler.sync({"n": node, "o": other})
+    door.allocate(stranger.consumer, stranger.resources)  # type: ignore[arg-type]
+    server.misbehave("PUT", f"/allocations/{stranger.consumer}", status=409, code=CONCURRENT)
+    nodes = {"n": holdings(node), "o": holdings(other, one_vcpu(other))}
+    answers = scheduler.agree(nodes, knows_all)
+    assert isinstance(answers["n"], PlacementConflict)
+    assert answers["o"] == Healed(writes=1)
+    server.behave()
+    assert scheduler.agree({"n": nodes["n"]}, knows_all) == {"n": Healed(writes=1)}
+
+
+def test_given_errors_500_for_all_when_healed_then_only_the_first_few_are_asked_and_the_settled_are_fine(
+    server: PlacementServer, scheduler: Scheduler
+) -> None:
+    trees = {name: tree(name) for name in (some_name() for _ in range(30))}
+    settled = list(trees)[:5]
+    scheduler.sync(trees)
+    nodes = {name: holdings(node) for name, node in trees.items()}
+    scheduler.agree({name: nodes[name] for name in settled}, knows_all)
+    server.misbehave("GET", "/allocations", status=500)
+    requests = scheduler.requests
+    answers = scheduler.agree(nodes, knows_all)
+    assert scheduler.requests - requests == 3
+    assert answers.keys() == nodes.keys()
+    assert {name for name, answer in answers.items() if isinstance(answer, Healed)} == set(settled)
+    assert all(isinstance(answer, PlacementUnreachable) for name, answer in answers.items() if name not in settled)
+
+
+def test_given_an_error_500_once_when_healed_then_that_node_fails_and_the_next_pass_puts_it_right(
+    server: PlacementServer, scheduler: Scheduler
+) -> None:
+    trees = {name: tree(name) for name in (some_name() for _ in range(3))}
+    scheduler.sync(trees)
+    nodes = {name: holdings(node, one_vcpu(node)) for name, node in trees.items()}
+    first, second, third = trees
+    server.misbehave("GET", f"{trees[second].root.uuid}/allocations", status=500, times=1)
+    answers = scheduler.agree(nodes, knows_all)
+    assert isinstance(answers[second], PlacementUnreachable)
+    assert (answers[first], answers[third]) == (Healed(writes=1), Healed(writes=1))
+    assert scheduler.agree(nodes, knows_all)[second] == Healed(writes=1)
+
+
+def test_given_it_hangs_when_many_are_healed_then_one_time_limit_is_waited_for(
+    server: PlacementServer, door: Door
+) -> None:
+    trees = {name: tree(name) for name in (some_name() for _ in range(20))}
+    scheduler = door.open(replace(door.section, timeout_s=0.5))
+    scheduler.sync(trees)
+    server.misbehave("GET", "/allocations", how="hang")
+    began_s = monotonic()
+    answers = scheduler.agree({name: holdings(node) for name, node in trees.items()}, knows_all)
+    assert monotonic() - began_s < 3
+    assert len(answers) == 20
+    assert all(isinstance(answer, PlacementUnreachable) for answer in answers.values())
+    scheduler.close()
+
+
+def test_given_it_goes_away_when_it_is_back_then_claims_and_healing_go_on(tmp_path: Path) -> None:
+    with private_placement(tmp_path) as own:
+        door = http_door(own)
+        scheduler = door.open()
+        node = tree(some_name())
+        scheduler.sync({"n": node})
+        claimed, missing = one_vcpu(node), one_vcpu(node)
+        assert scheduler.allocate([claimed]) == ()
+        own.stop()
+        with pytest.raises(PlacementUnreachable):
+            scheduler.allocate([missing])
+        with pytest.raises(PlacementUnreachable):
+            scheduler.allocate([Allocation(consumer=claimed.consumer)])
+        assert isinstance(scheduler.agree({"n": holdings(node)}, knows_all)["n"], PlacementUnreachable)
+        own.start()
+        agreed(scheduler.sync({"n": node})["n"])
+        assert scheduler.agree({"n": holdings(node, claimed, missing)}, knows_all) == {"n": Healed(writes=1)}
+        assert scheduler.allocations(node.root.uuid).keys() == {claimed.consumer, missing.consumer}
+        scheduler.close()
+        door.other.close()

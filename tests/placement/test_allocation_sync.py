@@ -1,0 +1,243 @@
+"""Allocations that are not what the ledger says, over both doors: put right, and what is nobody's is left alone."""
+
+import uuid
+
+import pytest
+
+from stocktake.placement import Healed, NoScheduler, Scheduler
+from tests.placement.holding import DEVICE, healed, holdings, knowing, on, some_consumer
+from tests.placement.making import child, stock, tree, with_children, with_root
+from tests.placement.scheduler_doors import Door, agreed, seen, some_name
+
+
+def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_steady_state_is_one_request(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node = tree(some_name())
+    one, other = some_consumer(), some_consumer()
+    held = {one: {node.root.uuid: {"VCPU": 2}}, other: {node.root.uuid: {"VCPU": 1, "MEMORY_MB": 8}}}
+    first = healed(scheduler, node, held)
+    # Two new consumers are one write.
+    assert (first.problems, first.writes) == ((), 1)
+    assert on(door, node) == held
+    assert healed(scheduler, node, held).writes == 0
+    requests, writes = scheduler.requests, scheduler.writes
+    assert healed(scheduler, node, held) == Healed()
+    assert (scheduler.requests - requests, scheduler.writes - writes) == (1, 0)
+
+
+def test_given_everything_right_already_when_a_new_process_heals_then_it_only_reads_and_asks_nobody(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node, consumer = tree(some_name()), some_consumer()
+    held = {consumer: {node.root.uuid: {"VCPU": 2}}}
+    healed(scheduler, node, held)
+    other = door.open()
+
+    def nobody(name: str, strangers: frozenset[str]) -> frozenset[str]:
+        raise AssertionError(f"nothing is wrong with {name} and {strangers}")
+
+    assert healed(other, node, held, nobody) == Healed()
+    assert other.writes == 0
+    other.close()
+
+
+def test_given_an_allocation_that_others_deleted_when_read_back_then_the_next_pass_puts_it_there_again(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node, consumer = tree(some_name()), some_consumer()
+    held = {consumer: {node.root.uuid: {"VCPU": 2}}}
+    for _ in range(2):
+        healed(scheduler, node, held)
+    assert door.other.write("DELETE", f"/allocations/{consumer}").fine
+    # The provider's generation does not show it.
+    assert healed(scheduler, node, held).writes == 0
+    # Who holds what is read by the next pass; of the provider itself nothing has changed.
+    assert scheduler.is_as_agreed(node.root.uuid)
+    assert healed(scheduler, node, held).writes == 1
+    assert on(door, node) == held
+
+
+def test_given_an_allocation_that_others_changed_when_healed_then_it_is_as_it_should(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node, elsewhere, consumer = tree(some_name()), tree(some_name()), some_consumer()
+    scheduler.sync({"e": elsewhere})
+    held = {consumer: {node.root.uuid: {"VCPU": 2}}}
+    healed(scheduler, node, held)
+    body = {
+        "allocations": {
+            node.root.uuid: {"resources": {"VCPU": 7, "MEMORY_MB": 1}},
+            elsewhere.root.uuid: {"resources": {"VCPU": 3}},
+        },
+        "project_id": "p",
+        "user_id": "u",
+        "consumer_generation": seen(door, consumer).generation,
+        "consumer_type": "OTHER",
+    }
+    door.put(f"/allocations/{consumer}", body)
+    assert healed(scheduler, node, held).writes == 1
+    # What it holds elsewhere is another node's matter.
+    assert seen(door, consumer).resources == {node.root.uuid: {"VCPU": 2}, elsewhere.root.uuid: {"VCPU": 3}}
+    assert seen(door, consumer).kind == "INSTANCE"
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_given_a_consumer_that_the_ledger_knows_and_does_not_have_here_when_healed_then_it_loses_its_part_here_only(
+    door: Door, scheduler: Scheduler, *, typed: bool
+) -> None:
+    node, elsewhere, gone, moved = tree(some_name()), tree(some_name()), some_consumer(), some_consumer()
+    scheduler.sync({"e": elsewhere, "n": node})
+    both = {node.root.uuid: {"VCPU": 2}, elsewhere.root.uuid: {"VCPU": 2}}
+    door.allocate(gone, {node.root.uuid: {"VCPU": 2}})
+    if typed:
+        door.allocate(moved, both, "OTHER")
+    else:
+        body = {
+            "allocations": {uuid_: {"resources": amounts} for uuid_, amounts in both.items()},
+            "project_id": "p",
+            "user_id": "u",
+            "consumer_generation": None,
+        }
+        assert door.other.write("PUT", f"/allocations/{moved}", body, version=(1, 30)).fine
+    assert healed(scheduler, node, {}, knowing(gone, moved)) == Healed(writes=2)
+    assert on(door, node) == {}
+    there = seen(door, moved)
+    assert there.resources == {elsewhere.root.uuid: {"VCPU": 2}}
+    assert (there.kind, there.owner) == ("OTHER" if typed else "unknown", ("p", "u"))
+
+
+def test_given_consumers_that_nobody_knows_when_healed_then_they_stay_and_the_node_says_so_until_they_are_gone(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node, ours = tree(some_name()), some_consumer()
+    held = {ours: {node.root.uuid: {"VCPU": 1}}}
+    scheduler.sync({"n": node})
+    strangers = sorted(some_consumer() for _ in range(7))
+    for stranger in strangers:
+        door.allocate(stranger, {node.root.uuid: {"VCPU": 1}})
+    (problem,) = healed(scheduler, node, held).problems
+    assert (problem.code, problem.about) == ("allocation-unknown", "n")
+    assert ", ".join(strangers[:5]) + " and 2 more" in problem.text
+    assert on(door, node).keys() == {ours, *strangers}
+    healed(scheduler, node, held)
+    requests = scheduler.requests
+    assert healed(scheduler, node, held).problems == (problem,)
+    assert scheduler.requests - requests == 1
+    for stranger in strangers:
+        assert door.other.write("DELETE", f"/allocations/{stranger}").fine
+    scheduler.is_as_agreed(node.root.uuid)
+    assert healed(scheduler, node, held).problems == ()
+
+
+def test_given_no_room_when_healed_then_the_others_have_theirs_and_it_is_given_once_there_is_room(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node = tree(some_name())
+    one, large, other = sorted(some_consumer() for _ in range(3))
+    held = {
+        one: {node.root.uuid: {"MEMORY_MB": 200}},
+        large: {node.root.uuid: {"MEMORY_MB": 900, "VCPU": 1}},
+        other: {node.root.uuid: {"MEMORY_MB": 300}},
+    }
+    (problem,) = healed(scheduler, node, held).problems
+    assert (problem.code, problem.about, problem.severity) == ("allocation-refused", large, "error")
+    assert "900 MEMORY_MB wanted, 824 free of 1024" in problem.text
+    assert on(door, node).keys() == {one, other}
+    (problem,) = healed(scheduler, node, held).problems
+    assert "524 free" in problem.text
+    requests = scheduler.requests
+    assert healed(scheduler, node, held).problems == (problem,)
+    assert scheduler.requests - requests == 1
+    more = with_root(node, inventories={**node.root.inventories, "MEMORY_MB": stock(2048)})
+    assert healed(scheduler, more, held).problems == ()
+    assert on(door, node) == held
+
+
+def test_given_too_much_held_when_healed_then_it_is_freed_before_it_is_given_to_others(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node = tree(some_name())
+    grown, gone, fat = sorted(some_consumer() for _ in range(3))
+    scheduler.sync({"n": node})
+    door.allocate(gone, {node.root.uuid: {"MEMORY_MB": 400}})
+    door.allocate(fat, {node.root.uuid: {"MEMORY_MB": 600}})
+    held = {grown: {node.root.uuid: {"MEMORY_MB": 700}}, fat: {node.root.uuid: {"MEMORY_MB": 300}}}
+    assert healed(scheduler, node, held, knowing(gone)).problems == ()
+    assert on(door, node) == held
+
+
+def test_given_a_consumer_that_placement_does_not_accept_when_healed_then_the_others_have_theirs(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node, fine, odd = tree(some_name()), some_consumer(), "no-uuid"
+    share = {node.root.uuid: {"VCPU": 1}}
+    (problem,) = healed(scheduler, node, {fine: share, odd: share}).problems
+    assert (problem.code, problem.about) == ("allocation-refused", odd)
+    assert on(door, node) == {fine: share}
+
+
+def test_given_devices_when_healed_then_only_the_provider_that_changed_is_read_again(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node = tree(some_name())
+    device, theirs = child(node, "0000:01:00.0"), str(uuid.uuid4())
+    adopted = child(node, "0000:02:00.0")
+    scheduler.sync({"n": node})
+    body = {"uuid": theirs, "name": adopted.name, "parent_provider_uuid": node.root.uuid}
+    assert door.other.write("POST", "/resource_providers", body).fine
+    full = with_children(node, device, adopted, *(child(node, f"0000:1{number}:00.0") for number in range(5)))
+    one, other = some_consumer(), some_consumer()
+    held = {
+        one: {node.root.uuid: {"VCPU": 1}, device.uuid: {DEVICE: 1}},
+        other: {node.root.uuid: {"VCPU": 1}, adopted.uuid: {DEVICE: 1}},
+    }
+    for _ in range(2):
+        assert healed(scheduler, full, held).problems == ()
+    assert seen(door, other).resources == {node.root.uuid: {"VCPU": 1}, theirs: {DEVICE: 1}}
+    requests, writes = scheduler.requests, scheduler.writes
+    changed = {**held, one: {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}}
+    assert healed(scheduler, full, changed) == Healed(writes=1)
+    # The list, the root's allocations, the consumer, and the write.
+    assert (scheduler.requests - requests, scheduler.writes - writes) == (4, 1)
+    assert seen(door, one).resources == {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}
+
+
+def test_given_a_device_that_is_gone_and_still_held_when_healed_then_it_is_let_go_and_its_provider_goes(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node, consumer = tree(some_name()), some_consumer()
+    device = child(node, "0000:01:00.0")
+    held = {consumer: {node.root.uuid: {"VCPU": 1}, device.uuid: {DEVICE: 1}}}
+    for _ in range(2):
+        healed(scheduler, with_children(node, device), held)
+    assert agreed(scheduler.sync({"n": node})["n"]).problems
+    without = {consumer: {node.root.uuid: {"VCPU": 1}}}
+    healed(scheduler, node, without)
+    assert seen(door, consumer).resources == without[consumer]
+    assert agreed(scheduler.sync({"n": node})["n"]).problems == ()
+    assert [there.uuid for there in scheduler.providers(root_uuid=node.root.uuid)] == [node.root.uuid]
+
+
+def test_given_a_node_that_was_not_synced_when_healed_then_it_is_left_for_the_next_pass(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node, other = tree(some_name()), tree(some_name())
+    scheduler.sync({"n": node})
+    asked = scheduler.agree({"n": holdings(node, {}), "other": holdings(other, {})}, knowing())
+    assert asked == {"n": Healed()}
+
+
+def test_given_a_deleted_node_when_it_comes_back_then_its_allocations_do_too(door: Door, scheduler: Scheduler) -> None:
+    node, consumer = tree(some_name()), some_consumer()
+    held = {consumer: {node.root.uuid: {"VCPU": 1}}}
+    for _ in range(2):
+        healed(scheduler, node, held)
+    scheduler.delete_tree(node.root.uuid)
+    healed(scheduler, node, held)
+    assert on(door, node) == held
+
+
+def test_given_no_scheduler_when_healed_then_it_agrees() -> None:
+    node = tree("n")
+    assert NoScheduler().agree({"n": holdings(node, {"c": {}})}, knowing()) == {"n": Healed()}
