@@ -8,8 +8,8 @@ from typing import Any
 
 from stocktake.audit import TimeLimit
 from stocktake.clock import Clock, RandomIds, SystemClock
-from stocktake.drivers.fake.driver import FakeDriver
-from stocktake.drivers.monitors.base import load_monitors
+from stocktake.drivers.fake import FakeDriver
+from stocktake.drivers.monitors import load_monitors
 from stocktake.ledger import AnyLedger, Ledger, open_ledger
 from stocktake.model.workload import Flavor, Instance
 from stocktake.placement import open_scheduler, read_overrides

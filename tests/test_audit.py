@@ -10,7 +10,7 @@ import pytest
 
 from stocktake.audit import TimeLimit, audit, stamped
 from stocktake.clock import SystemClock
-from stocktake.drivers.fake.driver import FakeDriver
+from stocktake.drivers.fake import FakeDriver
 from stocktake.errors import DriverError, DriverUnreachable, NodeNotFound
 from stocktake.model.books import Metric
 from stocktake.model.hypervisor import HostView

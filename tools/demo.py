@@ -13,7 +13,7 @@ from pathlib import Path
 from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fake.fleet import DEVICE_SPEC
-from stocktake.drivers.fake.fleet_work import Work, generate_work
+from stocktake.drivers.fake.work import Work, generate_work
 from stocktake.ledger import NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.pci import PciRecord

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from stocktake.drivers.base import Driver
-from stocktake.drivers.monitors.base import Monitor
+from stocktake.drivers.monitors import Monitor
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.model.books import Metric
 from stocktake.model.hypervisor import HostView, Survey

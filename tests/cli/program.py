@@ -18,7 +18,7 @@ from stocktake.cli.logs import StderrHandler
 from stocktake.cli.main import main
 from stocktake.cli.session import Session
 from stocktake.clock import Clock, RandomIds, SystemClock
-from stocktake.drivers.fake.fleet_work import generate_work
+from stocktake.drivers.fake.work import generate_work
 from stocktake.ledger import Ledger, open_ledger
 
 HOST = "compute-1"

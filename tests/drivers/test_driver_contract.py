@@ -7,7 +7,7 @@ import pytest
 
 from stocktake.clock import SystemClock
 from stocktake.drivers.base import Driver, load_driver
-from stocktake.drivers.fake.driver import FakeDriver
+from stocktake.drivers.fake import FakeDriver
 from stocktake.drivers.fake.fleet import Fleet, generate_fleet
 from stocktake.drivers.host import HostDriver
 from stocktake.model.value import encode

@@ -11,9 +11,9 @@ import os_traits
 import psutil
 import pytest
 
-from stocktake.drivers.cpus import split_cpus
 from stocktake.drivers.host import HostDriver
 from stocktake.drivers.host.cpu import HYPERTHREADING, X86_TRAITS, cpu_traits
+from stocktake.drivers.machine import split_cpus
 from stocktake.errors import DriverError, SettingsError
 from stocktake.model.hypervisor import Survey
 from stocktake.settings import Settings, read_settings

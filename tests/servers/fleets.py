@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stocktake import __version__
 from stocktake.clock import Clock, RandomIds, SystemClock
-from stocktake.drivers.fake.fleet_work import generate_work
+from stocktake.drivers.fake.work import generate_work
 from stocktake.ledger import open_ledger
 from stocktake.model.value import replace
 from stocktake.refresh.run import refresh

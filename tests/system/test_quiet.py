@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from stocktake.drivers.fake.fleet import DEVICE_SPEC
-from stocktake.drivers.fake.fleet_work import generate_work
+from stocktake.drivers.fake.work import generate_work
 from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote, writes
 from tests.system.running import Host

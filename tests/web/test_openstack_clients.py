@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.drivers.fake.fleet_work import generate_work
+from stocktake.drivers.fake.work import generate_work
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service

@@ -73,7 +73,7 @@ def check_command(session: Session) -> int:
     """
     from stocktake.cli.screen import screen_of, write, write_json
     from stocktake.drivers.base import driver_names
-    from stocktake.drivers.monitors.base import load_monitors
+    from stocktake.drivers.monitors import load_monitors
     from stocktake.errors import SettingsError
     from stocktake.placement.overrides import read_overrides
 

@@ -90,7 +90,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetr
     """
     from stocktake.audit import TimeLimit
     from stocktake.drivers.base import load_driver
-    from stocktake.drivers.monitors.base import load_monitors
+    from stocktake.drivers.monitors import load_monitors
     from stocktake.placement.overrides import read_overrides
     from stocktake.refresh.context import Parts
     from stocktake.report.notifications import open_bus

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from stocktake.audit import TimeLimit
 from stocktake.clock import Clock, Ids
 from stocktake.drivers.base import Driver
-from stocktake.drivers.monitors.base import Monitor
+from stocktake.drivers.monitors import Monitor
 from stocktake.errors import StocktakeError
 from stocktake.ledger import AnyLedger
 from stocktake.model.books import ComputeNode, Entry

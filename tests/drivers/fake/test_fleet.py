@@ -12,7 +12,7 @@ from stocktake.accounting.migrations import in_play
 from stocktake.accounting.tally import tally
 from stocktake.audit import stamped
 from stocktake.drivers.fake.fleet import DEVICE_SPEC, PROFILES, Dice, FleetNode, generate_fleet
-from stocktake.drivers.fake.fleet_work import MOVES, Kind, Work, generate_work
+from stocktake.drivers.fake.work import MOVES, Kind, Work, generate_work
 from stocktake.model.books import Tally
 from stocktake.model.hypervisor import Host, HostView
 from stocktake.model.workload import NodeWork, Place

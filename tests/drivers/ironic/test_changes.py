@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stocktake.drivers.ironic.api import Listed, Node, Order
 from stocktake.drivers.ironic.changes import PAGES, Dated, changed
-from stocktake.drivers.ironic.records import Listed, Node, Order
 
 KNOWN = 1500
 

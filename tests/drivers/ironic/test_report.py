@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.audit import stamped
-from stocktake.drivers.ironic.records import Node
+from stocktake.drivers.ironic.api import Node
 from stocktake.drivers.ironic.report import resource_class, survey_of
 from stocktake.model.hypervisor import Host, HostView
 from stocktake.verify import verify

@@ -13,10 +13,11 @@ import pytest
 from stocktake.clock import SystemClock
 from stocktake.drivers.base import Driver
 from stocktake.drivers.libvirt import open_driver
-from stocktake.drivers.libvirt.driver import LibvirtDriver
-from stocktake.drivers.libvirt.guests import Disk
-from stocktake.drivers.libvirt.images import growth_bytes
-from stocktake.drivers.libvirt.sweep import _measure_by_libvirt, read_boot_time
+from stocktake.drivers.libvirt.connection import Hypervisor, silence_libvirt
+from stocktake.drivers.libvirt.disks import growth_bytes
+from stocktake.drivers.libvirt.driver import LibvirtDriver, _measure_by_libvirt, read_memory
+from stocktake.drivers.libvirt.guests import GuestDisk
+from stocktake.drivers.machine import read_boot_time
 from stocktake.errors import InvalidData, NodeNotFound, SettingsError, StocktakeError
 from stocktake.model.hypervisor import Guest, Host, HostView, Survey
 from stocktake.model.topology import GuestCell
@@ -269,11 +270,11 @@ def test_a_remote_libvirtd_is_asked_for_the_size_of_a_disk(libvirtd: PrivateLibv
     libvirtd.define(GuestSpec(name="a", disks_gib=(2,)))
     path = str(libvirtd.images / "a-0.qcow2")
     domain = cast(Any, libvirtd.connection.lookupByName("a"))
-    image = _measure_by_libvirt(domain, Disk(path, "qcow2"))
+    image = _measure_by_libvirt(domain, GuestDisk(path, "qcow2"))
     assert image.virtual == 2 * GIB
     assert 0 < growth_bytes([image]) <= 2 * GIB
     with pytest.raises(InvalidData, match="/no/such"):
-        _measure_by_libvirt(domain, Disk("/no/such", "qcow2"))
+        _measure_by_libvirt(domain, GuestDisk("/no/such", "qcow2"))
 
 
 @pytest.mark.system
@@ -380,3 +381,11 @@ def test_an_error_of_the_host_s_own_documents_is_the_node_s(tmp_path: Path, monk
     driver.close()
     assert isinstance(error, StocktakeError)
     assert "DTDs and entities are not read" in str(error)
+
+
+def test_without_memory_stats_the_total_and_the_free_memory_are_taken() -> None:
+    silence_libvirt()
+    connection = cast(Hypervisor, libvirt.openReadOnly("test:///default"))
+    memory = read_memory(connection)
+    assert memory == (3072, 3072 - connection.getFreeMemory() // 1024**2)
+    connection.close()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.drivers.libvirt.guests import OFF, Definition, DefinitionCache, Disk, read_definition
-from stocktake.drivers.libvirt.placement import Layout
+from stocktake.drivers.libvirt.guests import OFF, Definition, DefinitionCache, GuestDisk, read_definition
+from stocktake.drivers.libvirt.numa import Layout
 from tests.drivers.libvirt.documents import domain_document
 
 LAYOUT = Layout(cell_by_cpu={0: 0, 1: 0}, cells=frozenset({0}), huge_kb=2048)
@@ -63,7 +63,7 @@ def test_memory_is_the_most_it_may_have_rounded_up() -> None:
 
 def test_only_local_file_disks_count_and_an_unstated_format_is_raw() -> None:
     definition = read_definition(domain_document(DISKS), active=True, layout=LAYOUT)
-    assert definition.disks == (Disk("/a", "qcow2"), Disk("/b", "raw"))
+    assert definition.disks == (GuestDisk("/a", "qcow2"), GuestDisk("/b", "raw"))
 
 
 def test_host_devices_and_network_functions_are_given_pci_devices() -> None:

@@ -8,21 +8,18 @@ One node, named as the host. It can list no guests. Memory's total and free come
 import os
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from stocktake.clock import Clock
-from stocktake.drivers.cpus import split_cpus
 from stocktake.drivers.host.cpu import cpu_info, cpu_traits, read_model, read_online, read_places
 from stocktake.drivers.host.devices import read_devices
 from stocktake.drivers.host.files import read_sizes_kb, read_text
-from stocktake.drivers.host.topology import read_topology
+from stocktake.drivers.host.numa import read_topology
+from stocktake.drivers.machine import disk_report, read_boot_time, read_file_system, read_uptime_s, split_cpus
 from stocktake.errors import DriverError, InvalidData, NodeNotFound, StocktakeError
 from stocktake.model.hypervisor import Survey
 from stocktake.model.value import plain
 from stocktake.settings import Settings
-
-_GIB = 1024**3
 
 
 def open_driver(settings: Settings, clock: Clock) -> "HostDriver":  # noqa: ARG001 (the door's form)
@@ -59,11 +56,7 @@ class HostDriver:
 
     def uptime_s(self) -> float | None:
         """Read the uptime in seconds."""
-        words = (read_text(self._root / "proc/uptime") or "").split()
-        try:
-            return float(words[0]) if words else None
-        except ValueError:
-            return None
+        return read_uptime_s(self._root)
 
     def close(self) -> None:
         """Do nothing: there is no connection."""
@@ -88,12 +81,13 @@ class HostDriver:
         page_kb = os.sysconf("SC_PAGE_SIZE") // 1024
         topology = read_topology(root, cpus, places, page_kb=page_kb, reserved=settings.reserved_huge_pages)
         cells = len(topology.cells) if topology else 1
+        booted_at = read_boot_time(root)
         return {
             "vcpus": len(cpus.shared | cpus.dedicated),
             "pcpus": len(cpus.dedicated),
             "vcpus_used": 0,
             **_memory(root),
-            **_disk(_images(settings)),
+            **disk_report(read_file_system(_images(settings))),
             "cpu_info": cpu_info(self._arch, model, places, cells),
             "numa_topology": plain(topology),
             "hypervisor_type": "host",
@@ -103,7 +97,7 @@ class HostDriver:
             "pci_passthrough_devices": plain(read_devices(root)),
             "traits": sorted(cpu_traits(self._arch, model.flags, places)),
             "capabilities": {},
-            "booted_at": _booted_at(root),
+            "booted_at": booted_at.isoformat() if booted_at else None,
         }
 
 
@@ -120,23 +114,7 @@ def _memory(root: Path) -> dict[str, int]:
 def _images(settings: Settings) -> Path:
     """Say whose file system is the node's disk: the images' if there is such a folder, else the state path's."""
     place = settings.libvirt.instances_path
-    if not place.is_dir():
-        place = settings.state_path
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return place
-
-
-def _disk(place: Path) -> dict[str, int]:
-    """Read a file system in whole GiB: total and least available rounded down, used rounded up."""
-    status = os.statvfs(place)
-    total = status.f_blocks * status.f_frsize
-    used = (status.f_blocks - status.f_bfree) * status.f_frsize
-    return {
-        "local_gb": total // _GIB,
-        "local_gb_used": min(-(-used // _GIB), total // _GIB),
-        "disk_available_least": status.f_bavail * status.f_frsize // _GIB,
-    }
+    return place if place.is_dir() else settings.state_path
 
 
 def _kernel_version(root: Path) -> int | None:
@@ -146,12 +124,3 @@ def _kernel_version(root: Path) -> int | None:
         return None
     major, minor, patch = (int(part or 0) for part in found.groups())
     return major * 1_000_000 + minor * 1_000 + patch
-
-
-def _booted_at(root: Path) -> str | None:
-    """Read when the machine started, ISO 8601 in UTC."""
-    for line in (read_text(root / "proc/stat") or "").splitlines():
-        name, _space, rest = line.partition(" ")
-        if name == "btime":
-            return datetime.fromtimestamp(int(rest), UTC).isoformat()
-    return None

@@ -1,20 +1,21 @@
 """
-Step 4: one HTTP conversation with Ironic. Invariant: a list is whole or an error, and everything has a time limit.
+Step 4: Ironic's API and its nodes as that tells them. Invariant: a list is whole or an error, in bounded time, and a
+node that can't be read is its own trouble, never the list's.
 
 Pages are read as they come from the socket: the SDK's objects would cost twice the time of the listing itself.
 """
 
 import logging
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
 
 from stocktake.clock import Clock
-from stocktake.drivers.ironic.records import FIELDS, Listed, Order, Page, read_node, read_updated_at
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.keystone import open_adapter, read_plugin, reason_of
 
@@ -24,6 +25,120 @@ if TYPE_CHECKING:
     from stocktake.settings import Ironic
 
 LOG = logging.getLogger(__name__)
+
+# Nova reads these, all but the last four; those are what an operator looks for.
+FIELDS = (
+    "uuid",
+    "name",
+    "resource_class",
+    "properties",
+    "provision_state",
+    "target_provision_state",
+    "power_state",
+    "maintenance",
+    "instance_uuid",
+    "traits",
+    "conductor_group",
+    "shard",
+    "fault",
+    "maintenance_reason",
+    "last_error",
+)
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+Order = Literal["updated_at", "created_at"]
+
+
+class Node(msgspec.Struct, frozen=True):
+    """
+    One node, Ironic's names.
+
+    Attributes:
+        properties: whatever somebody wrote: Ironic does not check it.
+        fault: why Ironic itself put it into maintenance.
+    """
+
+    uuid: str
+    name: str | None = None
+    resource_class: str | None = None
+    properties: Mapping[str, Any] = {}
+    provision_state: str | None = None
+    target_provision_state: str | None = None
+    power_state: str | None = None
+    maintenance: bool = False
+    instance_uuid: str | None = None
+    traits: tuple[str, ...] = ()
+    conductor_group: str | None = None
+    shard: str | None = None
+    fault: str | None = None
+    maintenance_reason: str | None = None
+    last_error: str | None = None
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A node of which only the uuid could be read, and why no more."""
+
+    uuid: str
+    error: DriverError
+
+
+Listed = Node | Unreadable
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of a list; `next` is there if another follows."""
+
+    nodes: tuple[msgspec.Raw, ...]
+    next: str | None = None
+
+
+class _Named(msgspec.Struct, frozen=True):
+    uuid: str
+    updated_at: str | None = None
+
+
+_NODE = msgspec.json.Decoder(Node)
+_NAMED = msgspec.json.Decoder(_Named)
+
+
+def read_node(text: msgspec.Raw | bytes, *, where: str) -> Listed:
+    """
+    Read one node.
+
+    Raises:
+        DriverError: it has not even a uuid.
+    """
+    try:
+        node = _NODE.decode(text)
+    except msgspec.DecodeError as error:
+        uuid = _uuid(_named(text, where).uuid, where)
+        remedy = "Correct the node in Ironic; the others are not touched by it."
+        return Unreadable(uuid, DriverError(f"can't be understood: {error}", where=uuid, remedy=remedy))
+    _uuid(node.uuid, where)
+    return node
+
+
+def read_updated_at(text: msgspec.Raw | bytes, *, where: str) -> str | None:
+    """Read when a node was changed last, in Ironic's words; None if never."""
+    return _named(text, where).updated_at
+
+
+def _named(text: msgspec.Raw | bytes, where: str) -> _Named:
+    try:
+        return _NAMED.decode(text)
+    except msgspec.DecodeError as error:
+        raise _no_ironic(str(error), where) from error
+
+
+def _uuid(uuid: str, where: str) -> str:
+    if not UUID.fullmatch(uuid):
+        raise _no_ironic(f"{uuid[:60]!r} is no UUID", where)
+    return uuid
+
+
+def _no_ironic(what: str, where: str) -> DriverError:
+    return DriverError(f"the answer can't be understood: {what}", where=where, remedy="Is this URL Ironic's?")
+
 
 # 1.82 is the first with shards; 1.46, the first with conductor groups, is Nova's minimum.
 NEWEST = (1, 82)

@@ -10,7 +10,7 @@ never changed, where the database sorts those first (PostgreSQL).
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from stocktake.drivers.ironic.records import Listed, Order
+from stocktake.drivers.ironic.api import Listed, Order
 
 # How many are asked for at first, and then if those are not enough.
 PAGES: Final = (20, 200, 1000)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stocktake.drivers.ironic.records import Node
+from stocktake.drivers.ironic.api import Node
 from stocktake.model.books import StatValue
 from stocktake.model.hypervisor import Survey
 from stocktake.model.problem import Problem

@@ -2,18 +2,15 @@
 Step 4, libvirt: one connection, one node, its guests. Invariant: everything is read-only, and there is no process per
 disk.
 
-    driver       the node's name, surveys, errors
+    driver       the node's name, surveys; memory; one reading of everything, put together as a report
     connection   open, keep alive, one sweep with a deadline
     events       what libvirt tells by itself
-    sweep        one reading of everything, put together as a report
     facts        what stays as it is while libvirtd runs
-    capacity     memory, disk, CPU model, what the host can run
-    traits       CPU flags as the scheduler's traits
-    topology     which CPUs are sold as what, NUMA cells
+    cpu          which CPUs are online, their model and traits, what the host can run
+    numa         the host's cells, and where a guest sits: cells, pinned CPUs, pages
     devices      PCI devices
     guests       domain definitions
-    placing      where a guest sits: cells, pinned CPUs, pages
-    images       disk images
+    disks        disk images, storage pools
     xml          hardened parsing
 """
 

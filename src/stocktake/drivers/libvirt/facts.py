@@ -14,14 +14,12 @@ from xml.etree.ElementTree import Element, tostring
 
 import libvirt
 
-from stocktake.drivers.cpus import HostCpus, split_cpus
-from stocktake.drivers.libvirt.capacity import cpu_info, expand_features, read_online_cpus, supported_instances
 from stocktake.drivers.libvirt.connection import Hypervisor, is_lost
+from stocktake.drivers.libvirt.cpu import cpu_info, expand_features, host_traits, read_online_cpus, supported_instances
 from stocktake.drivers.libvirt.devices import pci_devices
-from stocktake.drivers.libvirt.placement import Layout
-from stocktake.drivers.libvirt.topology import ReservedPages, cell_by_cpu, host_topology
-from stocktake.drivers.libvirt.traits import host_traits
+from stocktake.drivers.libvirt.numa import Layout, ReservedPages, cell_by_cpu, host_topology
 from stocktake.drivers.libvirt.xml import read_xml
+from stocktake.drivers.machine import HostCpus, split_cpus
 from stocktake.model.topology import HostTopology
 from stocktake.model.value import Value, plain
 

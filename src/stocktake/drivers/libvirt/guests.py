@@ -16,8 +16,8 @@ import libvirt
 
 from stocktake.drivers.libvirt.connection import Domain, Hypervisor, is_lost, message_of
 from stocktake.drivers.libvirt.devices import address_of
-from stocktake.drivers.libvirt.images import Image
-from stocktake.drivers.libvirt.placement import Layout, guest_topology
+from stocktake.drivers.libvirt.disks import Image
+from stocktake.drivers.libvirt.numa import Layout, guest_topology
 from stocktake.drivers.libvirt.xml import number, read_xml, size_bytes, text_of
 from stocktake.errors import InvalidData
 from stocktake.model.hypervisor import Guest
@@ -45,7 +45,7 @@ _STATES: Mapping[int, str] = {
 _STARTING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
 
 
-class Disk(NamedTuple):
+class GuestDisk(NamedTuple):
     """One local file disk of a guest and the format that its definition states."""
 
     path: str
@@ -57,7 +57,7 @@ class Definition(Value, frozen=True, kw_only=True):
 
     vcpus: int
     memory_mb: int
-    disks: tuple[Disk, ...]
+    disks: tuple[GuestDisk, ...]
     numa: GuestTopology | None
     pci_addresses: tuple[str, ...]
     metadata: Mapping[str, str]
@@ -126,7 +126,7 @@ class DefinitionCache:
             self._kept = {uuid: kept for uuid, kept in self._kept.items() if uuid in uuids}
 
 
-Measure = Callable[[Domain, Disk, Kept], Image]
+Measure = Callable[[Domain, GuestDisk, Kept], Image]
 
 
 class Reading(NamedTuple):
@@ -278,16 +278,16 @@ def _vcpus(root: Element, *, active: bool) -> frozenset[int]:
     return frozenset(range(count))
 
 
-def _disks(root: Element) -> list[Disk]:
+def _disks(root: Element) -> list[GuestDisk]:
     """List the disks that are local files; not CD-ROMs, floppies, block devices and what comes over a network."""
-    disks: list[Disk] = []
+    disks: list[GuestDisk] = []
     for disk in root.findall("./devices/disk"):
         source = disk.find("source")
         path = None if source is None else source.get("file")
         if disk.get("type") == "file" and disk.get("device", "disk") == "disk" and path:
             driver = disk.find("driver")
             # As in libvirt: an image whose format isn't stated is raw.
-            disks.append(Disk(path, "raw" if driver is None else driver.get("type", "raw")))
+            disks.append(GuestDisk(path, "raw" if driver is None else driver.get("type", "raw")))
     return disks
 
 

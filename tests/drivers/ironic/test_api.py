@@ -2,7 +2,7 @@
 
 import pytest
 
-from stocktake.drivers.ironic.records import Node, Unreadable, read_node, read_updated_at
+from stocktake.drivers.ironic.api import Node, Unreadable, read_node, read_updated_at
 from stocktake.errors import DriverError
 
 UUID = "6f1e2a30-0000-4000-8000-000000000001"

@@ -4,21 +4,33 @@ import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
+import libvirt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.drivers.libvirt.images import (
+from stocktake.drivers.libvirt.connection import Hypervisor
+from stocktake.drivers.libvirt.disks import (
     Image,
     ImageCache,
     growth_bytes,
     qcow2_virtual_size,
     read_image,
+    read_pool_disk,
     with_status_of,
 )
+from stocktake.drivers.machine import FileSystem
 from stocktake.errors import InvalidData
 from tests.servers.libvirtd import qcow2_image
+
+# The host of libvirt's test driver, with two storage pools of ours.
+NODE = """
+<node>
+  <pool type='dir'><name>default</name><target><path>/default</path></target></pool>
+  <pool type='dir'><name>fast</name><target><path>/fast/images/</path></target></pool>
+</node>"""
 
 GIB = 1024**3
 
@@ -128,7 +140,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         paths.append(path)
         return really(path, flags, *more)
 
-    monkeypatch.setattr("stocktake.drivers.libvirt.images.os.open", noted)
+    monkeypatch.setattr("stocktake.drivers.libvirt.disks.os.open", noted)
     return paths
 
 
@@ -192,3 +204,21 @@ def test_a_size_that_libvirtd_told_takes_allocation_and_identity_from_the_file(t
         identity=(status.st_dev, status.st_ino), virtual=GIB, allocated=status.st_blocks * 512
     )
     assert with_status_of(str(tmp_path / "nowhere"), told) == told
+
+
+@pytest.mark.parametrize(("path", "pool"), [("/fast/images", "fast"), ("/default", "default"), ("/other", "default")])
+def test_a_remote_disk_is_the_pool_of_that_path_or_the_default_one(tmp_path: Path, path: str, pool: str) -> None:
+    document = tmp_path / "node.xml"
+    document.write_text(NODE)
+    connection = libvirt.open(f"test://{document}")
+    _state, total, used, free = connection.storagePoolLookupByName(pool).info()
+    assert read_pool_disk(cast(Hypervisor, connection), path) == FileSystem(total=total, used=used, free=free)
+    connection.close()
+
+
+def test_a_remote_host_without_pools_has_no_disk(tmp_path: Path) -> None:
+    document = tmp_path / "node.xml"
+    document.write_text("<node/>")
+    connection = libvirt.open(f"test://{document}")
+    assert read_pool_disk(cast(Hypervisor, connection), "/a") is None
+    connection.close()

@@ -10,10 +10,11 @@ import os
 import stat
 from collections.abc import Iterable
 
+from stocktake.drivers.libvirt.connection import Hypervisor, StoragePool
+from stocktake.drivers.libvirt.xml import read_xml, text_of
+from stocktake.drivers.machine import FileSystem
 from stocktake.errors import InvalidData
 from stocktake.model.value import Value
-
-GIB = 1024**3
 
 _QCOW2_MAGIC = b"QFI\xfb"
 # Magic, version, backing file (offset and length), cluster bits, then the virtual size, all big-endian.
@@ -146,3 +147,22 @@ def growth_bytes(images: Iterable[Image]) -> int:
     """
     distinct = {image.identity: image for image in images}
     return sum(max(0, image.virtual - image.allocated) for image in distinct.values())
+
+
+def read_pool_disk(hypervisor: Hypervisor, path: str) -> FileSystem | None:
+    """
+    Read a remote host's disk from its storage pools: the one at `path`, else the one called `default`.
+
+    None if it has neither; its disk is then unknown from here.
+    """
+    pools = hypervisor.listAllStoragePools()
+    chosen = next((pool for pool in pools if _target_path(pool) == path.rstrip("/")), None)
+    chosen = chosen or next((pool for pool in pools if pool.name() == "default"), None)
+    if chosen is None:
+        return None
+    _state, total, used, free = chosen.info()
+    return FileSystem(total=total, used=used, free=free)
+
+
+def _target_path(pool: StoragePool) -> str:
+    return text_of(read_xml(pool.XMLDesc(), where=f"storage pool {pool.name()}"), "./target/path").rstrip("/")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from stocktake.clock import Clock, SystemClock
-from stocktake.drivers.fake.driver import FAULTS, FakeDriver
+from stocktake.drivers.fake import FAULTS, FakeDriver
 from stocktake.errors import DriverError, DriverUnreachable, NodeNotFound, StocktakeError
 from stocktake.model.hypervisor import Guest, Host, HostView, Survey
 from stocktake.settings import Settings, read_settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stocktake.clock import SystemClock
-from stocktake.drivers.monitors.base import Monitor, load_monitors, monitor_names
+from stocktake.drivers.monitors import Monitor, load_monitors, monitor_names
 from stocktake.drivers.monitors.cpu import CpuMonitor
 from stocktake.errors import DriverError, SettingsError
 from stocktake.settings import Settings, read_settings

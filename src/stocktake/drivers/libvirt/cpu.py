@@ -1,111 +1,28 @@
 """
-Step 4, how much the host has: memory, disk, CPU model, what it can run. Invariant: total and free come from one
-reading.
+Step 4, the host's CPUs: which are online, model and features, what they can run, traits. Invariant: only what libvirt
+says.
 
-The forms are Nova's (release 34, nova/virt/libvirt/driver.py: `get_available_resource`); where its figures can lie
-(memory from two sources, see docs), ours come from one.
+The forms and the table of traits are Nova's (release 34, nova/virt/libvirt/driver.py and utils.py), with what the table
+lacks: `pni` is how libvirt spells SSE3, and the traits of mitigations. Nova asks for the CPU model that its guests get
+by default; a trait here says what the host's CPU has, and is a standard one (os-traits).
 """
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import NamedTuple
 from xml.etree.ElementTree import Element, tostring
 
 import libvirt
+import os_traits
 
-from stocktake.drivers.libvirt.connection import Hypervisor, StoragePool
-from stocktake.drivers.libvirt.images import GIB
+from stocktake.drivers.libvirt.connection import Hypervisor
+from stocktake.drivers.libvirt.numa import has_hyperthreading
 from stocktake.drivers.libvirt.xml import number, read_xml, text_of
 from stocktake.model.value import encode
-
-
-class Memory(NamedTuple):
-    """Host memory in MiB: total rounded down, used rounded up."""
-
-    total_mb: int
-    used_mb: int
-
-
-class Disk(NamedTuple):
-    """The images' file system, in bytes; `free` is what an ordinary user may still write."""
-
-    total: int
-    used: int
-    free: int
-
-
-def read_memory(hypervisor: Hypervisor) -> Memory:
-    """
-    Read the host's memory; used is what is neither free nor in buffers nor in the page cache.
-
-    `getMemoryStats` gives all four in one reading. A hypervisor without it (libvirt's test driver, some remote ones)
-    tells its total and its free memory in two calls; if those contradict each other, nothing is taken for used.
-    """
-    try:
-        stats = hypervisor.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-            raise
-        total_mb = int(hypervisor.getInfo()[1])
-        return Memory(total_mb, max(0, total_mb - hypervisor.getFreeMemory() // 1024**2))
-    unused_kb = stats["free"] + stats.get("buffers", 0) + stats.get("cached", 0)
-    total_mb = stats["total"] // 1024
-    return Memory(total_mb, total_mb - unused_kb // 1024)
 
 
 def read_online_cpus(hypervisor: Hypervisor) -> frozenset[int]:
     """Read which host CPUs are online."""
     _count, online, _online_count = hypervisor.getCPUMap()
     return frozenset(cpu for cpu, is_online in enumerate(online) if is_online)
-
-
-def read_local_disk(path: str) -> Disk:
-    """Read the file system of `path`; if that doesn't exist yet, of its nearest parent that does."""
-    place = Path(path)
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    status = os.statvfs(place)
-    return Disk(
-        total=status.f_blocks * status.f_frsize,
-        used=(status.f_blocks - status.f_bfree) * status.f_frsize,
-        free=status.f_bavail * status.f_frsize,
-    )
-
-
-def read_pool_disk(hypervisor: Hypervisor, path: str) -> Disk | None:
-    """
-    Read a remote host's disk from its storage pools: the one at `path`, else the one called `default`.
-
-    None if it has neither; its disk is then unknown from here.
-    """
-    pools = hypervisor.listAllStoragePools()
-    chosen = next((pool for pool in pools if _target_path(pool) == path.rstrip("/")), None)
-    chosen = chosen or next((pool for pool in pools if pool.name() == "default"), None)
-    if chosen is None:
-        return None
-    _state, total, used, free = chosen.info()
-    return Disk(total=total, used=used, free=free)
-
-
-def _target_path(pool: StoragePool) -> str:
-    return text_of(read_xml(pool.XMLDesc(), where=f"storage pool {pool.name()}"), "./target/path").rstrip("/")
-
-
-def disk_report(disk: Disk | None, growth: int) -> dict[str, int | None]:
-    """
-    Write the disk's figures in whole GiB: total and least available rounded down, used rounded up.
-
-    `growth` is what thin images may still grow by, in bytes; the least available is negative if that is more than
-    there is. Without a known disk the total is 0.
-    """
-    if disk is None:
-        return {"local_gb": 0, "local_gb_used": 0, "disk_available_least": None}
-    return {
-        "local_gb": disk.total // GIB,
-        "local_gb_used": min(-(-disk.used // GIB), disk.total // GIB),
-        "disk_available_least": (disk.free - growth) // GIB,
-    }
 
 
 def expand_features(hypervisor: Hypervisor, cpu: Element) -> tuple[str, ...]:
@@ -182,3 +99,56 @@ def supported_instances(capabilities: Element) -> tuple[tuple[str, str, str], ..
 def _canonical(name: str | None, words: Mapping[str, str]) -> str:
     lower = (name or "").lower()
     return words.get(lower, lower)
+
+
+# libvirt's feature names (its cpu_map) to traits, where the trait isn't the name without hyphens.
+_X86_TRAITS: Mapping[str, tuple[str, ...]] = {
+    "aes": ("HW_CPU_X86_AESNI",),
+    "amd-no-ssb": ("HW_CPU_X86_AMD_NO_SSB",),
+    "amd-ssbd": ("HW_CPU_X86_AMD_SSBD",),
+    "bmi1": ("HW_CPU_X86_BMI",),
+    "fma": ("HW_CPU_X86_FMA3",),
+    "gfni": ("HW_CPU_X86_AVX512GFNI",),
+    "hle": ("HW_CPU_X86_TSX",),
+    "ibpb": ("HW_CPU_X86_AMD_IBPB",),
+    "md-clear": ("HW_CPU_X86_INTEL_MD_CLEAR",),
+    "pclmuldq": ("HW_CPU_X86_CLMUL",),
+    "pni": ("HW_CPU_X86_SSE3",),
+    "rtm": ("HW_CPU_X86_TSX",),
+    "sha-ni": ("HW_CPU_X86_SHA",),
+    "spec-ctrl": ("HW_CPU_X86_INTEL_SPEC_CTRL",),
+    "ssbd": ("HW_CPU_X86_INTEL_SSBD",),
+    "sse4.1": ("HW_CPU_X86_SSE41",),
+    "sse4.2": ("HW_CPU_X86_SSE42",),
+    "svm": ("HW_CPU_X86_SVM", "HW_CPU_X86_AMD_SVM"),
+    "vaes": ("HW_CPU_X86_AVX512VAES",),
+    "virt-ssbd": ("HW_CPU_X86_AMD_VIRT_SSBD",),
+    "vmx": ("HW_CPU_X86_VMX", "HW_CPU_X86_INTEL_VMX"),
+    "vpclmulqdq": ("HW_CPU_X86_AVX512VPCLMULQDQ",),
+}
+
+_STANDARD = frozenset(os_traits.get_traits())
+
+
+def cpu_traits(arch: str, features: Iterable[str]) -> frozenset[str]:
+    """Name the traits of a CPU with libvirt's `features`; architectures other than x86 and aarch64 have none."""
+    prefix = {"x86_64": "HW_CPU_X86_", "i686": "HW_CPU_X86_", "aarch64": "HW_CPU_AARCH64_"}.get(arch)
+    if prefix is None:
+        return frozenset()
+    table = _X86_TRAITS if arch != "aarch64" else {}
+    names = (name for feature in features for name in table.get(feature, (_spelt_alike(prefix, feature),)))
+    return _STANDARD.intersection(names)
+
+
+def _spelt_alike(prefix: str, feature: str) -> str:
+    return prefix + feature.upper().replace("-", "")
+
+
+def host_traits(capabilities: Element, features: Iterable[str]) -> frozenset[str]:
+    """Name what the host offers: its CPU's traits, its architecture, those it can run, and hyper-threading."""
+    arch = text_of(capabilities, "./host/cpu/arch")
+    runs = {guest_arch.get("name", "") for guest_arch in capabilities.findall("./guest/arch")}
+    names = {f"HW_ARCH_{arch.upper()}"} | {f"COMPUTE_ARCH_{name.upper()}" for name in runs}
+    if has_hyperthreading(capabilities):
+        names.add("HW_CPU_HYPERTHREADING")
+    return _STANDARD.intersection(names) | cpu_traits(arch, features)

@@ -6,9 +6,9 @@ doubts.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stocktake.drivers.cpus import HostCpus
 from stocktake.drivers.host.cpu import Cpu
 from stocktake.drivers.host.files import numbered, read_cpus, read_number, read_sizes_kb
+from stocktake.drivers.machine import HostCpus
 from stocktake.model.topology import HostCell, HostPages, HostTopology
 from stocktake.settings import ReservedPages
 
