@@ -148,9 +148,9 @@ def test_given_a_change_that_is_told_when_everything_is_read_again_then_nothing_
     survey_of(sample_host)
     for number in range(2 * FULL_EVERY + 2):
         entitle(sample, str(number))
-        # Whether the event comes before the survey or after it is left to chance.
+        # Whether the event comes before the survey or after it is left to chance; it comes before the next one.
         assert stale(sample_host) == []
-    wakes.until(2 * FULL_EVERY + 2)
+        wakes.until(number + 1)
     assert sample_host.cache_lies == 0
 
 

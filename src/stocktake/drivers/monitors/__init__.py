@@ -1,6 +1,5 @@
 """
-Step 3, host metrics: the protocol of monitors, and how they are found. Invariant: a monitor's trouble never stops a
-pass.
+Step 4, monitors of the host: their protocol, and how they are found. Invariant: a monitor's trouble never stops a pass.
 
 Third parties add monitors through the entry point group `stocktake.monitors`: a name and a function
 `open_monitor(settings: Settings, clock: Clock) -> Monitor`.
