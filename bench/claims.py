@@ -16,7 +16,7 @@ from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
 from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.allocation import Allocation
 from stocktake.model.workload import Flavor
 from stocktake.refresh.context import Parts
@@ -114,6 +114,6 @@ def _opened(directory: Path, *, placement: str, allocations: str) -> Iterator[tu
     refresh(parts)
     (node,) = parts.ledger.nodes()
     ledger = parts.ledger
-    assert isinstance(ledger, Ledger)
+    assert isinstance(ledger, DatabaseLedger)
     yield parts, claims_with(parts.settings, ledger, parts.scheduler, clock, ids), node.uuid
     close_parts(parts)

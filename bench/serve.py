@@ -24,7 +24,7 @@ from tests.servers.serve import Served, served
 
 from stocktake.cli.context import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.ledger import Ledger, NodeSave, open_ledger
+from stocktake.ledger import DatabaseLedger, NodeSave, open_ledger
 from stocktake.model.access import digest_of
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
@@ -64,7 +64,7 @@ def measured(directory: Path) -> list[dict[str, str | float]]:
     return rows
 
 
-def promised(ledger: Ledger, hosts: int) -> list[str]:
+def promised(ledger: DatabaseLedger, hosts: int) -> list[str]:
     """Put the instances of all hosts into the ledger, and give a token for each host."""
     secrets = []
     for number in range(hosts):
@@ -206,7 +206,7 @@ def _row(case: str, number: int, began_s: float, before: Used, after: Used) -> d
     }
 
 
-def grown(ledger: Ledger, nodes: int) -> None:
+def grown(ledger: DatabaseLedger, nodes: int) -> None:
     """Add nodes that look like one that is there."""
     there = ledger.nodes()
     like = there[0]
@@ -217,7 +217,7 @@ def grown(ledger: Ledger, nodes: int) -> None:
     ledger.save([NodeSave(tally=Tally(node=node, entries=()), expected_generation=None) for node in new])
 
 
-def _listed(server: Served, ledger: Ledger) -> dict[str, str | float]:
+def _listed(server: Served, ledger: DatabaseLedger) -> dict[str, str | float]:
     taken = []
     with server.client("viewer") as client:
         for _ in range(LISTINGS):

@@ -10,7 +10,7 @@ from stocktake.audit import TimeLimit
 from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.drivers.fake import FakeDriver
 from stocktake.drivers.monitors import load_monitors
-from stocktake.ledger import AnyLedger, Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, Ledger, open_ledger
 from stocktake.model.workload import Flavor, Instance
 from stocktake.placement import open_scheduler, read_overrides
 from stocktake.refresh.context import Parts
@@ -74,7 +74,7 @@ def an_instance(uuid: str, *, host: str, node: str, **fields: Any) -> Instance:
 
 @contextmanager
 def parts_of(
-    tmp_path: Path, *, clock: Clock | None = None, ledger: AnyLedger | None = None, **settings: object
+    tmp_path: Path, *, clock: Clock | None = None, ledger: Ledger | None = None, **settings: object
 ) -> Iterator[Parts]:
     """Open a host's parts; without a scheduler unless `placement` says otherwise."""
     flags = {
@@ -110,15 +110,15 @@ def parts_of(
     books.close()
 
 
-def database_of(parts: Parts) -> Ledger:
+def database_of(parts: Parts) -> DatabaseLedger:
     """The ledger of parts, which is in a database."""
-    assert isinstance(parts.ledger, Ledger)
+    assert isinstance(parts.ledger, DatabaseLedger)
     return parts.ledger
 
 
-def dump(ledger: AnyLedger) -> Sequence[str]:
+def dump(ledger: Ledger) -> Sequence[str]:
     """Everything in the ledger, as exported."""
-    assert isinstance(ledger, Ledger)
+    assert isinstance(ledger, DatabaseLedger)
     lines: list[str] = []
     ledger.export(lines.append)
     return lines

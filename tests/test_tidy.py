@@ -41,7 +41,7 @@ ALLOWED_NAMES = {
 }
 # Protocols that repeat, typed, the names of something that is explained elsewhere.
 MIRRORS = {
-    "AnyLedger": "Ledger",
+    "Ledger": "DatabaseLedger",
     "AnyOwners": "Owners",
     "AnyClaims": "Claims",
     "Domain": "libvirt's virDomain",

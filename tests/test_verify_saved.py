@@ -10,7 +10,7 @@ from hypothesis import given
 
 from stocktake.accounting.tally import tally
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.ledger import Ledger, NodeSave, open_ledger
+from stocktake.ledger import DatabaseLedger, NodeSave, open_ledger
 from stocktake.model.books import Tally
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import DeviceSpec
@@ -30,7 +30,7 @@ HALF = "\ud800"
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseLedger]:
     path: Path = tmp_path_factory.mktemp("ledger") / "ledger.db"
     opened = open_ledger(f"sqlite:///{path}", clock=SystemClock(), ids=RandomIds())
     yield opened
@@ -41,7 +41,7 @@ def books_of(host: Host, uuid: str = "u", work: NodeWork = WORK) -> Tally:
     return tally(host, work, RULES, uuid=uuid)
 
 
-def comes_back(ledger: Ledger, host: Host) -> None:
+def comes_back(ledger: DatabaseLedger, host: Host) -> None:
     """Save the books of a host, read them, count again, and throw them away."""
     books = books_of(host, RandomIds().uuid())
     ledger.save((NodeSave(tally=books, expected_generation=None),))
@@ -112,7 +112,7 @@ def test_given_a_cell_that_lists_pages_of_one_size_twice_when_verified_then_it_i
     ],
 )
 def test_given_a_device_that_is_nowhere_when_verified_then_it_is_kept_without_that_and_told(
-    device: Mapping[str, object], kept: Mapping[str, object], found: list[str], ledger: Ledger
+    device: Mapping[str, object], kept: Mapping[str, object], found: list[str], ledger: DatabaseLedger
 ) -> None:
     host = believed(pci_passthrough_devices=[{**DEVICE, **device}])
     assert codes(host) == found
@@ -140,7 +140,7 @@ def test_given_a_device_that_is_nowhere_when_verified_then_it_is_kept_without_th
     ],
 )
 def test_given_a_guest_that_can_not_be_when_verified_then_the_rest_of_it_counts_and_it_is_told(
-    changes: Mapping[str, object], kept: Mapping[str, object], found: list[str], ledger: Ledger
+    changes: Mapping[str, object], kept: Mapping[str, object], found: list[str], ledger: DatabaseLedger
 ) -> None:
     other = replace(GUEST, uuid="00000000-0000-4000-8000-000000000002", name="other")
     host = believed(guests=(replace(GUEST, **changes), other), **cells(CELL, OTHER))
@@ -153,7 +153,7 @@ def test_given_a_guest_that_can_not_be_when_verified_then_the_rest_of_it_counts_
 
 
 def test_given_two_guests_that_differ_in_what_no_ledger_can_hold_when_verified_then_both_are_kept(
-    ledger: Ledger,
+    ledger: DatabaseLedger,
 ) -> None:
     guests: tuple[Guest, ...] = (replace(GUEST, uuid="\ud800"), replace(GUEST, uuid="\ud801"))
     host = believed(guests=guests)
@@ -171,7 +171,7 @@ def test_given_a_node_that_calls_itself_otherwise_when_verified_then_it_keeps_th
     assert "other" in host.problems[0].text
 
 
-def test_given_times_of_any_zone_when_verified_then_they_come_back_equal(ledger: Ledger) -> None:
+def test_given_times_of_any_zone_when_verified_then_they_come_back_equal(ledger: DatabaseLedger) -> None:
     host = believed(booted_at="2026-01-01T02:00:00+02:00")
     assert host.booted_at == datetime(2026, 1, 1, tzinfo=UTC)
     comes_back(ledger, host)
@@ -179,7 +179,7 @@ def test_given_times_of_any_zone_when_verified_then_they_come_back_equal(ledger:
 
 @pytest.mark.parametrize("text", ["größer", "\\u0000", "\\", '"', "\x01\x7f", "\U0001f600", "\ufffe"])
 def test_given_odd_text_that_a_ledger_can_hold_when_verified_then_it_comes_back_equal(
-    text: str, ledger: Ledger
+    text: str, ledger: DatabaseLedger
 ) -> None:
     comes_back(ledger, believed(cpu_info=text, stats={text: text}, guests=(replace(GUEST, name=text),)))
 

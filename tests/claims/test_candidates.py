@@ -9,7 +9,7 @@ import pytest
 
 from stocktake.accounting.fit.fit import Wanted, wanted
 from stocktake.claims.candidates import Candidates, candidates
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.books import Entry
 from stocktake.model.pci import PciAlias
 from stocktake.model.problem import Problem
@@ -25,7 +25,7 @@ ALIAS = PciAlias(name="nic", vendor_id="8086", product_id="1520")
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path: Path) -> Iterator[DatabaseLedger]:
     made = opened(f"sqlite:///{tmp_path}/ledger.db")
     yield made
     made.close()
@@ -35,7 +35,9 @@ def some_settings(**given: object) -> Settings:
     return read_settings(Path("/dev/null"), {}, given)
 
 
-def look(ledger: Ledger, asked: Wanted | None = None, *, settings: Settings | None = None, **how: Any) -> Candidates:
+def look(
+    ledger: DatabaseLedger, asked: Wanted | None = None, *, settings: Settings | None = None, **how: Any
+) -> Candidates:
     want = asked or wanted(SMALL, ())
     return candidates(ledger, settings or some_settings(), want, **{"now": NOW, **how})
 
@@ -48,7 +50,7 @@ def reasons(found: Candidates) -> dict[str, list[str]]:
     return {one.node.hypervisor_hostname: [reason.what for reason in one.reasons] for one in found.refused}
 
 
-def a_node(ledger: Ledger, name: str, *, host: str = "alive", used_mb: int = 0, **fields: Any) -> str:
+def a_node(ledger: DatabaseLedger, name: str, *, host: str = "alive", used_mb: int = 0, **fields: Any) -> str:
     """Save a node of 8 CPUs, 16,384 MiB and 100 GiB, and give its uuid; `alive` has an agent."""
     ledger.heartbeat("alive", version="t")
     entry = Entry(kind="instance", id=name, why="it counts", memory_mb=used_mb)
@@ -57,7 +59,7 @@ def a_node(ledger: Ledger, name: str, *, host: str = "alive", used_mb: int = 0, 
     return saved(ledger, record, entries=(entry,), **tally).uuid
 
 
-def test_given_nodes_when_looked_at_then_the_emptiest_is_first_and_equals_are_in_order(ledger: Ledger) -> None:
+def test_given_nodes_when_looked_at_then_the_emptiest_is_first_and_equals_are_in_order(ledger: DatabaseLedger) -> None:
     a_node(ledger, "full", used_mb=12000)
     a_node(ledger, "b")
     a_node(ledger, "a")
@@ -71,7 +73,9 @@ def test_given_nodes_when_looked_at_then_the_emptiest_is_first_and_equals_are_in
     assert (memory.free, memory.left) == (4384, 2336)
 
 
-def test_given_services_when_looked_at_then_who_is_away_or_disabled_gets_nothing_and_says_why(ledger: Ledger) -> None:
+def test_given_services_when_looked_at_then_who_is_away_or_disabled_gets_nothing_and_says_why(
+    ledger: DatabaseLedger,
+) -> None:
     ledger.register("by-hand", version="t")
     ledger.heartbeat("off", version="t")
     ledger.set_service("off", disabled=True, reason="new memory")
@@ -94,7 +98,7 @@ def test_given_services_when_looked_at_then_who_is_away_or_disabled_gets_nothing
     assert reasons(later)["disabled"] == ["state.down", "state.disabled"]
 
 
-def test_given_nodes_by_name_when_looked_at_then_no_other_is(ledger: Ledger) -> None:
+def test_given_nodes_by_name_when_looked_at_then_no_other_is(ledger: DatabaseLedger) -> None:
     first, second = a_node(ledger, "a"), a_node(ledger, "b", used_mb=16000)
     a_node(ledger, "c")
     found = look(ledger, nodes=(first, second))
@@ -112,14 +116,14 @@ def test_given_nodes_by_name_when_looked_at_then_no_other_is(ledger: Ledger) -> 
     ],
 )
 def test_given_settings_and_a_wish_when_looked_at_then_the_wish_wins(
-    ledger: Ledger, given: dict[str, object], order: list[str], *, pack: bool | None
+    ledger: DatabaseLedger, given: dict[str, object], order: list[str], *, pack: bool | None
 ) -> None:
     a_node(ledger, "empty")
     a_node(ledger, "full", used_mb=8000)
     assert names(look(ledger, settings=some_settings(**given), pack=pack)) == order
 
 
-def test_given_devices_when_looked_at_then_each_nodes_own_are_chosen(ledger: Ledger) -> None:
+def test_given_devices_when_looked_at_then_each_nodes_own_are_chosen(ledger: DatabaseLedger) -> None:
     a_node(ledger, "a", pci_devices=(device("0000:05:00.0"),))
     a_node(ledger, "b", pci_devices=(device("0000:06:00.0", status="allocated", instance_uuid="x"),))
     a_node(ledger, "c")
@@ -133,7 +137,7 @@ def test_given_devices_when_looked_at_then_each_nodes_own_are_chosen(ledger: Led
 
 @pytest.mark.parametrize("count", [1, 30])
 def test_given_any_number_of_nodes_when_looked_at_then_the_number_of_queries_is_the_same(
-    ledger: Ledger, count: int
+    ledger: DatabaseLedger, count: int
 ) -> None:
     for number in range(count):
         a_node(ledger, f"n{number}", pci_devices=(device(),))
@@ -142,5 +146,5 @@ def test_given_any_number_of_nodes_when_looked_at_then_the_number_of_queries_is_
     assert len([statement for statement, _ in sent if statement.lstrip().startswith("SELECT")]) == 5
 
 
-def test_given_an_empty_ledger_when_looked_at_then_there_is_nothing(ledger: Ledger) -> None:
+def test_given_an_empty_ledger_when_looked_at_then_there_is_nothing(ledger: DatabaseLedger) -> None:
     assert look(ledger) == Candidates(fitting=(), refused=())

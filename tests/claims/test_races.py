@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from stocktake.errors import LedgerUnreachable
-from stocktake.ledger import Ledger, read
+from stocktake.ledger import DatabaseLedger, read
 from stocktake.model.value import plain
 from tests.claims.desk import DEVICE_SPEC, devices, two_cells
 from tests.claims.race import NODE_LIMITS, RACERS, Racers
@@ -48,7 +48,7 @@ def raced(tmp_path: Path, url: str, **settings: object) -> Iterator[tuple[Host, 
 class Onlooker:
     """A connection of its own that looks at the node again and again, at one moment each time."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: DatabaseLedger) -> None:
         self._ledger = ledger
         self._over = threading.Event()
         self.looks = 0

@@ -19,7 +19,7 @@ from stocktake.cli.main import main
 from stocktake.cli.session import Session
 from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.drivers.fake.work import generate_work
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 
 HOST = "compute-1"
 SEED = 1
@@ -99,7 +99,7 @@ class Program:
         return [sys.executable, "-c", "from stocktake.cli.main import main; main(prog_name='stocktake')", *self.options]
 
     @contextmanager
-    def ledger(self) -> Iterator[Ledger]:
+    def ledger(self) -> Iterator[DatabaseLedger]:
         """The ledger, opened beside the program."""
         ledger = open_ledger(f"sqlite:///{self.state / 'ledger.db'}", clock=self.clock, ids=RandomIds())
         try:

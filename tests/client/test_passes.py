@@ -14,7 +14,7 @@ from stocktake.claims.base import NEVER_S
 from stocktake.client import RemoteLedger
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerUnreachable, StocktakeError
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.workload import Flavor
 from stocktake.placement import NoScheduler
 from stocktake.placement.overrides import overrides_for
@@ -63,7 +63,7 @@ class Pair:
 
     parts: Parts
     fleet: Fleet
-    ledger: Ledger
+    ledger: DatabaseLedger
 
     @property
     def claims(self) -> Claims:

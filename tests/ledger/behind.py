@@ -8,7 +8,7 @@ from pathlib import Path
 from stocktake.claims.opening import claims_with
 from stocktake.client import RemoteLedger, Transport
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.placement import open_scheduler
 from stocktake.settings import read_settings
 from stocktake.web.context import Web
@@ -17,7 +17,7 @@ from tests.servers.serve import add_tokens, secret_of, served_in_thread
 
 
 @contextmanager
-def a_server(url: str, directory: Path) -> Iterator[tuple[str, Ledger]]:
+def a_server(url: str, directory: Path) -> Iterator[tuple[str, DatabaseLedger]]:
     """Serve the ledger at a database URL with the tests' clock and ids; give the server's URL, and the ledger."""
     clock, ids = SystemClock(), RandomIds()
     with contextlib.closing(open_ledger(url, clock=clock, ids=ids)) as first:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.ledger import AnyLedger, NodeSave, open_ledger
+from stocktake.ledger import Ledger, NodeSave, open_ledger
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
 
@@ -39,7 +39,7 @@ def together(children: Sequence[subprocess.Popen[str]], timeout_s: float = 60) -
             child.wait()
 
 
-def add_one(ledger: AnyLedger, uuid: str) -> int:
+def add_one(ledger: Ledger, uuid: str) -> int:
     """Add one to a node's `vcpus_used` by read and save, as often as it takes; give how often that was."""
     tries = 0
     while True:

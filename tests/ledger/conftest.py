@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.ledger import AnyLedger, Ledger
+from stocktake.ledger import DatabaseLedger, Ledger
 from tests.ledger.behind import behind_a_server
 from tests.ledger.making import opened
 from tests.servers.postgres import PrivatePostgres, postgres, postgres_url
@@ -65,20 +65,20 @@ def database_of(request: pytest.FixtureRequest, door: str, tmp_path: Path) -> It
 
 
 @pytest.fixture
-def ledger(database: Ledger) -> Ledger:
+def ledger(database: DatabaseLedger) -> DatabaseLedger:
     """Open an empty ledger."""
     return database
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[Ledger]:
+def database(url: str) -> Iterator[DatabaseLedger]:
     """Open an empty ledger for what can only be done where the database is."""
     with contextlib.closing(opened(url)) as with_books:
         yield with_books
 
 
 @pytest.fixture(params=(*DOORS, "server"))
-def any_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyLedger]:
+def any_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     """Open an empty ledger: in a database, or behind a server."""
     behind = request.param == "server"
     with contextlib.ExitStack() as opened_:

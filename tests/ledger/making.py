@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import event
 
 from stocktake.clock import SystemClock
-from stocktake.ledger import AnyLedger, Ledger, NodeSave, open_ledger
+from stocktake.ledger import DatabaseLedger, Ledger, NodeSave, open_ledger
 from stocktake.model.books import ComputeNode, Entry, Metric, Tally
 from stocktake.model.pci import PciPool, PciRecord
 from stocktake.model.problem import Problem
@@ -51,7 +51,7 @@ class Counted:
 IDS = Counted()
 
 
-def opened(url: str, **options: Any) -> Ledger:
+def opened(url: str, **options: Any) -> DatabaseLedger:
     """Open a ledger with the tests' clock and ids, impatient unless told."""
     return open_ledger(url, clock=Stepped(), ids=IDS, **({"wait_s": 5.0} | options))
 
@@ -218,20 +218,20 @@ def first_save(record: ComputeNode, **tally: Any) -> NodeSave:
     return NodeSave(tally=Tally(**whole), expected_generation=None)
 
 
-def saved(ledger: AnyLedger, record: ComputeNode | None = None, **tally: Any) -> ComputeNode:
+def saved(ledger: Ledger, record: ComputeNode | None = None, **tally: Any) -> ComputeNode:
     """Save a new node, and give it as it is then."""
     wanted = record or node()
     return ledger.save([first_save(wanted, **tally)]).saved[wanted.uuid]
 
 
-def again(ledger: AnyLedger, record: ComputeNode, **tally: Any) -> Mapping[str, ComputeNode]:
+def again(ledger: Ledger, record: ComputeNode, **tally: Any) -> Mapping[str, ComputeNode]:
     """Save a node that is there, from its generation."""
     one = replace(first_save(record, **tally), expected_generation=record.generation)
     return ledger.save([one]).saved
 
 
 @contextmanager
-def counting(ledger: Ledger) -> Iterator[list[tuple[str, Any]]]:
+def counting(ledger: DatabaseLedger) -> Iterator[list[tuple[str, Any]]]:
     """Gather the statements that a ledger sends, with their parameters."""
     sent: list[tuple[str, Any]] = []
 
@@ -244,7 +244,7 @@ def counting(ledger: Ledger) -> Iterator[list[tuple[str, Any]]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
-def exported(ledger: Ledger) -> list[str]:
+def exported(ledger: DatabaseLedger) -> list[str]:
     """Give the whole ledger as lines."""
     lines: list[str] = []
     ledger.export(lines.append)

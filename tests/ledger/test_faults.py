@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from stocktake.errors import LedgerError, LedgerUnreachable, SettingsError
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.ledger.tables import COMPUTE_NODES
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
@@ -21,7 +21,7 @@ WAIT_S = 0.5
 
 
 @pytest.fixture
-def impatient(url: str) -> Iterator[Ledger]:
+def impatient(url: str) -> Iterator[DatabaseLedger]:
     """Open a ledger that waits half a second."""
     ledger = opened(url, wait_s=WAIT_S)
     yield ledger
@@ -52,7 +52,7 @@ class Lock:
 
 
 def test_given_a_locked_ledger_when_written_then_unreachable_in_bounded_time_and_reads_go_on(
-    impatient: Ledger, lock: Callable[[], Lock]
+    impatient: DatabaseLedger, lock: Callable[[], Lock]
 ) -> None:
     """And once it is let go, it works again."""
     record = saved(impatient)
@@ -72,7 +72,9 @@ def test_given_a_locked_ledger_when_written_then_unreachable_in_bounded_time_and
     assert again(impatient, record)
 
 
-def test_given_a_failure_in_the_middle_of_a_save_when_it_ends_then_nothing_of_it_was_written(ledger: Ledger) -> None:
+def test_given_a_failure_in_the_middle_of_a_save_when_it_ends_then_nothing_of_it_was_written(
+    ledger: DatabaseLedger,
+) -> None:
     """Record, entries and devices are one; the next try saves them."""
     record = saved(ledger, entries=(entry("old"),))
     before = exported(ledger)
@@ -225,7 +227,7 @@ def test_given_a_replica_when_nodes_are_asked_of_it_then_only_they_come_from_it(
     with_none.close()
 
 
-def test_given_a_missing_table_when_read_then_the_upgrade_is_the_remedy(ledger: Ledger) -> None:
+def test_given_a_missing_table_when_read_then_the_upgrade_is_the_remedy(ledger: DatabaseLedger) -> None:
     """Somebody dropped it."""
     with ledger._database.writing() as connection:
         connection.exec_driver_sql(f"ALTER TABLE {COMPUTE_NODES.name} RENAME TO away")

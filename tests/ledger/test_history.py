@@ -7,7 +7,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.ledger.history import floor, too_many
 from stocktake.model.history import Ages, Moment
 from stocktake.model.value import replace
@@ -17,7 +17,7 @@ DAY_S = 86_400.0
 AGES = Ages(interval_s=300, full_days=1, hourly_days=3, daily_days=10)
 
 
-def later(ledger: Ledger, **span: float) -> None:
+def later(ledger: DatabaseLedger, **span: float) -> None:
     cast(Stepped, ledger._clock).moment += timedelta(**span)
 
 
@@ -25,7 +25,7 @@ def used(found: tuple[Moment, ...]) -> list[int]:
     return [one.vcpus_used for one in found]
 
 
-def test_given_saves_when_figures_change_then_the_last_of_each_interval_is_remembered(ledger: Ledger) -> None:
+def test_given_saves_when_figures_change_then_the_last_of_each_interval_is_remembered(ledger: DatabaseLedger) -> None:
     record = saved(ledger)
     for vcpus in (1, 2):
         record = again(ledger, replace(record, vcpus_used=vcpus))[record.uuid]
@@ -44,7 +44,7 @@ def test_given_saves_when_figures_change_then_the_last_of_each_interval_is_remem
     assert ledger.history("nobody", since_s=DAY_S) == ()
 
 
-def test_given_a_claim_when_its_books_are_written_then_that_is_remembered_too(ledger: Ledger) -> None:
+def test_given_a_claim_when_its_books_are_written_then_that_is_remembered_too(ledger: DatabaseLedger) -> None:
     record = saved(ledger)
     later(ledger, minutes=20)
     with ledger.transaction() as held:

@@ -10,7 +10,7 @@ import pytest
 
 from stocktake.client import RemoteLedger
 from stocktake.errors import AccessDenied, NotFound, NotSignedIn, StocktakeError
-from stocktake.ledger import Ledger, NodeSave
+from stocktake.ledger import DatabaseLedger, NodeSave
 from stocktake.ledger.host_scope import HostLedger
 from stocktake.ledger.rpc import CALLS
 from stocktake.model.books import ComputeNode, Tally
@@ -31,7 +31,7 @@ class Ours:
     """What two hosts have in one ledger, and the agent of one of them."""
 
     at: str
-    ledger: Ledger
+    ledger: DatabaseLedger
     agent: RemoteLedger
     mine: ComputeNode
     theirs: ComputeNode
@@ -93,12 +93,12 @@ FOREIGN: dict[str, Callable[[Ours], object]] = {
     "entries": lambda it: it.agent.entries(it.theirs.uuid),
     "all_entries": lambda it: it.agent.all_entries([it.mine.uuid, it.theirs.uuid]),
     "devices": lambda it: it.agent.devices([it.theirs.uuid]),
-    "strangers": lambda it: it.agent.strangers([it.theirs.uuid]),
+    "unmanaged": lambda it: it.agent.unmanaged([it.theirs.uuid]),
     "service": lambda it: it.agent.service(OTHER_HOST),
     "work": lambda it: it.agent.work(OTHER_HOST, ("theirs",), {}),
-    "standing": lambda it: it.agent.standing(OTHER_HOST, ("theirs",), {}),
+    "snapshot": lambda it: it.agent.snapshot(OTHER_HOST, ("theirs",), {}),
     "instances": lambda it: it.agent.instances(host=OTHER_HOST),
-    "some_instances": lambda it: it.agent.some_instances(after=0, limit=5, host=OTHER_HOST),
+    "instances_page": lambda it: it.agent.instances_page(after=0, limit=5, host=OTHER_HOST),
     "migrations": lambda it: it.agent.migrations(host=OTHER_HOST),
     "history": lambda it: it.agent.history(it.theirs.uuid, since_s=60),
     "register": lambda it: it.agent.register(OTHER_HOST, version="1"),
@@ -146,7 +146,7 @@ def test_given_the_calls_then_each_that_touches_rows_was_tried() -> None:
     assert CALLS.keys() - tried == {"known_consumers", "owners.read", "node", "services", "note_provider_deleted"}
     assert {name for name in CALLS if "." not in name and not hasattr(HostLedger, name)} == {
         "set_service",
-        "some_instances",
+        "instances_page",
     }
 
 
@@ -189,7 +189,7 @@ def test_given_a_lapse_that_names_others_when_done_then_they_stay_as_they_are(ou
 
 def test_given_an_agent_when_it_keeps_its_own_books_then_all_is_well(ours: Ours) -> None:
     agent = ours.agent
-    read = agent.standing(HOST, ("mine",), {"mine": frozenset()})
+    read = agent.snapshot(HOST, ("mine",), {"mine": frozenset()})
     assert read.works["mine"].record == ours.mine
     assert read.works["mine"].instances[0].uuid == ours.my_instance.uuid
     assert agent.owners.read([ours.theirs.uuid]) == {ours.theirs.uuid: OTHER_HOST}

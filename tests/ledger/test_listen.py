@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from stocktake.errors import LedgerError
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.value import replace
 from tests.ears import Ears
 from tests.ledger.making import HOST, again, exported, instance, migration, opened, saved
@@ -19,7 +19,7 @@ OTHER = "kvm-2"
 
 
 @pytest.fixture
-def ears(ledger: Ledger) -> Ears:
+def ears(ledger: DatabaseLedger) -> Ears:
     """The agent of HOST, which hears."""
     ears = Ears()
     ledger.watch(HOST, ears.wake)
@@ -27,7 +27,7 @@ def ears(ledger: Ledger) -> Ears:
 
 
 @pytest.fixture
-def somebody(url: str) -> Iterator[Ledger]:
+def somebody(url: str) -> Iterator[DatabaseLedger]:
     """Somebody else who writes."""
     other = opened(url)
     yield other
@@ -43,7 +43,7 @@ def heard_once(ears: Ears, change: Callable[[], object]) -> None:
 
 
 def test_given_promises_that_change_when_somebody_writes_them_then_each_is_heard_once(
-    ears: Ears, somebody: Ledger
+    ears: Ears, somebody: DatabaseLedger
 ) -> None:
     one, two = instance(), instance()
     heard_once(ears, lambda: somebody.put_instances([one, two]))
@@ -54,7 +54,9 @@ def test_given_promises_that_change_when_somebody_writes_them_then_each_is_heard
     assert ears.count == 5
 
 
-def test_given_several_changes_in_one_transaction_then_they_are_heard_once(ears: Ears, somebody: Ledger) -> None:
+def test_given_several_changes_in_one_transaction_then_they_are_heard_once(
+    ears: Ears, somebody: DatabaseLedger
+) -> None:
     one = instance()
     somebody.put_instances([one])
     ears.until(1)
@@ -69,7 +71,7 @@ def test_given_several_changes_in_one_transaction_then_they_are_heard_once(ears:
     heard_once(ears, change)
 
 
-def test_given_a_node_whose_books_are_held_then_that_is_heard(ears: Ears, somebody: Ledger) -> None:
+def test_given_a_node_whose_books_are_held_then_that_is_heard(ears: Ears, somebody: DatabaseLedger) -> None:
     record = saved(somebody)
 
     def hold() -> None:
@@ -79,12 +81,14 @@ def test_given_a_node_whose_books_are_held_then_that_is_heard(ears: Ears, somebo
     heard_once(ears, hold)
 
 
-def test_given_a_service_that_is_disabled_then_its_agent_hears(ears: Ears, ledger: Ledger, somebody: Ledger) -> None:
+def test_given_a_service_that_is_disabled_then_its_agent_hears(
+    ears: Ears, ledger: DatabaseLedger, somebody: DatabaseLedger
+) -> None:
     ledger.register(HOST, version="1")
     heard_once(ears, lambda: somebody.set_service(HOST, disabled=True, reason="paint"))
 
 
-def test_given_an_import_then_everybody_hears(ears: Ears, somebody: Ledger, tmp_path: Path) -> None:
+def test_given_an_import_then_everybody_hears(ears: Ears, somebody: DatabaseLedger, tmp_path: Path) -> None:
     elsewhere = opened(f"sqlite:///{tmp_path}/elsewhere.db")
     elsewhere.put_instances([instance(host=OTHER)])
     lines = exported(elsewhere)
@@ -92,7 +96,9 @@ def test_given_an_import_then_everybody_hears(ears: Ears, somebody: Ledger, tmp_
     heard_once(ears, lambda: somebody.import_(lines))
 
 
-def test_given_what_an_agent_saves_itself_then_that_is_not_heard(ears: Ears, ledger: Ledger, somebody: Ledger) -> None:
+def test_given_what_an_agent_saves_itself_then_that_is_not_heard(
+    ears: Ears, ledger: DatabaseLedger, somebody: DatabaseLedger
+) -> None:
     ledger.register(HOST, version="1")
     record = saved(ledger)
     for _ in range(3):
@@ -102,7 +108,7 @@ def test_given_what_an_agent_saves_itself_then_that_is_not_heard(ears: Ears, led
     heard_once(ears, lambda: somebody.put_instances([instance()]))
 
 
-def test_given_a_transaction_that_is_rolled_back_then_nothing_is_heard(ears: Ears, somebody: Ledger) -> None:
+def test_given_a_transaction_that_is_rolled_back_then_nothing_is_heard(ears: Ears, somebody: DatabaseLedger) -> None:
     # One is refused as it is there twice, and the other goes with it.
     one = instance()
     with pytest.raises(LedgerError):
@@ -110,7 +116,7 @@ def test_given_a_transaction_that_is_rolled_back_then_nothing_is_heard(ears: Ear
     heard_once(ears, lambda: somebody.put_instances([instance()]))
 
 
-def test_given_an_instance_that_moves_then_both_hosts_hear(ears: Ears, url: str, somebody: Ledger) -> None:
+def test_given_an_instance_that_moves_then_both_hosts_hear(ears: Ears, url: str, somebody: DatabaseLedger) -> None:
     there = Ears()
     neighbour = opened(url)
     neighbour.watch(OTHER, there.wake)
@@ -125,7 +131,7 @@ def test_given_an_instance_that_moves_then_both_hosts_hear(ears: Ears, url: str,
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_given_promises_of_another_host_then_they_are_not_heard(ears: Ears, somebody: Ledger) -> None:
+def test_given_promises_of_another_host_then_they_are_not_heard(ears: Ears, somebody: DatabaseLedger) -> None:
     for _ in range(5):
         somebody.put_instances([instance(host=OTHER), instance(host=None)])
     heard_once(ears, lambda: somebody.put_instances([instance()]))

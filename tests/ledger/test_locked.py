@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stocktake.errors import LedgerError, LedgerUnreachable, NotFound
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
@@ -35,7 +35,7 @@ GPU, NIC = "0000:05:00.0", "0000:06:00.0"
 
 
 @pytest.fixture
-def impatient(url: str, ledger: Ledger) -> Iterator[Ledger]:
+def impatient(url: str, ledger: DatabaseLedger) -> Iterator[DatabaseLedger]:
     """Open the same ledger once more, for one who does not wait."""
     other = opened(url, wait_s=0.2)
     yield other
@@ -46,7 +46,7 @@ def an_entry(holder: str, **fields: Any) -> Entry:
     return replace(entry(holder), **fields)
 
 
-def test_given_nodes_when_held_then_their_records_are_read_whole(ledger: Ledger) -> None:
+def test_given_nodes_when_held_then_their_records_are_read_whole(ledger: DatabaseLedger) -> None:
     """Field by field, by uuid, one or many, each once."""
     one, two = saved(ledger, full_node()), saved(ledger, node("two"))
     with ledger.transaction() as books:
@@ -57,7 +57,7 @@ def test_given_nodes_when_held_then_their_records_are_read_whole(ledger: Ledger)
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_given_a_node_that_is_not_there_when_held_then_it_is_named(ledger: Ledger, *, many: bool) -> None:
+def test_given_a_node_that_is_not_there_when_held_then_it_is_named(ledger: DatabaseLedger, *, many: bool) -> None:
     """A deleted one is not there."""
     there, gone = saved(ledger), saved(ledger, node("gone"))
     ledger.delete_node(gone.uuid)
@@ -68,7 +68,7 @@ def test_given_a_node_that_is_not_there_when_held_then_it_is_named(ledger: Ledge
 
 
 def test_given_a_held_node_when_another_would_have_it_then_he_waits_and_finds_what_was_written(
-    ledger: Ledger, impatient: Ledger
+    ledger: DatabaseLedger, impatient: DatabaseLedger
 ) -> None:
     """Who does not wait that long gets nothing; another node is free on a server."""
     record, other = saved(ledger), saved(ledger, node("other"))
@@ -96,7 +96,7 @@ def test_given_a_held_node_when_another_would_have_it_then_he_waits_and_finds_wh
     assert mine.vcpus_used == 3
 
 
-def test_given_nodes_held_in_contrary_order_when_at_once_then_none_waits_in_a_circle(ledger: Ledger) -> None:
+def test_given_nodes_held_in_contrary_order_when_at_once_then_none_waits_in_a_circle(ledger: DatabaseLedger) -> None:
     """Rows are locked in one order, whatever the order they were asked for in."""
     uuids = [saved(ledger, node(f"n{number}")).uuid for number in range(8)]
 
@@ -112,7 +112,7 @@ def test_given_nodes_held_in_contrary_order_when_at_once_then_none_waits_in_a_ci
     assert [(one.vcpus_used, one.generation) for one in ledger.nodes()] == [(20, 21)] * 8
 
 
-def test_given_a_node_that_is_locked_when_it_is_not_there_then_it_is_passed_over(ledger: Ledger) -> None:
+def test_given_a_node_that_is_locked_when_it_is_not_there_then_it_is_passed_over(ledger: DatabaseLedger) -> None:
     """A refresh locks what it finds, and changes nothing by that."""
     record = saved(ledger)
     with ledger.transaction() as books:
@@ -121,7 +121,7 @@ def test_given_a_node_that_is_locked_when_it_is_not_there_then_it_is_passed_over
     assert ledger.node(record.uuid) == record
 
 
-def test_given_an_instance_when_read_then_it_has_its_devices_and_a_deleted_one_is_none(ledger: Ledger) -> None:
+def test_given_an_instance_when_read_then_it_has_its_devices_and_a_deleted_one_is_none(ledger: DatabaseLedger) -> None:
     """Only devices of the node where it is."""
     mine, gone = full_instance(), instance(deleted=True)
     ledger.put_instances([mine, gone])
@@ -134,7 +134,7 @@ def test_given_an_instance_when_read_then_it_has_its_devices_and_a_deleted_one_i
 
 
 def test_given_an_instance_when_asked_where_then_its_node_and_those_of_its_moves_in_play_are_named(
-    ledger: Ledger,
+    ledger: DatabaseLedger,
 ) -> None:
     """Not nodes of the same name elsewhere, of settled moves, deleted, or nowhere."""
     mine = instance()
@@ -166,7 +166,7 @@ def test_given_an_instance_when_asked_where_then_its_node_and_those_of_its_moves
 
 
 def test_given_a_host_of_many_nodes_when_asked_where_an_instance_is_then_only_its_own_are_read(
-    ledger: Ledger,
+    ledger: DatabaseLedger,
 ) -> None:
     """Every claim asks that; the host may have ten thousand."""
     mine = instance()
@@ -180,7 +180,7 @@ def test_given_a_host_of_many_nodes_when_asked_where_an_instance_is_then_only_it
     assert NODE in str(asked)
 
 
-def test_given_entries_when_one_holders_are_read_then_by_node_and_whatever_he_is(ledger: Ledger) -> None:
+def test_given_entries_when_one_holders_are_read_then_by_node_and_whatever_he_is(ledger: DatabaseLedger) -> None:
     """As an instance, as a move, as nobody's; what is reserved is nobody's own."""
     kinds = ("instance", "migration", "orphan", "misplaced")
     first = saved(ledger, entries=[an_entry("me", kind=kind) for kind in kinds] + [an_entry("you")])
@@ -194,7 +194,7 @@ def test_given_entries_when_one_holders_are_read_then_by_node_and_whatever_he_is
         assert [one.kind for one in books.entries(second.uuid)] == ["reserved", "instance"]
 
 
-def test_given_books_when_written_then_only_what_changed_is_and_the_generation_grows(ledger: Ledger) -> None:
+def test_given_books_when_written_then_only_what_changed_is_and_the_generation_grows(ledger: DatabaseLedger) -> None:
     """Figures and problems of the record; of the entries those that went, came or changed."""
     stays, goes, changes = an_entry("a"), an_entry("b"), an_entry("c", kind="orphan")
     before = saved(ledger, full_node(), entries=(stays, goes, changes, other := an_entry("z")))
@@ -219,7 +219,9 @@ def test_given_books_when_written_then_only_what_changed_is_and_the_generation_g
     assert len(rest) == 3
 
 
-def test_given_books_that_are_written_when_a_refresh_saves_from_before_then_that_is_a_conflict(ledger: Ledger) -> None:
+def test_given_books_that_are_written_when_a_refresh_saves_from_before_then_that_is_a_conflict(
+    ledger: DatabaseLedger,
+) -> None:
     """It counts again."""
     before = saved(ledger)
     with ledger.transaction() as books:
@@ -229,7 +231,7 @@ def test_given_books_that_are_written_when_a_refresh_saves_from_before_then_that
     assert again(ledger, after)[before.uuid].generation == after.generation + 1
 
 
-def test_given_books_when_the_transaction_fails_then_nothing_of_them_is_written(ledger: Ledger) -> None:
+def test_given_books_when_the_transaction_fails_then_nothing_of_them_is_written(ledger: DatabaseLedger) -> None:
     """An instance that is there already takes the record with it."""
     mine = instance()
     ledger.put_instances([mine])
@@ -249,7 +251,7 @@ def test_given_books_when_the_transaction_fails_then_nothing_of_them_is_written(
     assert ledger.work(HOST, [NODE], {})[NODE].pci_devices == (device(GPU),)
 
 
-def test_given_devices_when_books_are_written_with_them_then_those_are_the_nodes(ledger: Ledger) -> None:
+def test_given_devices_when_books_are_written_with_them_then_those_are_the_nodes(ledger: DatabaseLedger) -> None:
     """None leaves them; tags, holder and request come back."""
     before = saved(ledger, pci_devices=(device(GPU, tags={"dev_type": "type-PCI"}), device(NIC)))
     other = saved(ledger, node("other"), pci_devices=(device(GPU),))
@@ -266,7 +268,9 @@ def test_given_devices_when_books_are_written_with_them_then_those_are_the_nodes
         assert books.devices("nobody") == ()
 
 
-def test_given_devices_when_an_instance_lets_some_go_then_only_its_own_of_that_node_are_free(ledger: Ledger) -> None:
+def test_given_devices_when_an_instance_lets_some_go_then_only_its_own_of_that_node_are_free(
+    ledger: DatabaseLedger,
+) -> None:
     """One that is gone from the host is not free: it goes."""
     mine = {"status": "allocated", "instance_uuid": "me", "request_id": "gpu"}
     theirs = {"status": "claimed", "instance_uuid": "you", "request_id": "gpu"}
@@ -283,7 +287,7 @@ def test_given_devices_when_an_instance_lets_some_go_then_only_its_own_of_that_n
 
 
 def test_given_nobody_and_somebody_when_a_migration_is_numbered_then_it_is_one_more_than_the_last(
-    ledger: Ledger,
+    ledger: DatabaseLedger,
 ) -> None:
     """Settled and deleted ones have had their numbers."""
     with ledger.transaction() as books:
@@ -293,7 +297,7 @@ def test_given_nobody_and_somebody_when_a_migration_is_numbered_then_it_is_one_m
         assert books.next_migration_id() == 10
 
 
-def test_given_many_who_number_migrations_when_at_once_then_each_has_his_own(ledger: Ledger) -> None:
+def test_given_many_who_number_migrations_when_at_once_then_each_has_his_own(ledger: DatabaseLedger) -> None:
     """Nodes that have nothing to do with each other are held at once; their moves are numbered all the same."""
     uuids = [saved(ledger, node(f"n{number}")).uuid for number in range(THREADS)]
 
@@ -310,7 +314,7 @@ def test_given_many_who_number_migrations_when_at_once_then_each_has_his_own(led
     assert len(ledger.migrations()) == 30
 
 
-def test_given_migrations_when_changed_then_all_but_their_making_is_written(ledger: Ledger) -> None:
+def test_given_migrations_when_changed_then_all_but_their_making_is_written(ledger: DatabaseLedger) -> None:
     """Others stay; one that is not there is not made."""
     expires = START + timedelta(hours=1)
     ledger.put_migrations([migration(1, "a", claim_expires_at=expires), migration(2, "b")])
@@ -323,7 +327,7 @@ def test_given_migrations_when_changed_then_all_but_their_making_is_written(ledg
     assert ledger.migrations(all=True) == (replace(wanted, created_at=one.created_at, updated_at=now), two)
 
 
-def test_given_times_to_expire_when_written_then_they_are_read_to_the_microsecond(ledger: Ledger) -> None:
+def test_given_times_to_expire_when_written_then_they_are_read_to_the_microsecond(ledger: DatabaseLedger) -> None:
     """Of instances and of migrations."""
     expires = START + timedelta(hours=1)
     ledger.put_instances([mine := instance(claim_expires_at=expires)])

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from stocktake.errors import NotFound
-from stocktake.ledger import AnyLedger, NodeSave
+from stocktake.ledger import Ledger, NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
@@ -28,12 +28,12 @@ AWAY = Problem(code="DriverUnreachable", about=NODE, text="no answer")
 
 
 @pytest.fixture
-def ledger(any_ledger: AnyLedger) -> AnyLedger:
+def ledger(any_ledger: Ledger) -> Ledger:
     """Whoever is before it, it says the same."""
     return any_ledger
 
 
-def test_given_a_full_record_when_saved_then_it_reads_back_field_by_field(ledger: AnyLedger) -> None:
+def test_given_a_full_record_when_saved_then_it_reads_back_field_by_field(ledger: Ledger) -> None:
     """Nothing is lost on the way, and the save says what is there now."""
     wanted = full_node()
     record = saved(ledger, wanted, entries=(entry(),))
@@ -48,7 +48,7 @@ def test_given_a_full_record_when_saved_then_it_reads_back_field_by_field(ledger
     assert ledger.nodes_in_brief(host="another") == ()
 
 
-def test_given_a_saved_node_when_saved_again_then_generation_and_time_go_on(ledger: AnyLedger) -> None:
+def test_given_a_saved_node_when_saved_again_then_generation_and_time_go_on(ledger: Ledger) -> None:
     """The time of making stays."""
     first = saved(ledger)
     second = again(ledger, replace(first, vcpus_used=3))[first.uuid]
@@ -59,7 +59,7 @@ def test_given_a_saved_node_when_saved_again_then_generation_and_time_go_on(ledg
     assert ledger.node(first.uuid) == second
 
 
-def test_given_a_changed_row_when_saved_from_the_old_generation_then_only_that_node_is_left(ledger: AnyLedger) -> None:
+def test_given_a_changed_row_when_saved_from_the_old_generation_then_only_that_node_is_left(ledger: Ledger) -> None:
     """A conflict writes nothing of its node: no record, entry, device, migration or release; the others are written."""
     gone = instance(deleted=True)
     ledger.put_instances([gone, mover := instance()])
@@ -92,7 +92,7 @@ def test_given_a_changed_row_when_saved_from_the_old_generation_then_only_that_n
 
 
 @pytest.mark.parametrize("missing", ["never", "deleted"])
-def test_given_no_row_when_a_generation_is_expected_then_it_is_a_conflict(ledger: AnyLedger, missing: str) -> None:
+def test_given_no_row_when_a_generation_is_expected_then_it_is_a_conflict(ledger: Ledger, missing: str) -> None:
     """A deleted node does not come back by a late save."""
     record = saved(ledger)
     if missing == "deleted":
@@ -104,7 +104,7 @@ def test_given_no_row_when_a_generation_is_expected_then_it_is_a_conflict(ledger
 
 
 @pytest.mark.parametrize("same", ["uuid", "name"])
-def test_given_a_row_when_made_anew_then_it_is_a_conflict(ledger: AnyLedger, same: str) -> None:
+def test_given_a_row_when_made_anew_then_it_is_a_conflict(ledger: Ledger, same: str) -> None:
     """Two agents that find a node at once make one row."""
     record = saved(ledger)
     twin = replace(record, hypervisor_hostname="else") if same == "uuid" else replace(record, uuid=node().uuid)
@@ -113,7 +113,7 @@ def test_given_a_row_when_made_anew_then_it_is_a_conflict(ledger: AnyLedger, sam
     assert len(ledger.nodes()) == 2
 
 
-def test_given_devices_when_they_change_then_only_rows_that_differ_are_written(ledger: AnyLedger) -> None:
+def test_given_devices_when_they_change_then_only_rows_that_differ_are_written(ledger: Ledger) -> None:
     """New ones come, changed ones change, missing ones go, the same stay."""
     a, b, c = (device(f"0000:01:00.{number}") for number in range(3))
     record = saved(ledger, pci_devices=(a, b))
@@ -124,7 +124,7 @@ def test_given_devices_when_they_change_then_only_rows_that_differ_are_written(l
     assert ledger.work(HOST, [NODE], {})[NODE].pci_devices == ()
 
 
-def test_given_entries_unchanged_when_saved_then_they_stay(ledger: AnyLedger) -> None:
+def test_given_entries_unchanged_when_saved_then_they_stay(ledger: Ledger) -> None:
     """A save after the scheduler's answer does not write them again."""
     record = saved(ledger, entries=(entry("kept"),))
     one = NodeSave(tally=Tally(node=record, entries=()), expected_generation=1, record_only=True)
@@ -132,7 +132,7 @@ def test_given_entries_unchanged_when_saved_then_they_stay(ledger: AnyLedger) ->
     assert [entry_.id for entry_ in ledger.entries(record.uuid)] == ["kept"]
 
 
-def test_given_stale_migrations_when_saved_then_they_are_errors_unless_settled_meanwhile(ledger: AnyLedger) -> None:
+def test_given_stale_migrations_when_saved_then_they_are_errors_unless_settled_meanwhile(ledger: Ledger) -> None:
     """Their time goes on too."""
     ledger.put_migrations([migration(1, "a"), migration(2, "b", status="completed"), migration(3, "c")])
     saved(ledger, stale_migrations=(1, 2))
@@ -142,13 +142,13 @@ def test_given_stale_migrations_when_saved_then_they_are_errors_unless_settled_m
     assert found[2].updated_at is None
 
 
-def test_given_nothing_to_save_when_saved_then_nothing_happens(ledger: AnyLedger) -> None:
+def test_given_nothing_to_save_when_saved_then_nothing_happens(ledger: Ledger) -> None:
     """An empty pass costs nothing."""
     assert ledger.save([]).saved == {}
     ledger.note_failures({})
 
 
-def test_given_failures_when_noted_then_figures_time_and_generation_stay(ledger: AnyLedger) -> None:
+def test_given_failures_when_noted_then_figures_time_and_generation_stay(ledger: Ledger) -> None:
     """Twice the same is written once; None takes it away; a node that is not there is passed over."""
     record = saved(ledger)
     for failure in (AWAY, AWAY, None):
@@ -156,7 +156,7 @@ def test_given_failures_when_noted_then_figures_time_and_generation_stay(ledger:
         assert ledger.node(NODE) == replace(record, failure=failure)
 
 
-def test_given_nodes_of_two_hosts_when_listed_then_by_name_and_host(ledger: AnyLedger) -> None:
+def test_given_nodes_of_two_hosts_when_listed_then_by_name_and_host(ledger: Ledger) -> None:
     """Deleted ones are not listed."""
     for name, host in (("b", HOST), ("a", HOST), ("c", "kvm-2"), ("d", HOST)):
         saved(ledger, node(name, host))
@@ -165,7 +165,7 @@ def test_given_nodes_of_two_hosts_when_listed_then_by_name_and_host(ledger: AnyL
     assert [one.hypervisor_hostname for one in ledger.nodes(host=HOST, replica=True)] == ["a", "b"]
 
 
-def test_given_a_misspelt_name_when_read_then_the_nearest_are_named(ledger: AnyLedger) -> None:
+def test_given_a_misspelt_name_when_read_then_the_nearest_are_named(ledger: Ledger) -> None:
     """An operator mistypes."""
     saved(ledger)
     with pytest.raises(NotFound, match=r"Did you mean kvm-1\.example\.org"):
@@ -174,7 +174,7 @@ def test_given_a_misspelt_name_when_read_then_the_nearest_are_named(ledger: AnyL
         ledger.node("zzz")
 
 
-def test_given_a_name_on_two_hosts_when_read_then_the_uuids_are_named(ledger: AnyLedger) -> None:
+def test_given_a_name_on_two_hosts_when_read_then_the_uuids_are_named(ledger: Ledger) -> None:
     """Names are unique on a service only."""
     saved(ledger)
     second = saved(ledger, node(host="kvm-2"))
@@ -182,7 +182,7 @@ def test_given_a_name_on_two_hosts_when_read_then_the_uuids_are_named(ledger: An
         ledger.node(NODE)
 
 
-def test_given_a_deleted_node_when_its_provider_is_gone_then_it_is_not_listed_again(ledger: AnyLedger) -> None:
+def test_given_a_deleted_node_when_its_provider_is_gone_then_it_is_not_listed_again(ledger: Ledger) -> None:
     """Its devices and entries go with it; deleted rows may share a uuid."""
     record = saved(ledger, entries=(entry(),), pci_devices=(device(),))
     ledger.delete_node(record.uuid)
@@ -201,7 +201,7 @@ def test_given_a_deleted_node_when_its_provider_is_gone_then_it_is_not_listed_ag
     assert ledger.deleted_nodes(HOST) == ()
 
 
-def test_given_heartbeats_when_read_then_one_row_a_host(ledger: AnyLedger) -> None:
+def test_given_heartbeats_when_read_then_one_row_a_host(ledger: Ledger) -> None:
     """The first makes the row; its uuid stays."""
     assert ledger.service(HOST) is None
     first = ledger.heartbeat(HOST, version="1")
@@ -215,7 +215,7 @@ def test_given_heartbeats_when_read_then_one_row_a_host(ledger: AnyLedger) -> No
     assert ledger.service(HOST) == second
 
 
-def test_given_a_host_when_registered_then_that_is_no_sign_of_life(ledger: AnyLedger) -> None:
+def test_given_a_host_when_registered_then_that_is_no_sign_of_life(ledger: Ledger) -> None:
     """A single pass needs the row; only an agent lives. What is there stays."""
     first = ledger.register(HOST, version="1")
     assert (first.report_count, first.last_seen_up) == (0, None)
@@ -224,7 +224,7 @@ def test_given_a_host_when_registered_then_that_is_no_sign_of_life(ledger: AnyLe
     assert ledger.register(HOST, version="3") == beat
 
 
-def test_given_a_service_when_forced_down_then_heartbeats_and_being_disabled_leave_it_so(ledger: AnyLedger) -> None:
+def test_given_a_service_when_forced_down_then_heartbeats_and_being_disabled_leave_it_so(ledger: Ledger) -> None:
     ledger.heartbeat(HOST, version="1")
     ledger.set_service(HOST, disabled=True, reason="disk")
     down = ledger.set_service(HOST, forced_down=True)
@@ -235,7 +235,7 @@ def test_given_a_service_when_forced_down_then_heartbeats_and_being_disabled_lea
     assert (up.forced_down, up.disabled, up.disabled_reason) == (False, False, None)
 
 
-def test_given_a_service_when_disabled_then_heartbeats_leave_it_so(ledger: AnyLedger) -> None:
+def test_given_a_service_when_disabled_then_heartbeats_leave_it_so(ledger: Ledger) -> None:
     """The reason goes when it is enabled."""
     with pytest.raises(NotFound):
         ledger.set_service(HOST, disabled=True, reason="x")

@@ -6,25 +6,25 @@ from threading import Barrier
 import pytest
 
 from stocktake.errors import LedgerError, NotFound
-from stocktake.ledger import AnyLedger, Ledger
+from stocktake.ledger import DatabaseLedger, Ledger
 from tests.ledger.making import HOST, NODE, again, counting, instance, migration, node, saved
 
 OTHER = "kvm-2"
 
 
 @pytest.fixture
-def ledger(any_ledger: AnyLedger) -> AnyLedger:
+def ledger(any_ledger: Ledger) -> Ledger:
     """Whoever is before it, it says the same."""
     return any_ledger
 
 
-def test_given_nodes_when_owners_are_read_then_deleted_nodes_have_none(ledger: AnyLedger) -> None:
+def test_given_nodes_when_owners_are_read_then_deleted_nodes_have_none(ledger: Ledger) -> None:
     here, there, gone = saved(ledger), saved(ledger, node("b", OTHER)), saved(ledger, node("c"))
     ledger.delete_node(gone.uuid)
     assert ledger.owners.read() == {here.uuid: HOST, there.uuid: OTHER}
 
 
-def test_given_a_node_when_taken_then_all_that_is_promised_on_it_comes_too(ledger: AnyLedger) -> None:
+def test_given_a_node_when_taken_then_all_that_is_promised_on_it_comes_too(ledger: Ledger) -> None:
     """What is on the host's other nodes, or on a node of that name elsewhere, stays."""
     record = saved(ledger)
     on, beside, elsewhere = instance(), instance(node="beside"), instance(host="kvm-3")
@@ -49,20 +49,20 @@ def test_given_a_node_when_taken_then_all_that_is_promised_on_it_comes_too(ledge
     assert work.deleted_uuids == {ended.uuid}
 
 
-def test_given_a_node_when_taken_then_a_late_save_of_the_old_owner_is_a_conflict(ledger: AnyLedger) -> None:
+def test_given_a_node_when_taken_then_a_late_save_of_the_old_owner_is_a_conflict(ledger: Ledger) -> None:
     record = saved(ledger)
     ledger.owners.take({record.uuid: HOST}, OTHER)
     assert again(ledger, record) == {}
 
 
 @pytest.mark.parametrize("seen", [OTHER, "nobody"])
-def test_given_a_node_that_has_changed_hands_when_taken_then_it_stays_where_it_is(ledger: AnyLedger, seen: str) -> None:
+def test_given_a_node_that_has_changed_hands_when_taken_then_it_stays_where_it_is(ledger: Ledger, seen: str) -> None:
     record = saved(ledger)
     assert ledger.owners.take({record.uuid: seen, "gone": HOST}, "kvm-3") == frozenset()
     assert ledger.node(record.uuid) == record
 
 
-def test_given_two_who_take_the_same_nodes_at_once_then_each_node_goes_to_one(ledger: AnyLedger) -> None:
+def test_given_two_who_take_the_same_nodes_at_once_then_each_node_goes_to_one(ledger: Ledger) -> None:
     records = [saved(ledger, node(f"n{number}")) for number in range(12)]
     gate = Barrier(3)
 
@@ -76,7 +76,7 @@ def test_given_two_who_take_the_same_nodes_at_once_then_each_node_goes_to_one(le
     assert ledger.owners.read() == {uuid: host for host, uuids in taken.items() for uuid in uuids}
 
 
-def test_given_nodes_when_given_away_then_one_with_an_instance_stays(ledger: AnyLedger) -> None:
+def test_given_nodes_when_given_away_then_one_with_an_instance_stays(ledger: Ledger) -> None:
     held, free, others = saved(ledger), saved(ledger, node("free")), saved(ledger, node("c", OTHER))
     ended = instance(node="free")
     ledger.put_instances([instance(), ended])
@@ -86,21 +86,21 @@ def test_given_nodes_when_given_away_then_one_with_an_instance_stays(ledger: Any
     assert ledger.owners.read() == {held.uuid: HOST, free.uuid: "kvm-3", others.uuid: OTHER}
 
 
-def test_given_a_node_of_the_same_name_when_taken_then_nothing_is(ledger: AnyLedger) -> None:
+def test_given_a_node_of_the_same_name_when_taken_then_nothing_is(ledger: Ledger) -> None:
     mine, theirs = saved(ledger), saved(ledger, node(NODE, OTHER))
     with pytest.raises(LedgerError):
         ledger.owners.take({theirs.uuid: OTHER}, HOST)
     assert ledger.owners.read() == {mine.uuid: HOST, theirs.uuid: OTHER}
 
 
-def test_given_many_nodes_when_they_change_hands_then_no_table_is_walked_for_each(database: Ledger) -> None:
+def test_given_many_nodes_when_they_change_hands_then_no_table_is_walked_for_each(database: DatabaseLedger) -> None:
     records = [saved(database, node(f"n{number}")) for number in range(5)]
     with counting(database) as sent:
         database.owners.take({record.uuid: HOST for record in records}, OTHER)
     assert len(sent) <= 10
 
 
-def test_given_a_service_when_it_joins_a_pool_then_others_read_it_until_it_leaves(ledger: AnyLedger) -> None:
+def test_given_a_service_when_it_joins_a_pool_then_others_read_it_until_it_leaves(ledger: Ledger) -> None:
     ledger.register(HOST, version="1")
     pool = {"driver": "ironic", "shard": "s1"}
     ledger.owners.join(HOST, pool)

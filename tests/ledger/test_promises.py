@@ -3,7 +3,7 @@
 import pytest
 
 from stocktake.errors import InvalidData, LedgerError, NotFound
-from stocktake.ledger import AnyLedger, Ledger, NodeSave
+from stocktake.ledger import DatabaseLedger, Ledger, NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor
@@ -11,12 +11,12 @@ from tests.ledger.making import HOST, NODE, START, again, entry, full_instance, 
 
 
 @pytest.fixture
-def ledger(any_ledger: AnyLedger) -> AnyLedger:
+def ledger(any_ledger: Ledger) -> Ledger:
     """Whoever is before it, it says the same."""
     return any_ledger
 
 
-def test_given_instances_when_listed_then_by_host_node_and_deletion(ledger: AnyLedger) -> None:
+def test_given_instances_when_listed_then_by_host_node_and_deletion(ledger: Ledger) -> None:
     """The first made comes first."""
     rows = [instance(name="a"), instance(name="b", node="else"), instance(name="c", host="kvm-2")]
     ledger.put_instances([*rows, instance(name="d", deleted=True)])
@@ -32,7 +32,7 @@ def test_given_instances_when_listed_then_by_host_node_and_deletion(ledger: AnyL
 
 
 @pytest.mark.parametrize("where", ["there", "twice in the list"])
-def test_given_an_instance_there_when_put_again_then_it_is_named_and_none_is_put(ledger: AnyLedger, where: str) -> None:
+def test_given_an_instance_there_when_put_again_then_it_is_named_and_none_is_put(ledger: Ledger, where: str) -> None:
     """All or nothing."""
     known, new = instance(), instance()
     if where == "there":
@@ -46,7 +46,7 @@ def test_given_an_instance_there_when_put_again_then_it_is_named_and_none_is_put
     assert len(ledger.instances()) == (where == "there")
 
 
-def test_given_instances_without_times_when_put_then_they_were_made_now(ledger: AnyLedger) -> None:
+def test_given_instances_without_times_when_put_then_they_were_made_now(ledger: Ledger) -> None:
     """A given time is kept."""
     ledger.put_instances([instance(), instance(created_at=START), instance(deleted=True)])
     now, given, gone = ledger.instances(deleted=True)
@@ -57,7 +57,7 @@ def test_given_instances_without_times_when_put_then_they_were_made_now(ledger: 
 
 
 def test_given_consumers_when_asked_for_then_instances_and_migrations_are_known_deleted_ones_too(
-    ledger: AnyLedger,
+    ledger: Ledger,
 ) -> None:
     """The scheduler's consumers are either's uuids."""
     here, gone = instance(), instance(deleted=True)
@@ -72,7 +72,7 @@ def test_given_consumers_when_asked_for_then_instances_and_migrations_are_known_
     assert ledger.known_consumers([]) == frozenset()
 
 
-def test_given_an_instance_when_changed_then_all_but_its_making_changes(database: Ledger) -> None:
+def test_given_an_instance_when_changed_then_all_but_its_making_changes(database: DatabaseLedger) -> None:
     """The figures for people who look with SQL follow the flavor."""
     before = full_instance()
     database.put_instances([before])
@@ -88,7 +88,7 @@ def test_given_an_instance_when_changed_then_all_but_its_making_changes(database
     assert tuple(row) == (1, 2, 3, 4, 0)
 
 
-def test_given_an_unknown_instance_when_changed_or_deleted_then_none_is(ledger: AnyLedger) -> None:
+def test_given_an_unknown_instance_when_changed_or_deleted_then_none_is(ledger: Ledger) -> None:
     """A deleted one is unknown too."""
     known, gone = instance(), instance(deleted=True)
     ledger.put_instances([known, gone])
@@ -99,7 +99,9 @@ def test_given_an_unknown_instance_when_changed_or_deleted_then_none_is(ledger: 
     assert [one.vm_state for one in ledger.instances()] == ["active"]
 
 
-def test_given_a_deleted_instance_when_its_uuid_is_promised_again_then_both_rows_are_there(database: Ledger) -> None:
+def test_given_a_deleted_instance_when_its_uuid_is_promised_again_then_both_rows_are_there(
+    database: DatabaseLedger,
+) -> None:
     """As in Nova, the deleted row carries its own id in `deleted`."""
     one = instance()
     database.put_instances([one])
@@ -111,7 +113,7 @@ def test_given_a_deleted_instance_when_its_uuid_is_promised_again_then_both_rows
     assert rows[0][0] == rows[0][1]
 
 
-def test_given_a_migration_there_when_put_again_then_it_is_named_and_none_is_put(ledger: AnyLedger) -> None:
+def test_given_a_migration_there_when_put_again_then_it_is_named_and_none_is_put(ledger: Ledger) -> None:
     """By its id or its uuid."""
     known = migration(1, "a")
     ledger.put_migrations([known])
@@ -122,7 +124,7 @@ def test_given_a_migration_there_when_put_again_then_it_is_named_and_none_is_put
     assert [one.id for one in ledger.migrations(all=True)] == [1]
 
 
-def test_given_migrations_when_listed_then_those_in_play_unless_all(ledger: AnyLedger) -> None:
+def test_given_migrations_when_listed_then_those_in_play_unless_all(ledger: Ledger) -> None:
     """By host or node of either side."""
     ledger.put_migrations(
         [
@@ -142,7 +144,7 @@ def test_given_migrations_when_listed_then_those_in_play_unless_all(ledger: AnyL
 
 
 def test_given_a_transaction_when_it_ends_well_then_everything_is_there_and_a_late_save_is_refused(
-    database: Ledger,
+    database: DatabaseLedger,
 ) -> None:
     """A claim: read, decide, promise, write; the refresh that read before it reads again."""
     record = saved(database)
@@ -162,7 +164,7 @@ def test_given_a_transaction_when_it_ends_well_then_everything_is_there_and_a_la
     assert [one.vm_state for one in database.instances()] == ["building"]
 
 
-def test_given_a_transaction_when_it_is_left_by_an_error_then_nothing_of_it_is_there(database: Ledger) -> None:
+def test_given_a_transaction_when_it_is_left_by_an_error_then_nothing_of_it_is_there(database: DatabaseLedger) -> None:
     """The caller's own error comes through as it is."""
     record = saved(database)
     kept = instance()
@@ -182,7 +184,7 @@ def test_given_a_transaction_when_it_is_left_by_an_error_then_nothing_of_it_is_t
         pass
 
 
-def test_given_rubbish_in_a_row_when_read_then_table_id_and_column_are_named(database: Ledger) -> None:
+def test_given_rubbish_in_a_row_when_read_then_table_id_and_column_are_named(database: DatabaseLedger) -> None:
     """Somebody wrote with SQL; nothing is skipped and nothing is guessed."""
     record = saved(database)
     database.put_instances([instance()])
@@ -206,7 +208,7 @@ def test_given_rubbish_in_a_row_when_read_then_table_id_and_column_are_named(dat
 
 
 def test_given_times_that_somebody_wrote_when_read_then_without_a_zone_is_utc_and_rubbish_is_named(
-    database: Ledger,
+    database: DatabaseLedger,
 ) -> None:
     """SQLite's CURRENT_TIMESTAMP has none; PostgreSQL keeps moments, and refuses the rest by itself."""
     if not database._database.sqlite:
@@ -222,7 +224,7 @@ def test_given_times_that_somebody_wrote_when_read_then_without_a_zone_is_utc_an
             database.node(NODE)
 
 
-def test_given_nothing_when_put_changed_or_deleted_then_nothing_happens(database: Ledger) -> None:
+def test_given_nothing_when_put_changed_or_deleted_then_nothing_happens(database: DatabaseLedger) -> None:
     """Callers need not look first."""
     database.put_instances([])
     database.change_instances([])
@@ -234,7 +236,7 @@ def test_given_nothing_when_put_changed_or_deleted_then_nothing_happens(database
     assert database.work(HOST, [], {}) == {}
 
 
-def test_given_rubbish_in_the_entries_when_read_then_they_are_named(database: Ledger) -> None:
+def test_given_rubbish_in_the_entries_when_read_then_they_are_named(database: DatabaseLedger) -> None:
     """And how to be rid of them."""
     record = saved(database, entries=(entry("one"),))
     with database._database.writing() as connection:
@@ -244,7 +246,7 @@ def test_given_rubbish_in_the_entries_when_read_then_they_are_named(database: Le
 
 
 def test_given_a_number_too_big_for_a_column_when_saved_then_it_is_refused_and_nothing_is_written(
-    ledger: AnyLedger,
+    ledger: Ledger,
 ) -> None:
     """A driver may lie beyond all bounds."""
     record = saved(ledger)

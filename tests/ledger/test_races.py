@@ -3,7 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from stocktake.ledger import Ledger, NodeSave
+from stocktake.ledger import DatabaseLedger, NodeSave
 from stocktake.ledger.schema import HEAD
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
@@ -14,7 +14,7 @@ THREADS = 6
 ROUNDS = 10
 
 
-def test_given_threads_that_save_at_once_when_all_are_done_then_no_addition_is_lost(ledger: Ledger) -> None:
+def test_given_threads_that_save_at_once_when_all_are_done_then_no_addition_is_lost(ledger: DatabaseLedger) -> None:
     """A save from an old generation never overwrites."""
     record = saved(ledger)
     with ThreadPoolExecutor(THREADS) as pool:
@@ -24,14 +24,18 @@ def test_given_threads_that_save_at_once_when_all_are_done_then_no_addition_is_l
     assert (after.vcpus_used, after.generation) == (THREADS * ROUNDS, THREADS * ROUNDS + 1)
 
 
-def test_given_processes_that_save_at_once_when_all_are_done_then_no_addition_is_lost(ledger: Ledger, url: str) -> None:
+def test_given_processes_that_save_at_once_when_all_are_done_then_no_addition_is_lost(
+    ledger: DatabaseLedger, url: str
+) -> None:
     """The same without anything shared but the database."""
     record = saved(ledger)
     together([spawn("add", url, record.uuid, str(ROUNDS)) for _ in range(3)])
     assert ledger.node(record.uuid).vcpus_used == 3 * ROUNDS
 
 
-def test_given_savers_of_many_nodes_in_contrary_order_when_at_once_then_none_waits_in_a_circle(ledger: Ledger) -> None:
+def test_given_savers_of_many_nodes_in_contrary_order_when_at_once_then_none_waits_in_a_circle(
+    ledger: DatabaseLedger,
+) -> None:
     """Rows are locked in one order, whatever the order of the saves."""
     records = [saved(ledger, node(f"n{number}")) for number in range(20)]
     uuids = [record.uuid for record in records]
@@ -55,7 +59,7 @@ def test_given_savers_of_many_nodes_in_contrary_order_when_at_once_then_none_wai
     assert sum(one.generation - 1 for one in ledger.nodes()) == done
 
 
-def test_given_two_who_make_the_same_node_when_at_once_then_one_does(ledger: Ledger) -> None:
+def test_given_two_who_make_the_same_node_when_at_once_then_one_does(ledger: DatabaseLedger) -> None:
     """The other has a conflict, and its other nodes are saved."""
     gate = threading.Barrier(4)
 
@@ -69,7 +73,7 @@ def test_given_two_who_make_the_same_node_when_at_once_then_one_does(ledger: Led
     assert len(ledger.nodes()) == 5
 
 
-def test_given_claims_at_once_when_each_looks_before_it_takes_then_the_limit_holds(ledger: Ledger) -> None:
+def test_given_claims_at_once_when_each_looks_before_it_takes_then_the_limit_holds(ledger: DatabaseLedger) -> None:
     """What issue 3 builds on: read and promise under the node's lock."""
     record = saved(ledger, replace(node(), vcpus=8))
 
@@ -86,7 +90,7 @@ def test_given_claims_at_once_when_each_looks_before_it_takes_then_the_limit_hol
     assert ledger.node(record.uuid).generation == record.generation + 20
 
 
-def test_given_heartbeats_at_once_when_all_are_done_then_there_is_one_row(ledger: Ledger) -> None:
+def test_given_heartbeats_at_once_when_all_are_done_then_there_is_one_row(ledger: DatabaseLedger) -> None:
     """Two agents of one host by mistake."""
     with ThreadPoolExecutor(THREADS) as pool:
         uuids = {one.uuid for one in pool.map(lambda _: ledger.heartbeat("h", version="1"), range(30))}

@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 
 import stocktake.ledger
 from stocktake.errors import LedgerError, LedgerUnreachable
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.ledger.schema import HEAD, REVISIONS
 from stocktake.ledger.tables import METADATA, Utc
 from tests.ledger.making import opened, saved
@@ -25,7 +25,9 @@ def test_given_the_scripts_when_listed_then_the_program_knows_exactly_those() ->
     assert tuple(reversed([script.revision for script in scripts.walk_revisions()])) == REVISIONS
 
 
-def test_given_a_database_of_the_scripts_when_compared_with_the_tables_then_nothing_differs(ledger: Ledger) -> None:
+def test_given_a_database_of_the_scripts_when_compared_with_the_tables_then_nothing_differs(
+    ledger: DatabaseLedger,
+) -> None:
     """Columns, types, indexes and constraints."""
 
     def differs(_context: object, _there: object, _wanted: object, kind: object, wanted: object) -> bool | None:
@@ -69,7 +71,7 @@ def test_given_an_empty_database_when_read_without_upgrade_then_the_remedy_is_na
     ledger.close()
 
 
-def test_given_a_newer_schema_when_opened_then_it_is_refused_and_untouched(ledger: Ledger, url: str) -> None:
+def test_given_a_newer_schema_when_opened_then_it_is_refused_and_untouched(ledger: DatabaseLedger, url: str) -> None:
     """Whoever wrote it knows better what it means."""
     saved(ledger)
     with ledger._database.writing() as connection:

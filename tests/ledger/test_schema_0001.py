@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 import stocktake.ledger
 from stocktake.accounting.incremental import shifted
 from stocktake.errors import LedgerError
-from stocktake.ledger import Database, Ledger
+from stocktake.ledger import Database, DatabaseLedger
 from stocktake.ledger.schema import HEAD
 from stocktake.model.books import Entry
 from stocktake.model.topology import CellTake, PagesTaken
@@ -115,7 +115,7 @@ def make_0001(url: str, *, entries: str | None = None) -> None:
     database.close()
 
 
-def check(ledger: Ledger) -> None:
+def check(ledger: DatabaseLedger) -> None:
     """Hold a ledger to what `make_0001` made."""
     assert ledger.entries(KNOWN) == THOSE
     assert ledger.entries(NEVER) == ledger.entries(EMPTY) == ()
@@ -168,7 +168,7 @@ def test_given_rubbish_in_the_entries_when_upgraded_then_they_are_named_and_the_
     ledger.close()
 
 
-def test_given_an_export_of_the_first_version_when_imported_then_it_is_the_same(ledger: Ledger) -> None:
+def test_given_an_export_of_the_first_version_when_imported_then_it_is_the_same(ledger: DatabaseLedger) -> None:
     """Its lines know nothing of claims; the form of the entries' lines has stayed."""
     rows: list[object] = [
         {"table": "compute_nodes", "row": {"uuid": uuid, "host": HOST, "hypervisor_hostname": name, **FIGURES}}
@@ -195,7 +195,7 @@ def test_given_an_export_of_the_first_version_when_imported_then_it_is_the_same(
 
 
 def test_given_a_ledger_of_the_first_version_when_upgraded_and_exported_then_it_imports_as_it_is(
-    empty_url: str, ledger: Ledger
+    empty_url: str, ledger: DatabaseLedger
 ) -> None:
     """Disk in MiB too."""
     make_0001(empty_url)
@@ -207,7 +207,7 @@ def test_given_a_ledger_of_the_first_version_when_upgraded_and_exported_then_it_
     old.close()
 
 
-def test_given_several_lines_of_a_node_alike_when_imported_then_the_last_of_them_holds(ledger: Ledger) -> None:
+def test_given_several_lines_of_a_node_alike_when_imported_then_the_last_of_them_holds(ledger: DatabaseLedger) -> None:
     """A hand may have written an entry twice; each holder has one."""
     record = saved(ledger)
     twice = [{"kind": "orphan", "id": "a", "why": why} for why in ("first", "second")]

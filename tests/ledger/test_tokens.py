@@ -5,13 +5,13 @@ from datetime import timedelta
 import pytest
 
 from stocktake.errors import LedgerError, NotFound
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.access import digest_of
 from stocktake.model.value import replace
 from tests.ledger.making import START
 
 
-def test_given_a_token_when_added_then_it_is_found_by_its_digest_only(ledger: Ledger) -> None:
+def test_given_a_token_when_added_then_it_is_found_by_its_digest_only(ledger: DatabaseLedger) -> None:
     assert not ledger.tokens.any()
     until = START + timedelta(days=90)
     token = ledger.tokens.add(digest_of("secret"), role="agent", host="kvm-1", note="Ada's", expires_at=until)
@@ -22,7 +22,7 @@ def test_given_a_token_when_added_then_it_is_found_by_its_digest_only(ledger: Le
     assert ledger.tokens.all() == (token,)
 
 
-def test_given_a_token_when_revoked_then_it_stays_so_with_the_first_time(ledger: Ledger) -> None:
+def test_given_a_token_when_revoked_then_it_stays_so_with_the_first_time(ledger: DatabaseLedger) -> None:
     token = ledger.tokens.add(digest_of("secret"), role="viewer")
     other = ledger.tokens.add(digest_of("other"), role="operator")
     gone = ledger.tokens.revoke(token.uuid)
@@ -33,21 +33,21 @@ def test_given_a_token_when_revoked_then_it_stays_so_with_the_first_time(ledger:
         ledger.tokens.revoke("nobody")
 
 
-def test_given_a_token_that_is_there_when_added_again_then_it_is_refused(ledger: Ledger) -> None:
+def test_given_a_token_that_is_there_when_added_again_then_it_is_refused(ledger: DatabaseLedger) -> None:
     ledger.tokens.add(digest_of("secret"), role="viewer")
     with pytest.raises(LedgerError):
         ledger.tokens.add(digest_of("secret"), role="operator")
     assert [token.role for token in ledger.tokens.all()] == ["viewer"]
 
 
-def test_given_tokens_when_the_ledger_is_exported_then_they_are_not_in_it(ledger: Ledger) -> None:
+def test_given_tokens_when_the_ledger_is_exported_then_they_are_not_in_it(ledger: DatabaseLedger) -> None:
     token = ledger.tokens.add(digest_of("secret"), role="viewer")
     lines: list[str] = []
     ledger.export(lines.append)
     assert not any(token.uuid in line or digest_of("secret") in line for line in lines)
 
 
-def test_given_times_when_asked_whether_a_token_is_good_then_its_end_is_exact(ledger: Ledger) -> None:
+def test_given_times_when_asked_whether_a_token_is_good_then_its_end_is_exact(ledger: DatabaseLedger) -> None:
     until = START + timedelta(days=1)
     token = ledger.tokens.add(digest_of("secret"), role="viewer", expires_at=until)
     assert token.good(until - timedelta(microseconds=1))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from stocktake.errors import InvalidData
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.ledger.tables import METADATA
 from stocktake.model.value import replace
 from tests.ledger.making import (
@@ -32,7 +32,7 @@ from tests.ledger.making import (
 from tests.servers.postgres import PrivatePostgres
 
 
-def fill(ledger: Ledger) -> None:
+def fill(ledger: DatabaseLedger) -> None:
     """Put something of everything into a ledger, in all states."""
     ledger.heartbeat("kvm-1", version="1")
     ledger.heartbeat("kvm-2", version="1")
@@ -68,7 +68,7 @@ def other_url(request: pytest.FixtureRequest, tmp_path: Path, other: str) -> Ite
 
 
 @pytest.mark.parametrize("other", ["sqlite", "postgresql"])
-def test_given_a_ledger_when_exported_and_imported_then_it_is_the_same(ledger: Ledger, other_url: str) -> None:
+def test_given_a_ledger_when_exported_and_imported_then_it_is_the_same(ledger: DatabaseLedger, other_url: str) -> None:
     """Between any two databases, line by line and noun by noun; and it can be written to as before."""
     fill(ledger)
     lines = exported(ledger)
@@ -93,14 +93,16 @@ def test_given_a_ledger_when_exported_and_imported_then_it_is_the_same(ledger: L
         second.close()
 
 
-def test_given_an_empty_ledger_when_exported_then_it_imports(ledger: Ledger) -> None:
+def test_given_an_empty_ledger_when_exported_then_it_imports(ledger: DatabaseLedger) -> None:
     """Nothing is something too."""
     lines = exported(ledger)
     assert [json.loads(line)["table"] for line in lines] == ["ledger", "end"]
     assert ledger.import_([line.replace("\n", "\r\n") for line in lines] + ["\n"]) == 0
 
 
-def test_given_what_is_there_already_when_imported_then_each_line_is_named_and_nothing_changes(ledger: Ledger) -> None:
+def test_given_what_is_there_already_when_imported_then_each_line_is_named_and_nothing_changes(
+    ledger: DatabaseLedger,
+) -> None:
     """An import adds; it never overwrites."""
     fill(ledger)
     lines = exported(ledger)
@@ -111,7 +113,7 @@ def test_given_what_is_there_already_when_imported_then_each_line_is_named_and_n
     assert exported(ledger) == lines
 
 
-def test_given_another_ledgers_rows_when_imported_then_they_are_added(ledger: Ledger) -> None:
+def test_given_another_ledgers_rows_when_imported_then_they_are_added(ledger: DatabaseLedger) -> None:
     """What was there stays."""
     saved(ledger, node("mine"))
     ledger.put_instances([instance()])
@@ -164,7 +166,7 @@ DEVICE = {"address": "a", "vendor_id": "8086", "product_id": "1520", "dev_type":
     ],
 )
 def test_given_a_wrong_line_when_imported_then_its_number_and_path_are_named(
-    ledger: Ledger, row: object, what: str
+    ledger: DatabaseLedger, row: object, what: str
 ) -> None:
     """And what was there before stays as it was."""
     with pytest.raises(InvalidData, match=what):
@@ -172,7 +174,7 @@ def test_given_a_wrong_line_when_imported_then_its_number_and_path_are_named(
     assert len(exported(ledger)) == 2
 
 
-def test_given_many_wrong_lines_when_imported_then_the_first_are_told_at_once(ledger: Ledger) -> None:
+def test_given_many_wrong_lines_when_imported_then_the_first_are_told_at_once(ledger: DatabaseLedger) -> None:
     """An operator corrects them in one go, not one by one."""
     rows: list[object] = [{"table": "instances", "row": MINIMAL | {"uuid": n}} for n in range(40)]
     with pytest.raises(InvalidData) as raised:
@@ -180,7 +182,7 @@ def test_given_many_wrong_lines_when_imported_then_the_first_are_told_at_once(le
     assert [f"line {n}: " in raised.value.what for n in (2, 3, 21, 22)] == [True, True, True, False]
 
 
-def test_given_rows_twice_in_a_file_when_imported_then_both_lines_are_named(ledger: Ledger) -> None:
+def test_given_rows_twice_in_a_file_when_imported_then_both_lines_are_named(ledger: DatabaseLedger) -> None:
     """A deleted row may share its uuid with one that is not."""
     row: object = {"table": "instances", "row": MINIMAL}
     gone: object = {"table": "instances", "row": MINIMAL | {"deleted": True}}
@@ -202,13 +204,15 @@ def test_given_rows_twice_in_a_file_when_imported_then_both_lines_are_named(ledg
         (["[" * 100_000], "line 1"),
     ],
 )
-def test_given_a_broken_file_when_imported_then_it_is_refused(ledger: Ledger, lines: list[str], what: str) -> None:
+def test_given_a_broken_file_when_imported_then_it_is_refused(
+    ledger: DatabaseLedger, lines: list[str], what: str
+) -> None:
     """A file cut off is not half an import."""
     with pytest.raises(InvalidData, match=what):
         ledger.import_(lines)
 
 
-def test_given_an_edited_export_when_its_checksum_is_left_out_then_it_imports(ledger: Ledger) -> None:
+def test_given_an_edited_export_when_its_checksum_is_left_out_then_it_imports(ledger: DatabaseLedger) -> None:
     """An operator may edit on purpose."""
     saved(ledger)
     lines = exported(ledger)
@@ -235,7 +239,7 @@ def filled_lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_given_any_mutated_line_when_imported_then_it_is_refused_and_the_ledger_is_unchanged(
-    ledger: Ledger, filled_lines: list[str], data: st.DataObject
+    ledger: DatabaseLedger, filled_lines: list[str], data: st.DataObject
 ) -> None:
     """Characters changed, put in or taken out, lines dropped, doubled or exchanged."""
     lines = [line.rstrip("\n") for line in filled_lines]
@@ -280,7 +284,7 @@ def _is_json(text: str) -> bool:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_given_any_value_edited_and_signed_anew_when_imported_then_it_is_taken_or_refused_never_half(
-    ledger: Ledger, filled_lines: list[str], data: st.DataObject
+    ledger: DatabaseLedger, filled_lines: list[str], data: st.DataObject
 ) -> None:
     """Whatever decodes must go into either database, and come out as it went in; the rest is named."""
     documents = [json.loads(line) for line in filled_lines]
@@ -307,7 +311,7 @@ def test_given_any_value_edited_and_signed_anew_when_imported_then_it_is_taken_o
                 connection.execute(delete(table))
 
 
-def test_given_times_of_another_zone_when_imported_then_they_are_the_same_moment(ledger: Ledger) -> None:
+def test_given_times_of_another_zone_when_imported_then_they_are_the_same_moment(ledger: DatabaseLedger) -> None:
     """Kept in UTC."""
     row: object = {"table": "instances", "row": MINIMAL | {"created_at": "2026-01-02T05:04:05.678901+02:00"}}
     ledger.import_(_by_hand([row]))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from stocktake.ledger import AnyLedger, Ledger
+from stocktake.ledger import DatabaseLedger, Ledger
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance, Migration, Place
 from tests.ledger.making import (
@@ -28,19 +28,19 @@ IN_PLAY = ("error", "finished", "migrating", "queued", "Done", "CONFIRMED", "pos
 
 
 @pytest.fixture
-def ledger(any_ledger: AnyLedger) -> AnyLedger:
+def ledger(any_ledger: Ledger) -> Ledger:
     """Whoever is before it, it says the same."""
     return any_ledger
 
 
-def test_given_a_full_instance_when_read_then_nothing_is_lost(ledger: AnyLedger) -> None:
+def test_given_a_full_instance_when_read_then_nothing_is_lost(ledger: Ledger) -> None:
     """Field by field, times and sets and pinning included."""
     wanted = full_instance()
     ledger.put_instances([wanted])
     assert ledger.work(HOST, [NODE], {})[NODE].instances == (wanted,) == ledger.instances()
 
 
-def test_given_an_unknown_node_when_read_then_its_work_is_empty(ledger: AnyLedger) -> None:
+def test_given_an_unknown_node_when_read_then_its_work_is_empty(ledger: Ledger) -> None:
     """A new node has no record, and every name asked for is answered."""
     work = ledger.work(HOST, [NODE, "b"], {NODE: frozenset({"nobody"})})
     assert work.keys() == {NODE, "b"}
@@ -48,7 +48,7 @@ def test_given_an_unknown_node_when_read_then_its_work_is_empty(ledger: AnyLedge
     assert (work[NODE].instances, work[NODE].places) == ((), {})
 
 
-def test_given_a_node_of_another_service_when_read_then_its_record_is_not_ours(ledger: AnyLedger) -> None:
+def test_given_a_node_of_another_service_when_read_then_its_record_is_not_ours(ledger: Ledger) -> None:
     """Host and name must match; a deleted row is none."""
     saved(ledger, node(host="kvm-2"))
     gone = saved(ledger)
@@ -73,7 +73,7 @@ def test_given_a_node_of_another_service_when_read_then_its_record_is_not_ours(l
     ],
 )
 def test_given_an_instance_when_host_and_node_match_then_it_is_there(
-    ledger: AnyLedger, fields: dict[str, Any], *, counted: bool
+    ledger: Ledger, fields: dict[str, Any], *, counted: bool
 ) -> None:
     """Host and node, not deleted; states are for accounting."""
     ledger.put_instances([instance(**fields)])
@@ -97,7 +97,7 @@ def test_given_an_instance_when_host_and_node_match_then_it_is_there(
     ],
 )
 def test_given_a_migration_when_it_is_in_play_here_then_it_is_looked_at(
-    ledger: AnyLedger, fields: dict[str, Any], *, looked_at: bool
+    ledger: Ledger, fields: dict[str, Any], *, looked_at: bool
 ) -> None:
     """Source or destination is this host and node; the status is compared letter by letter; no soft-deleted row."""
     mover = instance(host="kvm-9", node="far")
@@ -116,7 +116,7 @@ def _bare(one: Migration) -> Migration:
 
 
 def test_given_movers_when_read_then_here_elsewhere_and_deleted_are_named_and_the_vanished_are_not(
-    ledger: AnyLedger,
+    ledger: Ledger,
 ) -> None:
     """A deleted instance whose record is there does count; one that is alive again comes before it."""
     here, away = instance(), full_instance(host="kvm-2", node="far")
@@ -136,7 +136,7 @@ def test_given_movers_when_read_then_here_elsewhere_and_deleted_are_named_and_th
     assert (moving[reborn.uuid].name, moving[reborn.uuid].deleted) == ("new", False)
 
 
-def test_given_a_move_within_a_host_when_read_then_both_nodes_have_it(ledger: AnyLedger) -> None:
+def test_given_a_move_within_a_host_when_read_then_both_nodes_have_it(ledger: Ledger) -> None:
     """Source node and destination node of one service; on one node it is there once."""
     ledger.put_migrations(
         [
@@ -149,7 +149,7 @@ def test_given_a_move_within_a_host_when_read_then_both_nodes_have_it(ledger: An
     assert [one.id for one in work["b"].migrations] == [1]
 
 
-def test_given_held_devices_when_read_then_instances_name_them_on_their_own_node(ledger: AnyLedger) -> None:
+def test_given_held_devices_when_read_then_instances_name_them_on_their_own_node(ledger: Ledger) -> None:
     """An address of another node means nothing on this one."""
     here, away = instance(), instance(host="kvm-2", node="far")
     ledger.put_instances([here, away])
@@ -173,7 +173,7 @@ def test_given_held_devices_when_read_then_instances_name_them_on_their_own_node
     }
 
 
-def test_given_guests_when_not_on_their_node_then_their_places_are_told(ledger: AnyLedger) -> None:
+def test_given_guests_when_not_on_their_node_then_their_places_are_told(ledger: Ledger) -> None:
     """On another node of this host, on another host, deleted, alive again, nowhere, unknown."""
     here, neighbour = instance(), instance(node="b")
     far, gone, reborn = instance(host="kvm-2", node="far"), instance(deleted=True), instance(deleted=True)
@@ -194,7 +194,7 @@ def test_given_guests_when_not_on_their_node_then_their_places_are_told(ledger: 
         assert work.keys() == set(nodes)
 
 
-def test_given_deleted_instances_when_read_then_those_not_released_are_named(ledger: AnyLedger) -> None:
+def test_given_deleted_instances_when_read_then_those_not_released_are_named(ledger: Ledger) -> None:
     """Of this host and node; not one whose uuid is in use again, whose allocations are somebody's."""
     gone, other, reborn = instance(deleted=True), instance(node="b", deleted=True), instance(deleted=True)
     ledger.put_instances([gone, other, reborn])
@@ -213,7 +213,7 @@ def test_given_deleted_instances_when_read_then_those_not_released_are_named(led
     assert ledger.work(HOST, [NODE], {})[NODE].deleted_uuids == frozenset()
 
 
-def _fleet(ledger: AnyLedger, count: int) -> Callable[[], object]:
+def _fleet(ledger: Ledger, count: int) -> Callable[[], object]:
     """Fill a host's nodes with something of everything, and give the call that reads it."""
     nodes = [node(f"n{number}") for number in range(count)]
     movers = [instance(host="kvm-2", node="far") for _ in nodes]
@@ -228,7 +228,7 @@ def _fleet(ledger: AnyLedger, count: int) -> Callable[[], object]:
     return lambda: ledger.work(HOST, [one.hypervisor_hostname for one in nodes], guests)
 
 
-def test_given_1_or_500_nodes_when_read_then_as_many_queries(database: Ledger) -> None:
+def test_given_1_or_500_nodes_when_read_then_as_many_queries(database: DatabaseLedger) -> None:
     """The first and the five-hundredth cost the same round trips; so does saving."""
     counts = {}
     for count in (1, 500):
@@ -252,7 +252,7 @@ def test_given_1_or_500_nodes_when_read_then_as_many_queries(database: Ledger) -
     assert max(counts[1]) <= 9, counts
 
 
-def test_given_a_long_history_when_the_query_is_planned_then_no_table_is_walked(database: Ledger) -> None:
+def test_given_a_long_history_when_the_query_is_planned_then_no_table_is_walked(database: DatabaseLedger) -> None:
     """SQLite serves each of a refresh's queries from an index."""
     if database._database.engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL plans by its statistics")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.ledger import Ledger, NodeSave, SaveOutcome, open_ledger
+from stocktake.ledger import DatabaseLedger, NodeSave, SaveOutcome, open_ledger
 from stocktake.model.books import ComputeNode, Entry, Tally
 from stocktake.model.provider import ProviderTree
 from stocktake.model.value import replace
@@ -30,7 +30,7 @@ Opened = Callable[..., AbstractContextManager[Parts]]
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path: Path) -> Iterator[DatabaseLedger]:
     opened = open_ledger(f"sqlite:///{tmp_path}/ledger.db", clock=SystemClock(), ids=RandomIds())
     yield opened
     opened.close()
@@ -52,7 +52,7 @@ def an_entry(consumer: str | None, **fields: object) -> Entry:
     return replace(made, **fields)
 
 
-def a_book(ledger: Ledger, node: ProviderTree, *entries: Entry, **work: Any) -> Books:
+def a_book(ledger: DatabaseLedger, node: ProviderTree, *entries: Entry, **work: Any) -> Books:
     """A node of these entries, read from the ledger and tallied."""
     before = next((one for one in ledger.nodes() if one.uuid == node.root.uuid), None)
     fresh = replace(a_node(), uuid=node.root.uuid, hypervisor_hostname=node.root.name)
@@ -65,7 +65,9 @@ def nobody(_: object) -> NoReturn:
     raise AssertionError
 
 
-def report(ledger: Ledger, scheduler: Scheduler, *books: Books, own: bool = True, full: bool = False) -> Reported:
+def report(
+    ledger: DatabaseLedger, scheduler: Scheduler, *books: Books, own: bool = True, full: bool = False
+) -> Reported:
     """Save the books and tell the scheduler."""
     named = {book.tree.root.name: book for book in books}
     result = save(ledger, named, lambda names: {name: named[name] for name in names}, nobody)
@@ -82,7 +84,7 @@ def on(door: Door, node: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def test_given_own_allocations_when_reported_then_they_are_what_the_entries_say_and_it_costs_nothing_more(
-    door: Door, scheduler: Scheduler, ledger: Ledger
+    door: Door, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, guest = tree(some_name()), str(uuid.uuid4())
     owner = replace(an_instance(guest, host="alpha", node=node.root.name), project_id="blue", user_id="ann")
@@ -100,7 +102,7 @@ def test_given_own_allocations_when_reported_then_they_are_what_the_entries_say_
 
 
 def test_given_foreign_allocations_when_reported_then_not_one_request_is_about_them(
-    door: Door, scheduler: Scheduler, ledger: Ledger
+    door: Door, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, guest, gone, stranger = tree(some_name()), *(str(uuid.uuid4()) for _ in range(3))
     ledger.put_instances([an_instance(gone, host="alpha", node=node.root.name)])
@@ -120,7 +122,7 @@ def test_given_foreign_allocations_when_reported_then_not_one_request_is_about_t
 
 
 def test_given_deleted_instances_and_strangers_when_reported_then_only_what_the_ledger_knows_goes(
-    door: Door, scheduler: Scheduler, ledger: Ledger
+    door: Door, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, elsewhere = tree(some_name()), tree(some_name())
     gone, move, over, stranger = (str(uuid.uuid4()) for _ in range(4))
@@ -175,7 +177,7 @@ def test_given_a_deleted_instances_allocation_when_refreshed_then_the_setting_sa
 
 
 def test_given_no_room_when_reported_then_the_node_carries_it_until_there_is(
-    door: Door, scheduler: Scheduler, ledger: Ledger
+    door: Door, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, guest = tree(some_name()), str(uuid.uuid4())
     (problem,) = of_node(
@@ -187,7 +189,7 @@ def test_given_no_room_when_reported_then_the_node_carries_it_until_there_is(
     assert on(door, node).keys() == {guest}
 
 
-class Claiming(Ledger):
+class Claiming(DatabaseLedger):
     """A ledger in which somebody claims at a chosen moment of a pass."""
 
     claim: Callable[[], object] | None = None
@@ -215,7 +217,7 @@ def claiming(tmp_path: Path) -> Iterator[Claiming]:
     plain.close()
 
 
-def claim(ledger: Ledger, door: Door, node: ProviderTree, guest: str) -> None:
+def claim(ledger: DatabaseLedger, door: Door, node: ProviderTree, guest: str) -> None:
     """Do what a claim does: the ledger first, then Placement."""
     with ledger.transaction([node.root.uuid]) as transaction:
         transaction.put_instances([an_instance(guest, host="alpha", node=node.root.name)])
@@ -283,7 +285,7 @@ def test_given_a_claim_while_a_pass_saves_when_it_is_tallied_again_then_the_entr
         assert [entry.id for entry in claiming.entries(root)] == ["host", guest]
 
 
-def with_stale_name(ledger: Ledger, name: str) -> NodeSave:
+def with_stale_name(ledger: DatabaseLedger, name: str) -> NodeSave:
     """The node as saved, with a name that the scheduler is said to have and does not."""
     node = ledger.node(name)
     told = replace(node, owned_classes=node.owned_classes | {"CUSTOM_GONE"})

@@ -11,7 +11,7 @@ import pytest
 from stocktake.accounting import lifecycle
 from stocktake.accounting.lifecycle import Location, MoveKind
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.ledger import Ledger, Transaction, open_ledger
+from stocktake.ledger import DatabaseLedger, Transaction, open_ledger
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance, Migration
 from stocktake.refresh.context import Parts
@@ -36,10 +36,10 @@ class Noon(SystemClock):
         return NOON
 
 
-class Interrupted(Ledger):
+class Interrupted(DatabaseLedger):
     """A ledger in which somebody is faster: after a pass has read, before it writes."""
 
-    first: Callable[[Ledger], object] = staticmethod(lambda _: None)
+    first: Callable[[DatabaseLedger], object] = staticmethod(lambda _: None)
 
     @contextmanager
     def transaction(self, node_uuids: Collection[str] = ()) -> Iterator[Transaction]:
@@ -224,7 +224,7 @@ def test_given_an_expired_move_when_refreshed_then_it_is_aborted_and_the_instanc
     assert refresh(parts).expired == []
 
 
-def finish(ledger: Ledger, instance: Instance, move: Migration) -> None:
+def finish(ledger: DatabaseLedger, instance: Instance, move: Migration) -> None:
     step = lifecycle.finished(instance, move)
     assert step.migration is not None
     with ledger.transaction() as books:
@@ -323,18 +323,18 @@ def test_given_an_expired_move_that_somebody_else_took_on_when_refreshed_then_it
     assert result.nodes["two"].vcpus_used == 4
 
 
-def interrupted(tmp_path: Path, first: Callable[[Ledger], object]) -> Interrupted:
+def interrupted(tmp_path: Path, first: Callable[[DatabaseLedger], object]) -> Interrupted:
     plain = open_ledger(f"sqlite:///{tmp_path}/stocktake.db", clock=Noon(), ids=RandomIds())
     ledger = Interrupted(plain._database, None, Noon(), RandomIds())
     ledger.first = first
     return ledger
 
 
-def change(ledger: Ledger, how: Callable[[Instance], Instance]) -> None:
+def change(ledger: DatabaseLedger, how: Callable[[Instance], Instance]) -> None:
     ledger.change_instances([how(one) for one in ledger.instances()])
 
 
-def release(ledger: Ledger) -> None:
+def release(ledger: DatabaseLedger) -> None:
     ledger.delete_instances([GUEST])
 
 
@@ -351,7 +351,7 @@ def test_given_an_expired_claim_that_somebody_renews_or_settles_meanwhile_when_r
     tmp_path: Path,
     fleet: Fleet,
     guests: list[object],
-    meanwhile: Callable[[Ledger], object],
+    meanwhile: Callable[[DatabaseLedger], object],
     left: list[object],
 ) -> None:
     fleet.has("one", guests=guests)

@@ -9,7 +9,7 @@ import pytest
 
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerError, PlacementUnreachable, StocktakeError
-from stocktake.ledger import Ledger, SaveOutcome, Transaction, open_ledger
+from stocktake.ledger import DatabaseLedger, SaveOutcome, Transaction, open_ledger
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Inventory, Provider, ProviderTree
@@ -43,7 +43,7 @@ class Answering(NoScheduler):
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path: Path) -> Iterator[DatabaseLedger]:
     opened = open_ledger(f"sqlite:///{tmp_path}/ledger.db", clock=SystemClock(), ids=RandomIds())
     yield opened
     opened.close()
@@ -83,7 +83,9 @@ def test_given_only_other_times_when_compared_then_nothing_changed() -> None:
     assert changed(replace(node, running_vms=1), node)
 
 
-def test_given_a_record_like_the_saved_one_when_saved_then_the_ledger_is_not_asked_to_write(ledger: Ledger) -> None:
+def test_given_a_record_like_the_saved_one_when_saved_then_the_ledger_is_not_asked_to_write(
+    ledger: DatabaseLedger,
+) -> None:
     first = save(ledger, {"n": books(a_node())}, nobody, nobody)
     assert first.changed == {"n"}
     before = dump(ledger)
@@ -92,7 +94,7 @@ def test_given_a_record_like_the_saved_one_when_saved_then_the_ledger_is_not_ask
     assert dump(ledger) == before
 
 
-def test_given_a_row_that_another_changed_when_saved_then_it_is_read_and_tallied_again(ledger: Ledger) -> None:
+def test_given_a_row_that_another_changed_when_saved_then_it_is_read_and_tallied_again(ledger: DatabaseLedger) -> None:
     read = save(ledger, {"n": books(a_node())}, nobody, nobody).saved["n"]
     theirs = save(ledger, {"n": books(replace(read, running_vms=7), read)}, nobody, nobody).saved["n"]
     asked: list[Sequence[str]] = []
@@ -107,7 +109,7 @@ def test_given_a_row_that_another_changed_when_saved_then_it_is_read_and_tallied
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def busy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+def busy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseLedger]:
     """A ledger on either database, which several use at once."""
     of = f"sqlite:///{tmp_path}/busy.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     made = open_ledger(of, clock=SystemClock(), ids=RandomIds())
@@ -116,11 +118,11 @@ def busy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_given_a_row_that_others_change_between_every_read_and_save_when_saved_then_the_last_round_holds_it(
-    busy: Ledger,
+    busy: DatabaseLedger,
 ) -> None:
     first = save(busy, {"n": books(a_node())}, nobody, nobody).saved["n"]
     quiet = save(busy, {"q": books(a_node(uuid=THEIRS, name="quiet"))}, nobody, nobody).saved["q"]
-    readers: list[Ledger | Transaction] = []
+    readers: list[DatabaseLedger | Transaction] = []
 
     def claim() -> int:
         with busy.transaction() as held:
@@ -130,7 +132,7 @@ def test_given_a_row_that_others_change_between_every_read_and_save_when_saved_t
     with ThreadPoolExecutor(1) as others:
         late: list[Future[int]] = []
 
-        def counted(reader: Ledger | Transaction, names: Sequence[str]) -> Mapping[str, Books]:
+        def counted(reader: DatabaseLedger | Transaction, names: Sequence[str]) -> Mapping[str, Books]:
             assert names == ("n",)
             readers.append(reader)
             record = reader.work(first.host, [first.hypervisor_hostname], {})[first.hypervisor_hostname].record
@@ -165,7 +167,9 @@ def test_given_a_row_that_others_change_between_every_read_and_save_when_saved_t
     assert (result.saved["q"].current_workload, result.changed) == (5, {"n", "q"})
 
 
-def test_given_a_row_that_is_as_it_should_be_in_the_last_round_when_saved_then_it_is_as_read(ledger: Ledger) -> None:
+def test_given_a_row_that_is_as_it_should_be_in_the_last_round_when_saved_then_it_is_as_read(
+    ledger: DatabaseLedger,
+) -> None:
     read = save(ledger, {"n": books(a_node())}, nobody, nobody).saved["n"]
     old = replace(read, generation=read.generation + 99)
     nothing = SaveOutcome(saved={}, conflicts=frozenset())
@@ -179,7 +183,7 @@ def test_given_a_row_that_is_as_it_should_be_in_the_last_round_when_saved_then_i
     assert ledger.node(read.uuid) == read
 
 
-def test_given_a_node_that_is_deleted_meanwhile_when_saved_then_it_is_made_again(ledger: Ledger) -> None:
+def test_given_a_node_that_is_deleted_meanwhile_when_saved_then_it_is_made_again(ledger: DatabaseLedger) -> None:
     """The driver has it still: what it is counted from is what there is."""
     read = save(ledger, {"n": books(a_node())}, nobody, nobody).saved["n"]
     ledger.delete_node(read.uuid)
@@ -187,7 +191,7 @@ def test_given_a_node_that_is_deleted_meanwhile_when_saved_then_it_is_made_again
     assert (result.failed, ledger.node(read.uuid)) == ({}, result.saved["n"])
 
 
-def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_so(ledger: Ledger) -> None:
+def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_so(ledger: DatabaseLedger) -> None:
     read = save(ledger, {"n": books(a_node())}, nobody, nobody).saved["n"]
     old = replace(read, generation=read.generation + 99)
     late = books(read, old)
@@ -199,13 +203,13 @@ def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_
     assert result.saved == {}
 
 
-def test_given_an_unsaved_node_when_synced_then_the_scheduler_is_not_told_of_it(ledger: Ledger) -> None:
+def test_given_an_unsaved_node_when_synced_then_the_scheduler_is_not_told_of_it(ledger: DatabaseLedger) -> None:
     scheduler = Answering(Synced())
     sync(ledger, scheduler, Reported(books={"n": books(a_node())}), full=False, stop=never)
     assert scheduler.told == [{}]
 
 
-def test_given_an_agreeing_scheduler_when_synced_then_only_wanted_names_stay_ours(ledger: Ledger) -> None:
+def test_given_an_agreeing_scheduler_when_synced_then_only_wanted_names_stay_ours(ledger: DatabaseLedger) -> None:
     node = carried(replace(a_node(), owned_traits=frozenset({"CUSTOM_OLD"})), a_tree(a_node().uuid), None)
     result = save(ledger, {"n": books(node)}, nobody, nobody)
     sync(
@@ -221,7 +225,9 @@ def test_given_an_agreeing_scheduler_when_synced_then_only_wanted_names_stay_our
     assert result.writes == 2
 
 
-def test_given_a_scheduler_that_is_away_when_synced_then_the_node_carries_it_until_it_is_back(ledger: Ledger) -> None:
+def test_given_a_scheduler_that_is_away_when_synced_then_the_node_carries_it_until_it_is_back(
+    ledger: DatabaseLedger,
+) -> None:
     node = carried(a_node(), a_tree(a_node().uuid), None)
     result = save(ledger, {"n": books(node)}, nobody, nobody)
     away = PlacementUnreachable("no answer", where="the scheduler")

@@ -31,7 +31,7 @@ from starlette.testclient import TestClient
 
 from stocktake.claims.opening import claims_with
 from stocktake.clock import Clock, RandomIds, SystemClock
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.ledger.engine import WAIT_S
 from stocktake.model.access import digest_of
 from stocktake.placement import open_door, open_scheduler
@@ -55,7 +55,7 @@ def secret_of(name: str) -> str:
     return "stk_" + hashlib.sha256(name.encode()).hexdigest()
 
 
-def add_tokens(ledger: Ledger, clock: Clock) -> None:
+def add_tokens(ledger: DatabaseLedger, clock: Clock) -> None:
     """Put the tokens into a ledger, once."""
     if ledger.tokens.find(digest_of(secret_of("viewer"))) is not None:
         return

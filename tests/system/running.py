@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import psutil
 
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class Host:
         return "".join(lines)
 
     @contextlib.contextmanager
-    def ledger(self) -> Iterator[Ledger]:
+    def ledger(self) -> Iterator[DatabaseLedger]:
         """Open the ledger beside the program."""
         ledger = open_ledger(self.ledger_url, clock=SystemClock(), ids=RandomIds())
         try:

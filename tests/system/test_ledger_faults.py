@@ -12,7 +12,7 @@ import pytest
 
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerError, LedgerUnreachable
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.refresh.context import Parts
 from stocktake.refresh.run import refresh
 from tests.parts import Fleet, a_guest, database_of, dump, parts_of
@@ -49,7 +49,7 @@ class Away:
         connection.close()
 
     @contextlib.contextmanager
-    def gone(self, ledger: Ledger) -> Iterator[None]:
+    def gone(self, ledger: DatabaseLedger) -> Iterator[None]:
         """Take it away: the folder is renamed, the server stopped."""
         if self._server is not None:
             self._server.stop()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from tests.parts import REPORT, a_guest, an_instance
 from tests.servers.serve import HOST, Served, secret_of, served
 from tests.system.running import Host
@@ -48,7 +48,7 @@ def host(server: Served, tmp_path: Path) -> Host:
     )
 
 
-def used(ledger: Ledger) -> int:
+def used(ledger: DatabaseLedger) -> int:
     """Give the node's vCPUs that are used; 0 while there is no node."""
     return sum(node.vcpus_used for node in ledger.nodes())
 

@@ -16,7 +16,7 @@ from stocktake.claims import Claimed, Request
 from stocktake.client import Fleet, connected
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import AlreadyThere, LedgerUnreachable
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.model.workload import Flavor
 from stocktake.refresh.context import Parts
 from stocktake.refresh.run import refresh
@@ -134,7 +134,7 @@ def _wait_for_more(load: Load) -> None:
         load.over.wait(0.05)
 
 
-def check(ledger: Ledger, load: Load) -> None:
+def check(ledger: DatabaseLedger, load: Load) -> None:
     """Every promise that was told is there once, is counted once, and every node is there once."""
     found = Counter(one.uuid for one in ledger.instances())
     theirs = {uuid for number in range(HOSTS) for uuid in guests_of(number)}

@@ -11,7 +11,7 @@ import pytest
 
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fake.work import generate_work
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
 from stocktake.refresh.run import refresh
@@ -29,7 +29,7 @@ class Cloud:
 
     clients: Clients
     server: Served
-    ledger: Ledger
+    ledger: DatabaseLedger
     node: ComputeNode
 
     def service(self) -> Service:

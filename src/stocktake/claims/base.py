@@ -15,7 +15,7 @@ from stocktake.claims.books import Counted, count_anew
 from stocktake.claims.nouns import Claimed, ClaimRules, Refused
 from stocktake.clock import Clock, Ids
 from stocktake.errors import LedgerError, NotFound, StocktakeError
-from stocktake.ledger import Ledger, Transaction
+from stocktake.ledger import DatabaseLedger, Transaction
 from stocktake.model.books import ComputeNode
 from stocktake.model.fitting import NoRoom
 from stocktake.model.value import replace
@@ -36,7 +36,7 @@ Done = tuple[Claimed, tuple[Counted, ...]]
 class Desk:
     """The ledger, the scheduler and the rules, and what is done with them in every claim."""
 
-    def __init__(self, ledger: Ledger, scheduler: Scheduler, rules: ClaimRules, clock: Clock, ids: Ids) -> None:
+    def __init__(self, ledger: DatabaseLedger, scheduler: Scheduler, rules: ClaimRules, clock: Clock, ids: Ids) -> None:
         self._ledger = ledger
         self._scheduler = scheduler
         self._rules = rules

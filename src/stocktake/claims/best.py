@@ -10,7 +10,7 @@ from stocktake.accounting.fit.fit import Wanted
 from stocktake.claims.candidates import Candidate, candidates
 from stocktake.claims.nouns import Claimed, Refused
 from stocktake.errors import ClaimRefused
-from stocktake.ledger import AnyLedger
+from stocktake.ledger import Ledger
 from stocktake.model.fitting import Limits
 from stocktake.settings import Settings
 
@@ -18,7 +18,7 @@ _SHOWN_MAX = 5
 
 
 def claim_on(
-    ledger: AnyLedger,
+    ledger: Ledger,
     settings: Settings,
     node: str | None,
     wanted: Wanted,
@@ -58,7 +58,7 @@ def refusal(refused: Sequence[Refused]) -> ClaimRefused:
 
 
 def claim_best(
-    ledger: AnyLedger,
+    ledger: Ledger,
     settings: Settings,
     wanted: Wanted,
     claim: Callable[[str, Limits], Claimed | Refused],

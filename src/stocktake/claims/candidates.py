@@ -11,7 +11,7 @@ from stocktake.accounting.fit.fit import Room, Wanted, capacity, fit, rooms
 from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.weigh import Weighed, leaning, weigh
 from stocktake.accounting.node_availability import obstacles
-from stocktake.ledger import AnyLedger
+from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.fitting import NoRoom
 from stocktake.model.value import Value
@@ -53,7 +53,7 @@ class Candidates(Value, frozen=True, kw_only=True):
 
 
 def candidates(
-    ledger: AnyLedger,
+    ledger: Ledger,
     settings: Settings,
     wanted: Wanted,
     *,

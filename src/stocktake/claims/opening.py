@@ -11,7 +11,7 @@ from stocktake.claims.claims import Claims
 from stocktake.claims.nouns import ClaimRules
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
 from stocktake.errors import SettingsError
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.placement import Scheduler, open_scheduler
 from stocktake.settings import Settings, ages, front_of, read_settings
 
@@ -45,7 +45,7 @@ def claims_of(settings_file: Path | str | None = None) -> Iterator[Claims]:
         yield claims_with(settings, ledger, scheduler, clock, ids)
 
 
-def claims_with(settings: Settings, ledger: Ledger, scheduler: Scheduler, clock: Clock, ids: Ids) -> Claims:
+def claims_with(settings: Settings, ledger: DatabaseLedger, scheduler: Scheduler, clock: Clock, ids: Ids) -> Claims:
     """Put together what promises; without allocations of our own the scheduler is not used."""
     rules = ClaimRules(
         own=settings.allocations == "own",

@@ -17,7 +17,7 @@ from stocktake.errors import StocktakeError, Unreachable
 if TYPE_CHECKING:
     from stocktake.audit import TimeLimit
     from stocktake.drivers.base import Driver
-    from stocktake.ledger import AnyLedger
+    from stocktake.ledger import Ledger
     from stocktake.settings import Settings
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -45,7 +45,7 @@ class Host:
     session: Session
     opened: ExitStack
     settings: "Settings | None" = None
-    ledger: "AnyLedger | None" = None
+    ledger: "Ledger | None" = None
     driver: "Driver | None" = None
     limit: "TimeLimit | None" = None
     names: tuple[str, ...] = ()

@@ -10,13 +10,13 @@ from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from stocktake.client import Fleet
-    from stocktake.ledger import AnyLedger, Ledger
+    from stocktake.ledger import DatabaseLedger, Ledger
     from stocktake.placement import Scheduler
     from stocktake.refresh.context import Parts
     from stocktake.settings import Settings
 
 
-def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "AnyLedger":
+def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
     """
     Open the ledger: behind the server that the settings name, or the database.
 
@@ -48,7 +48,7 @@ def open_fleet(settings: "Settings", clock: Clock, ids: Ids) -> "Fleet":
     return Fleet(transport, clock, ids, expiry_s=settings.claim_expiry_s)
 
 
-def open_database(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
+def open_database(settings: "Settings", clock: Clock, ids: Ids) -> "DatabaseLedger":
     """
     Open the ledger's database.
 

@@ -76,7 +76,7 @@ def nodes_command(
         known = sorted({node.host for node in session.ledger.nodes()})
         raise NotFound(f"host {host!r} has no nodes.{nearest(host, known)}", remedy="")
     lines = states_of(nodes, session.ledger.services(), now, session.settings.service_down_time)
-    strangers = session.ledger.strangers([node.uuid for node in nodes]) if choice.problems else {}
+    strangers = session.ledger.unmanaged([node.uuid for node in nodes]) if choice.problems else {}
     matching = choice.chosen(lines, strangers)
     page = choice.page(matching)
     if session.json:

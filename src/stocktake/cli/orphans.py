@@ -63,7 +63,7 @@ def _found(session: Session, node_name: str | None) -> "tuple[Stranger, ...]":
 
     ledger = session.ledger
     nodes = ledger.nodes() if node_name is None else (find_node(ledger, node_name),)
-    return strangers_of(nodes, ledger.strangers([node.uuid for node in nodes]))
+    return strangers_of(nodes, ledger.unmanaged([node.uuid for node in nodes]))
 
 
 def _write(session: Session, screen: "object", found: "Sequence[Stranger]") -> None:

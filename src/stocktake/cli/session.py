@@ -15,7 +15,7 @@ from stocktake.errors import SettingsError
 if TYPE_CHECKING:
     from stocktake.claims import AnyClaims, Claims
     from stocktake.client import Fleet
-    from stocktake.ledger import AnyLedger, Ledger
+    from stocktake.ledger import DatabaseLedger, Ledger
     from stocktake.placement import Scheduler
     from stocktake.refresh.context import Parts
     from stocktake.settings import Settings
@@ -51,8 +51,8 @@ class Session:
         self.collector = gc.get_threshold()
         self._opened = ExitStack()
         self._settings: Settings | None = None
-        self._ledger: AnyLedger | None = None
-        self._database: Ledger | None = None
+        self._ledger: Ledger | None = None
+        self._database: DatabaseLedger | None = None
         self._parts: Parts | None = None
         self._fleet: Fleet | None = None
         self._scheduler: Scheduler | None = None
@@ -88,7 +88,7 @@ class Session:
         log_to_stderr(wanted_level(level, self.louder, quiet=self.quiet), as_json=as_json or self.log_json)
 
     @property
-    def ledger(self) -> "AnyLedger":
+    def ledger(self) -> "Ledger":
         """The ledger, in a database or behind a server, opened once; closed with the session."""
         if self._parts is not None:
             return self._parts.ledger
@@ -100,7 +100,7 @@ class Session:
         return self._ledger
 
     @property
-    def database(self) -> "Ledger":
+    def database(self) -> "DatabaseLedger":
         """
         The ledger's database, opened once; closed with the session.
 

@@ -1,6 +1,6 @@
 """
-The ledger behind a server. Invariant: each call means what it means at `Ledger`, and a pass in which nothing happened
-is one.
+The ledger behind a server. Invariant: each call means what it means in a database, and a pass in which
+nothing happened is one.
 
 What a pass reads is kept with its digest: the server says "the same" and sends nothing, and nothing is decoded.
 """
@@ -14,11 +14,11 @@ import msgspec
 from stocktake.client.listen import RemoteWatch
 from stocktake.client.transport import Transport
 from stocktake.clock import Clock
-from stocktake.ledger import Job, NodeSave, SaveOutcome, Standing
+from stocktake.ledger import Job, NodeSave, SaveOutcome, Snapshot
 from stocktake.ledger.nouns import strangers_to
 from stocktake.ledger.protocol import T
 from stocktake.ledger.read import UUID
-from stocktake.ledger.rpc import CALLS, ROOT, StandingAsked, StandingSaid
+from stocktake.ledger.rpc import CALLS, ROOT, SnapshotAsked, SnapshotSaid
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord
@@ -36,7 +36,7 @@ HOSTS_KEPT = 4
 class _Kept:
     """What a host's last pass read."""
 
-    def __init__(self, asked: StandingAsked, said: StandingSaid, standing: Standing, since_s: float) -> None:
+    def __init__(self, asked: SnapshotAsked, said: SnapshotSaid, standing: Snapshot, since_s: float) -> None:
         self.asked = asked
         self.digest = said.digest
         self.standing = standing
@@ -118,9 +118,9 @@ class RemoteLedger:
         """Read devices."""
         return self._ask("devices", node_uuids=node_uuids)
 
-    def strangers(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
+    def unmanaged(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
         """Read the entries of guests that nobody promised."""
-        return self._ask("strangers", node_uuids=node_uuids, reserves=reserves)
+        return self._ask("unmanaged", node_uuids=node_uuids, reserves=reserves)
 
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""
@@ -153,14 +153,14 @@ class RemoteLedger:
         """Read what is promised on nodes."""
         return self._ask("work", host=host, nodes=nodes, guests=guests)
 
-    def standing(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> Standing:
+    def snapshot(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> Snapshot:
         """Read all that a pass needs, or learn that it is what was read last."""
         kept = self._kept.get(host)
-        asked = StandingAsked(host=host, nodes=tuple(sorted(nodes)), guests=guests)
+        asked = SnapshotAsked(host=host, nodes=tuple(sorted(nodes)), guests=guests)
         body = asked
         if kept is not None and kept.asked == asked:
             body = replace(asked, known=kept.digest, strangers=strangers_to(kept.standing, guests))
-        said: StandingSaid = self._transport.ask("POST", f"{ROOT}/standing", body, StandingSaid, again=True)
+        said: SnapshotSaid = self._transport.ask("POST", f"{ROOT}/standing", body, SnapshotSaid, again=True)
         standing = said.standing
         if standing is None:
             assert kept is not None, "nobody says that nothing changed to one who has nothing"
@@ -210,12 +210,12 @@ class RemoteLedger:
         """Read instances."""
         return self._ask("instances", host=host, node=node, named=named, deleted=deleted)
 
-    def some_instances(
+    def instances_page(
         self, *, after: int, limit: int, host: str | None = None, node: str | None = None, deleted: bool = False
     ) -> tuple[tuple[Instance, ...], int | None]:
         """Read some instances."""
         found: tuple[tuple[Instance, ...], int | None] = self._ask(
-            "some_instances", after=after, limit=limit, host=host, node=node, deleted=deleted
+            "instances_page", after=after, limit=limit, host=host, node=node, deleted=deleted
         )
         return found
 
@@ -236,7 +236,7 @@ class RemoteLedger:
         *,
         host: str | None = None,
         node: str | None = None,
-        all: bool = False,  # noqa: A002  # as `Ledger` has it
+        all: bool = False,  # noqa: A002  # as `DatabaseLedger` has it
     ) -> tuple[Migration, ...]:
         """Read migrations."""
         return self._ask("migrations", host=host, node=node, all=all)

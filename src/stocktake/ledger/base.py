@@ -28,7 +28,7 @@ from stocktake.model.workload import Instance, Migration, Service
 T = TypeVar("T")
 
 
-class Ledger(ReadingLedger):
+class DatabaseLedger(ReadingLedger):
     """
     The promises and the books, in a SQLite file or a PostgreSQL database. Threads may share one.
 

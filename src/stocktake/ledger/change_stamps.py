@@ -11,7 +11,7 @@ from stocktake.ledger.read import BINARY
 from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, SERVICES
 
 
-class Mark(NamedTuple):
+class ChangeStamp(NamedTuple):
     """
     What tells whether a node changed; another one is another state of the node.
 
@@ -29,9 +29,9 @@ class Mark(NamedTuple):
     alive: bool | None
 
 
-def marks(connection: Connection, alive_since: datetime) -> tuple[Mark, ...]:
+def change_stamps(connection: Connection, alive_since: datetime) -> tuple[ChangeStamp, ...]:
     """
-    Read the marks of all nodes that are not deleted.
+    Read the change stamps of all nodes that are not deleted.
 
     Args:
         alive_since: who gave no sign of life from then on is not alive.
@@ -50,4 +50,4 @@ def marks(connection: Connection, alive_since: datetime) -> tuple[Mark, ...]:
         .join_from(COMPUTE_NODES, SERVICES, its, isouter=True)
         .where(ALIVE)
     )
-    return tuple(Mark(*row) for row in connection.execute(query))
+    return tuple(ChangeStamp(*row) for row in connection.execute(query))

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, select
 
 from stocktake.errors import AccessDenied, NotFound
 from stocktake.ledger import write
-from stocktake.ledger.base import Ledger
-from stocktake.ledger.nouns import NodeSave, SaveOutcome, Standing
+from stocktake.ledger.base import DatabaseLedger
+from stocktake.ledger.nouns import NodeSave, SaveOutcome, Snapshot
 from stocktake.ledger.protocol import Job, T
 from stocktake.ledger.sql_in import among
 from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, GONE, INSTANCES, MIGRATIONS
@@ -25,12 +25,12 @@ from stocktake.model.workload import Instance, Migration, NodeWork, Service
 
 class HostLedger:
     """
-    A ledger through which one host's rows can be touched; what the calls mean is said at `Ledger`.
+    A ledger through which one host's rows can be touched; what the calls mean is said at `DatabaseLedger`.
 
     Every call raises AccessDenied for what is another host's.
     """
 
-    def __init__(self, ledger: Ledger, host: str) -> None:
+    def __init__(self, ledger: DatabaseLedger, host: str) -> None:
         self._ledger = ledger
         self._host = host
 
@@ -100,14 +100,14 @@ class HostLedger:
         self._check(host)
         return self._ledger.work(host, nodes, guests)
 
-    def standing(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> Standing:
+    def snapshot(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> Snapshot:
         """Read all that a pass needs."""
         self._check(host)
-        return self._ledger.standing(host, nodes, guests)
+        return self._ledger.snapshot(host, nodes, guests)
 
     def standing_digested(
         self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]
-    ) -> tuple[Standing, str]:
+    ) -> tuple[Snapshot, str]:
         """Read all that a pass needs, and its digest."""
         self._check(host)
         return self._ledger.standing_digested(host, nodes, guests)
@@ -117,10 +117,10 @@ class HostLedger:
         self._check(host)
         return self._ledger.standing_digest(host, strangers)
 
-    def strangers(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
+    def unmanaged(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
         """Read who runs on its nodes and was not promised there."""
         self._check_nodes(node_uuids)
-        return self._ledger.strangers(node_uuids, reserves=reserves)
+        return self._ledger.unmanaged(node_uuids, reserves=reserves)
 
     def instances(
         self,
@@ -138,7 +138,7 @@ class HostLedger:
         *,
         host: str | None = None,
         node: str | None = None,
-        all: bool = False,  # noqa: A002  # as `Ledger` has it
+        all: bool = False,  # noqa: A002  # as `DatabaseLedger` has it
     ) -> tuple[Migration, ...]:
         """Read the migrations that touch it."""
         return self._ledger.migrations(host=self._mine(host), node=node, all=all)
@@ -276,7 +276,7 @@ class HostLedger:
 class HostOwners:
     """Whose the nodes are, as one host's agent may know and say it."""
 
-    def __init__(self, ledger: Ledger, host: str) -> None:
+    def __init__(self, ledger: DatabaseLedger, host: str) -> None:
         self._ledger = ledger
         self._host = host
 

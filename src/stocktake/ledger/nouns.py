@@ -46,7 +46,7 @@ class Locked(Value, frozen=True, kw_only=True):
     figures: tuple[int, ...]
 
 
-class Standing(Value, frozen=True, kw_only=True):
+class Snapshot(Value, frozen=True, kw_only=True):
     """
     All that a pass over a host reads, true together.
 
@@ -63,7 +63,7 @@ class Standing(Value, frozen=True, kw_only=True):
     gone: tuple[ComputeNode, ...] = ()
 
 
-def strangers_to(standing: Standing, guests: Mapping[str, frozenset[str]]) -> frozenset[str]:
+def strangers_to(standing: Snapshot, guests: Mapping[str, frozenset[str]]) -> frozenset[str]:
     """Name the guests that are no instances of the host's nodes; only of these does it matter what others have."""
     here = {instance.uuid for work in standing.works.values() for instance in work.instances}
     return frozenset().union(*guests.values()) - here

@@ -5,7 +5,7 @@ Opening a ledger. Invariant: whoever gets one finds it at the schema that this p
 from contextlib import ExitStack
 
 from stocktake.clock import Clock, Ids
-from stocktake.ledger.base import Ledger
+from stocktake.ledger.base import DatabaseLedger
 from stocktake.ledger.engine import WAIT_S, Database
 from stocktake.model.history import Ages
 
@@ -19,7 +19,7 @@ def open_ledger(
     upgrade: bool = True,
     wait_s: float = WAIT_S,
     ages: Ages | None = None,
-) -> Ledger:
+) -> DatabaseLedger:
     """
     Open the ledger at a database URL, and bring its schema up to date.
 
@@ -37,7 +37,7 @@ def open_ledger(
     """
     database = Database(url, wait_s=wait_s, create=upgrade)
     replica = Database(replica_url, wait_s=wait_s, create=False) if replica_url else None
-    ledger = Ledger(database, replica, clock, ids, ages)
+    ledger = DatabaseLedger(database, replica, clock, ids, ages)
     with ExitStack() as opened:
         opened.callback(ledger.close)
         if upgrade:

@@ -9,10 +9,10 @@ from stocktake.clock import Clock
 from stocktake.errors import InvalidInput
 from stocktake.ledger import history, read
 from stocktake.ledger import snapshot as standing_
-from stocktake.ledger.change_stamps import Mark, marks
+from stocktake.ledger.change_stamps import ChangeStamp, change_stamps
 from stocktake.ledger.engine import Database
 from stocktake.ledger.mapping import collector_off
-from stocktake.ledger.nouns import Standing, strangers_to
+from stocktake.ledger.nouns import Snapshot, strangers_to
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord
@@ -23,7 +23,7 @@ _LONGEST_S = 100 * 366 * 86_400.0
 
 
 class ReadingLedger:
-    """What the ledger says; the calls raise as `Ledger`'s do."""
+    """What the ledger says; the calls raise as `DatabaseLedger`'s do."""
 
     def __init__(self, database: Database, replica: Database | None, clock: Clock) -> None:
         self._database = database
@@ -49,10 +49,10 @@ class ReadingLedger:
         with database.reading() as connection, collector_off():
             return read.nodes(connection, host, brief=True, uuids=uuids)
 
-    def marks(self, *, alive_since: datetime) -> tuple[Mark, ...]:
+    def change_stamps(self, *, alive_since: datetime) -> tuple[ChangeStamp, ...]:
         """Read of all nodes what tells whether they changed: cheap enough to be asked every second."""
         with self._database.reading() as connection, collector_off():
-            return marks(connection, alive_since)
+            return change_stamps(connection, alive_since)
 
     def node(self, name_or_uuid: str) -> ComputeNode:
         """
@@ -93,7 +93,7 @@ class ReadingLedger:
         with self._database.reading() as connection, collector_off():
             return read.devices(connection, node_uuids)
 
-    def strangers(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
+    def unmanaged(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
         """Read the entries of guests that nobody promised there, by the nodes' uuids; reserves too if asked."""
         with self._database.reading() as connection, collector_off():
             return read.strangers(connection, node_uuids, reserves=reserves)
@@ -121,14 +121,14 @@ class ReadingLedger:
         with self._database.reading() as connection, collector_off():
             return read.work(connection, host, nodes, guests)
 
-    def standing(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> Standing:
+    def snapshot(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> Snapshot:
         """Read all that a pass over a host needs, but for its other nodes; see `work`."""
         with self._database.reading() as connection, collector_off():
             return standing_.standing(connection, host, nodes, guests, others=False)
 
     def standing_digested(
         self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]
-    ) -> tuple[Standing, str]:
+    ) -> tuple[Snapshot, str]:
         """Read the same, the other nodes too, and the digest of it."""
         with self._database.reading() as connection, collector_off():
             found = standing_.standing(connection, host, nodes, guests, others=True)
@@ -156,7 +156,7 @@ class ReadingLedger:
         with self._database.reading() as connection, collector_off():
             return read.instances(connection, host=host, node=node, named=named, deleted=deleted)[0]
 
-    def some_instances(
+    def instances_page(
         self, *, after: int, limit: int, host: str | None = None, node: str | None = None, deleted: bool = False
     ) -> tuple[tuple[Instance, ...], int | None]:
         """

@@ -1,5 +1,5 @@
 """
-The ledger's calls as they travel. Invariant: what a call takes and gives is read off `AnyLedger`, and written nowhere
+The ledger's calls as they travel. Invariant: what a call takes and gives is read off `Ledger`, and written nowhere
 else.
 """
 
@@ -10,8 +10,8 @@ from typing import Any, Final, get_type_hints
 
 import msgspec
 
-from stocktake.ledger.nouns import Standing
-from stocktake.ledger.protocol import AnyLedger, AnyOwners
+from stocktake.ledger.nouns import Snapshot
+from stocktake.ledger.protocol import AnyOwners, Ledger
 from stocktake.model.value import Value
 
 ROOT: Final = "/v1/ledger"
@@ -43,7 +43,7 @@ class Wire:
         return f"{ROOT}/{self.name.replace('_', '-').replace('.', '/')}"
 
 
-class StandingAsked(Value, frozen=True, kw_only=True):
+class SnapshotAsked(Value, frozen=True, kw_only=True):
     """
     What a pass wants to read.
 
@@ -59,15 +59,15 @@ class StandingAsked(Value, frozen=True, kw_only=True):
     strangers: frozenset[str] = frozenset()
 
 
-class StandingSaid(Value, frozen=True, kw_only=True):
+class SnapshotSaid(Value, frozen=True, kw_only=True):
     """What it reads; None if that is what it has."""
 
     digest: str
-    standing: Standing | None = None
+    standing: Snapshot | None = None
 
 
 def _wire(name: str, *, writes: bool = False, again: bool = True, people: bool = False, owners: bool = False) -> Wire:
-    method = getattr(AnyOwners if owners else AnyLedger, name)
+    method = getattr(AnyOwners if owners else Ledger, name)
     hints = get_type_hints(method)
     given = list(inspect.signature(method).parameters.values())[1:]
     fields: list[Any] = [
@@ -101,12 +101,12 @@ CALLS: Final[Mapping[str, Wire]] = {
                 "entries",
                 "all_entries",
                 "devices",
-                "strangers",
+                "unmanaged",
                 "service",
                 "services",
                 "work",
                 "instances",
-                "some_instances",
+                "instances_page",
                 "migrations",
                 "known_consumers",
                 "history",

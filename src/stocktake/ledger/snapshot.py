@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from stocktake.ledger import read
-from stocktake.ledger.nouns import Standing
+from stocktake.ledger.nouns import Snapshot
 from stocktake.ledger.read import BINARY
 from stocktake.ledger.sql_in import Among
 from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, GONE, IN_PLAY, INSTANCES, MIGRATIONS, PCI_DEVICES, SERVICES
@@ -40,10 +40,10 @@ _STRANGERS = bindparam("of_strangers", type_=Text())
 
 def standing(
     connection: Connection, host: str, names: Collection[str], guests: Mapping[str, frozenset[str]], *, others: bool
-) -> Standing:
+) -> Snapshot:
     """Read all that a pass over a host needs; its other nodes too, if asked, for who asks only once."""
     wanted = frozenset(names)
-    return Standing(
+    return Snapshot(
         service=next(iter(read.services(connection, host)), None),
         works=read.work(connection, host, wanted, guests),
         others=_others(connection, host, wanted) if others else (),
@@ -60,7 +60,7 @@ def _others(connection: Connection, host: str, names: frozenset[str]) -> tuple[C
 
 def standing_digest(connection: Connection, host: str, strangers: Collection[str]) -> str:
     """
-    Give a digest of all rows that `Standing` is made of, but for when and how often the agent reported.
+    Give a digest of all rows that `Snapshot` is made of, but for when and how often the agent reported.
 
     Args:
         strangers: the uuids of guests that were not instances of the host when it was read.

@@ -17,7 +17,7 @@ from stocktake.model.workload import Instance, Migration, NodeWork
 
 class Transaction:
     """
-    Several calls as one. What they mean is said at `Ledger`'s.
+    Several calls as one. What they mean is said at `DatabaseLedger`'s.
 
     Attributes:
         connection: the database's, for this room.

@@ -63,7 +63,7 @@ def lock_nodes(connection: Connection, uuids: Iterable[str]) -> dict[str, Locked
 
 
 def save(connection: Connection, saves: Sequence[NodeSave], now: datetime, ages: Ages) -> SaveOutcome:
-    """Save nodes whose rows are as they were read; see `Ledger.save`."""
+    """Save nodes whose rows are as they were read; see `DatabaseLedger.save`."""
     by_uuid = {one.tally.node.uuid: one for one in saves}
     assert len(by_uuid) == len(saves), "a node is saved once"
     there = lock_nodes(connection, by_uuid)

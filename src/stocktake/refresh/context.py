@@ -10,7 +10,7 @@ from stocktake.clock import Clock, Ids
 from stocktake.drivers.base import Driver
 from stocktake.drivers.monitors import Monitor
 from stocktake.errors import StocktakeError
-from stocktake.ledger import AnyLedger
+from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.rules import Rules
@@ -29,7 +29,7 @@ class Parts:
     overrides: Overrides
     driver: Driver
     monitors: Sequence[Monitor]
-    ledger: AnyLedger
+    ledger: Ledger
     scheduler: Scheduler
     clock: Clock
     ids: Ids

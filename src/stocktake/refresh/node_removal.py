@@ -8,13 +8,13 @@ from datetime import datetime
 
 from stocktake.accounting.node_availability import is_alive
 from stocktake.errors import NotNow
-from stocktake.ledger import AnyLedger
+from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.placement import Scheduler
 from stocktake.report.notifications import Bus
 
 
-def check_removable(ledger: AnyLedger, node: ComputeNode, now: datetime, down_time_s: float, *, force: bool) -> None:
+def check_removable(ledger: Ledger, node: ComputeNode, now: datetime, down_time_s: float, *, force: bool) -> None:
     """
     See to it that nothing is lost, and that the node does not come back.
 
@@ -35,7 +35,7 @@ def check_removable(ledger: AnyLedger, node: ComputeNode, now: datetime, down_ti
         raise NotNow(f"its agent on {node.host} is alive", where=name, remedy=remedy)
 
 
-def remove(ledger: AnyLedger, scheduler: Scheduler, node: ComputeNode, open_bus: Callable[[], Bus | None]) -> None:
+def remove(ledger: Ledger, scheduler: Scheduler, node: ComputeNode, open_bus: Callable[[], Bus | None]) -> None:
     """
     Delete the record, say so on the bus if there is one, then delete the resource provider.
 

@@ -130,11 +130,11 @@ def _count(
 ) -> bool:
     """Read, tally, save and report the nodes whose hosts are verified; say if providers of deleted ones may be left."""
     host, hosts = parts.rules.host, facts.hosts
-    standing = parts.ledger.standing(host, tuple(hosts), guests_of(hosts))
-    service = standing.service or parts.ledger.register(host, version=__version__)
+    snapshot = parts.ledger.snapshot(host, tuple(hosts), guests_of(hosts))
+    service = snapshot.service or parts.ledger.register(host, version=__version__)
     join(parts, service)
     counting = _Counting(parts, facts, memory, disabled=service.disabled)
-    books = counting.counted(standing.works)
+    books = counting.counted(snapshot.works)
     for settle in (_adopted, settle_claims):
         if settle(parts, hosts, books, result):
             books.update(counting.again(tuple(hosts)))
@@ -146,7 +146,7 @@ def _count(
             agree(done, own=parts.settings.allocations == "own")
         timer.lap("report")
         _merge(done, result)
-    return bool(standing.gone)
+    return bool(snapshot.gone)
 
 
 @dataclass(frozen=True, slots=True)

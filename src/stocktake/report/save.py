@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, StocktakeError
-from stocktake.ledger import AnyLedger, NodeSave, SaveOutcome
+from stocktake.ledger import Ledger, NodeSave, SaveOutcome
 from stocktake.model.allocation import Holdings
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem, ordered
@@ -81,7 +81,7 @@ def changed(node: ComputeNode, before: ComputeNode | None) -> bool:
 
 
 def save(
-    ledger: AnyLedger,
+    ledger: Ledger,
     books: Mapping[str, Books],
     again: Callable[[Sequence[str]], Mapping[str, Books]],
     held: Callable[[Sequence[str]], tuple[Mapping[str, Books], SaveOutcome]],
@@ -153,7 +153,7 @@ def _saved(result: Reported, saves: Mapping[str, NodeSave], outcome: SaveOutcome
 
 
 def sync(
-    ledger: AnyLedger,
+    ledger: Ledger,
     scheduler: Scheduler,
     result: Reported,
     *,
@@ -212,7 +212,7 @@ def sync(
 
 
 def _healed(
-    ledger: AnyLedger, scheduler: Scheduler, books: Mapping[str, Books], result: Reported, stop: Callable[[], bool]
+    ledger: Ledger, scheduler: Scheduler, books: Mapping[str, Books], result: Reported, stop: Callable[[], bool]
 ) -> dict[str, Healed | StocktakeError]:
     """Make the allocations on these nodes what their entries say."""
 

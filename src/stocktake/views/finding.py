@@ -3,7 +3,7 @@ What a person or a program means by a name. Invariant: one thing is found, or th
 """
 
 from stocktake.errors import NotFound
-from stocktake.ledger import AnyLedger
+from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Instance, Service
 from stocktake.views.choosing import called
@@ -14,7 +14,7 @@ _SHOWN_MAX = 5
 _NEAR_MAX = 2000
 
 
-def find_node(ledger: AnyLedger, name: str) -> ComputeNode:
+def find_node(ledger: Ledger, name: str) -> ComputeNode:
     """
     Find a node by its name or uuid, or by what Ironic calls it.
 
@@ -39,7 +39,7 @@ def find_node(ledger: AnyLedger, name: str) -> ComputeNode:
         raise NotFound(f"there is no node {name!r}", remedy=remedy) from error
 
 
-def find_instance(ledger: AnyLedger, uuid_or_name: str) -> Instance:
+def find_instance(ledger: Ledger, uuid_or_name: str) -> Instance:
     """
     Find an instance by its uuid, or by a name that only one has.
 
@@ -53,13 +53,13 @@ def find_instance(ledger: AnyLedger, uuid_or_name: str) -> Instance:
     if mine:
         uuids = ", ".join(one.uuid for one in mine[:_SHOWN_MAX])
         raise NotFound(f"several instances are named {uuid_or_name!r}", remedy=f"Give the uuid: {uuids}.")
-    some, _more = ledger.some_instances(after=0, limit=_NEAR_MAX)
+    some, _more = ledger.instances_page(after=0, limit=_NEAR_MAX)
     known = [name for one in some for name in (one.uuid, one.name) if name]
     remedy = nearest(uuid_or_name, known).strip() or "`stocktake instances` lists them."
     raise NotFound(f"there is no instance {uuid_or_name!r}", remedy=remedy)
 
 
-def find_service(ledger: AnyLedger, host: str) -> Service:
+def find_service(ledger: Ledger, host: str) -> Service:
     """
     Find the service of a host.
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from stocktake.claims import Claims
 from stocktake.clock import Clock, Ids
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.placement import Scheduler
 from stocktake.placement.embedded import Embedded
 from stocktake.settings import Settings
@@ -21,7 +21,7 @@ class Web:
     """
 
     settings: Settings
-    ledger: Ledger
+    ledger: DatabaseLedger
     scheduler: Scheduler
     claims: Claims
     clock: Clock

@@ -11,7 +11,7 @@ import msgspec
 from requests import PreparedRequest
 
 from stocktake.errors import AccessDenied
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.placement.embedded import Embedded
 
 _NAMES: Final = re.compile(r"(traits|resource_classes)(/[A-Z0-9_]+)?")
@@ -27,7 +27,7 @@ class OwnProviders:
         identity: whom Placement believes to be an administrator.
     """
 
-    def __init__(self, door: Embedded, ledger: Ledger, host: str, identity: str) -> None:
+    def __init__(self, door: Embedded, ledger: DatabaseLedger, host: str, identity: str) -> None:
         self._door = door
         self._ledger = ledger
         self._host = host

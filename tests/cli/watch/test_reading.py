@@ -9,7 +9,7 @@ import pytest
 from stocktake.cli.watch.reading import Look, Reader, Watcher
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerUnreachable
-from stocktake.ledger import Ledger, NodeSave, open_ledger
+from stocktake.ledger import DatabaseLedger, NodeSave, open_ledger
 from stocktake.model.books import Entry, Tally
 from stocktake.views.nodes import Amounts
 from tests.ledger.making import node
@@ -34,7 +34,7 @@ class Books:
         ledger.save([NodeSave(tally=Tally(node=record, entries=(entry,)), expected_generation=None)])
         ledger.close()
 
-    def open(self) -> Ledger:
+    def open(self) -> DatabaseLedger:
         self.opened += 1
         return open_ledger(self.url, clock=CLOCK, ids=RandomIds(), upgrade=False)
 
@@ -147,7 +147,7 @@ def test_given_a_ledger_that_goes_away_when_looked_at_then_the_last_look_stays_w
 
 
 def test_given_looks_that_take_long_then_half_the_time_is_pause(books: Books, turns: Turns) -> None:
-    def open_slowly() -> Ledger:
+    def open_slowly() -> DatabaseLedger:
         turns.now_s += 7.5
         return books.open()
 
@@ -160,7 +160,7 @@ def test_given_looks_that_take_long_then_half_the_time_is_pause(books: Books, tu
 
 
 def test_given_a_bug_when_looking_then_who_asks_gets_it(books: Books, turns: Turns) -> None:
-    def broken() -> Ledger:
+    def broken() -> DatabaseLedger:
         raise ZeroDivisionError
 
     watcher = Watcher(Reader(broken, books.file, CLOCK, 60), turns, 1.0)

@@ -9,7 +9,7 @@ from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fake.fleet import DEVICE_SPEC, GPU
-from stocktake.ledger import Ledger, open_ledger
+from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Flavor
@@ -41,7 +41,7 @@ class Earlier(SystemClock):
 
 
 @contextlib.contextmanager
-def books_of(directory: Path, url: str) -> Iterator[tuple[Ledger, Claims]]:
+def books_of(directory: Path, url: str) -> Iterator[tuple[DatabaseLedger, Claims]]:
     """Open a ledger and what makes claims in it."""
     clock, ids = SystemClock(), RandomIds()
     given = {"placement.mode": "none", "state_path": directory, "pci.alias": [{"name": "gpu", **DEVICE_SPEC[0]}]}
@@ -75,7 +75,7 @@ def fill(directory: Path, url: str) -> None:
         ledger.note_failures({named(ledger, "compute-1-00007").uuid: AWAY})
 
 
-def named(ledger: Ledger, name: str) -> ComputeNode:
+def named(ledger: DatabaseLedger, name: str) -> ComputeNode:
     """Read a node."""
     return ledger.node(name)
 

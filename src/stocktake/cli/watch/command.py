@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stocktake.cli.watch.fleet_snapshot import Seen
     from stocktake.cli.watch.frame import View
     from stocktake.cli.watch.reading import Look, Reader
-    from stocktake.ledger import Ledger
+    from stocktake.ledger import DatabaseLedger
 
 # How often keys and looks are asked for, how many changes are remembered, and how late a look may be.
 _TICK_S = 0.1
@@ -88,7 +88,7 @@ def _reader(session: Session) -> "Reader":
     url = parse_url(settings.database.connection)
     file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
-    def opened() -> "Ledger":
+    def opened() -> "DatabaseLedger":
         # Who only looks makes nothing.
         return open_ledger(settings.database.connection, clock=session.clock, ids=session.ids, upgrade=False)
 

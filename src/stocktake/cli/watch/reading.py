@@ -13,7 +13,7 @@ from pathlib import Path
 from stocktake.cli.watch.fleet_snapshot import Row, Seen
 from stocktake.clock import Clock
 from stocktake.errors import LedgerUnreachable, StocktakeError
-from stocktake.ledger import AnyLedger
+from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.views.nodes import Amounts, reserved_of
 from stocktake.views.state import states_of
@@ -36,14 +36,12 @@ class Reader:
         file: the ledger's file, if it is one; whoever has it open does not notice that another takes its place.
     """
 
-    def __init__(
-        self, open_ledger: Callable[[], AnyLedger], file: Path | None, clock: Clock, down_time_s: float
-    ) -> None:
+    def __init__(self, open_ledger: Callable[[], Ledger], file: Path | None, clock: Clock, down_time_s: float) -> None:
         self._open = open_ledger
         self._file = file
         self._clock = clock
         self._down_time_s = down_time_s
-        self._ledger: AnyLedger | None = None
+        self._ledger: Ledger | None = None
         self._opened: tuple[int, int] | None = None
         self._reserved: dict[str, tuple[str, Amounts]] = {}
 
@@ -73,7 +71,7 @@ class Reader:
             self._ledger.close()
         self._ledger = None
 
-    def _current(self) -> AnyLedger:
+    def _current(self) -> Ledger:
         """Give the ledger, opened anew where another file is in its place."""
         there = _identity(self._file)
         if self._ledger is None or there != self._opened:
@@ -84,7 +82,7 @@ class Reader:
             self._ledger, self._opened = self._open(), there
         return self._ledger
 
-    def _read_reserved(self, ledger: AnyLedger, nodes: "tuple[ComputeNode, ...]") -> None:
+    def _read_reserved(self, ledger: Ledger, nodes: "tuple[ComputeNode, ...]") -> None:
         known = self._reserved
         changed = [node for node in nodes if known.get(node.uuid, ("",))[0] != node.entries_digest]
         entries = ledger.all_entries([node.uuid for node in changed])

@@ -16,7 +16,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
-from stocktake.ledger import EVERYONE, Ledger
+from stocktake.ledger import EVERYONE, DatabaseLedger
 from stocktake.web.calls import AGENTS, Call, Query, route
 from stocktake.web.status import NotServed
 from stocktake.web.streams import ALIVE, HEADERS, MEDIA, either
@@ -34,7 +34,7 @@ class Asked(Query, frozen=True, kw_only=True):
 class Ears:
     """Hears of the ledger's changes for all listeners of one application."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: DatabaseLedger) -> None:
         self._ledger = ledger
         self._loop = asyncio.get_running_loop()
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)

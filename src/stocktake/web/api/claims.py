@@ -13,7 +13,7 @@ from stocktake.claims import Claimed, Refused, Request
 from stocktake.claims.base import LONGEST_S, NEVER_S
 from stocktake.claims.best import claim_on
 from stocktake.claims.candidates import candidates
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.fitting import Limits
 from stocktake.model.value import Value
 from stocktake.model.workload import Flavor
@@ -233,7 +233,7 @@ def _uuid(call: Call[None, None] | Call[None, Renew]) -> str:
     return find_instance(call.web.ledger, call.path["instance"]).uuid
 
 
-def _node(ledger: Ledger, name: str) -> str | None:
+def _node(ledger: DatabaseLedger, name: str) -> str | None:
     return None if name == AUTO else find_node(ledger, name).uuid
 
 

@@ -44,7 +44,7 @@ def problems(call: Call[ProblemsQuery, None]) -> Page[FleetProblem]:
     ledger, query = call.web.ledger, call.query
     nodes = ledger.nodes_in_brief(host=query.host)
     services = [one for one in ledger.services() if query.host is None or one.host == query.host]
-    strangers = ledger.strangers([node.uuid for node in nodes])
+    strangers = ledger.unmanaged([node.uuid for node in nodes])
     now, down_s = call.web.clock.now(), call.web.settings.service_down_time
     found = [
         problem

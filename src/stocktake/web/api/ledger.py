@@ -11,9 +11,9 @@ import msgspec
 from starlette.responses import Response
 
 from stocktake.errors import AccessDenied
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.ledger.host_scope import HostLedger
-from stocktake.ledger.rpc import CALLS, ROOT, StandingAsked, StandingSaid, Wire
+from stocktake.ledger.rpc import CALLS, ROOT, SnapshotAsked, SnapshotSaid, Wire
 from stocktake.refresh.claim_expiry import Lapse
 from stocktake.refresh.locked import Count
 from stocktake.web.calls import AGENTS, ANY_TOKEN, OPERATORS, Call, Route, route
@@ -22,13 +22,13 @@ from stocktake.web.calls import AGENTS, ANY_TOKEN, OPERATORS, Call, Route, route
 _DAILY = frozenset({"register", "heartbeat", "save", "note_failures", "thin_history"})
 
 
-def standing(call: Call[None, StandingAsked]) -> Response:
+def standing(call: Call[None, SnapshotAsked]) -> Response:
     """Give all that a pass over a host reads; nothing of it if that is what the agent has."""
     asked, books = call.body, _books(call)
     if asked.known is not None and books.standing_digest(asked.host, asked.strangers) == asked.known:
-        return _said(StandingSaid(digest=asked.known))
+        return _said(SnapshotSaid(digest=asked.known))
     found, digest = books.standing_digested(asked.host, asked.nodes, asked.guests)
-    return _said(StandingSaid(digest=digest, standing=found))
+    return _said(SnapshotSaid(digest=digest, standing=found))
 
 
 def count(call: Call[None, Count]) -> Response:
@@ -46,7 +46,7 @@ def _said(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-def _books(call: Call[None, Any]) -> Ledger | HostLedger:
+def _books(call: Call[None, Any]) -> DatabaseLedger | HostLedger:
     """Give the ledger as the caller may use it."""
     caller, ledger = call.caller, call.web.ledger
     if caller.role != "agent":

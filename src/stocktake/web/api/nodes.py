@@ -55,7 +55,7 @@ def listed(call: Call[NodesQuery, None]) -> Page[NodeSummary]:
     ledger, query = call.web.ledger, call.query
     nodes = ledger.nodes_in_brief(host=query.host)
     lines = states_of(nodes, ledger.services(), call.web.clock.now(), call.web.settings.service_down_time)
-    strangers = ledger.strangers([node.uuid for node in nodes]) if query.problem else {}
+    strangers = ledger.unmanaged([node.uuid for node in nodes]) if query.problem else {}
     choice = Choice(
         states=query.state, machines=query.machine, problems=query.problem, traits=query.trait, name=query.name
     )

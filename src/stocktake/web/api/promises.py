@@ -42,7 +42,7 @@ class OrphansQuery(PageQuery, frozen=True, kw_only=True):
 def instances(call: Call[InstancesQuery, None]) -> Page[Instance]:
     """List the instances, the first made first: machines that were promised, whether they run or not."""
     host, node = _place(call, call.query.host, call.query.node)
-    found, last = call.web.ledger.some_instances(
+    found, last = call.web.ledger.instances_page(
         after=row_after(call.query), limit=call.query.limit, host=host, node=node, deleted=call.query.deleted
     )
     return Page(items=found, next=None if last is None else str(last))
@@ -92,7 +92,7 @@ def orphans(call: Call[OrphansQuery, None]) -> Page[Stranger]:
     ledger, query = call.web.ledger, call.query
     nodes = (find_node(ledger, query.node),) if query.node is not None else ledger.nodes_in_brief(host=query.host)
     nodes = tuple(node for node in nodes if query.host is None or node.host == query.host)
-    found = strangers_of(nodes, ledger.strangers([node.uuid for node in nodes]))
+    found = strangers_of(nodes, ledger.unmanaged([node.uuid for node in nodes]))
     asked = [one for one in found if query.kind is None or one.kind == query.kind]
     return page_of(asked, lambda one: (one.node, one.host, one.id), query)
 

@@ -73,7 +73,7 @@ def some(call: Call[TilesQuery, None]) -> Response:
 def _read(web: Web, uuids: tuple[str, ...] | None = None) -> tuple[Sequence[Line], Mapping[str, Sequence[Entry]]]:
     """Read the fleet, or some of its nodes, and what is reserved or nobody's there."""
     nodes = web.ledger.nodes_in_brief(uuids=uuids)
-    others = web.ledger.strangers([node.uuid for node in nodes], reserves=True)
+    others = web.ledger.unmanaged([node.uuid for node in nodes], reserves=True)
     return states_of(nodes, web.ledger.services(), web.clock.now(), web.settings.service_down_time), others
 
 

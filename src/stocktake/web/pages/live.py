@@ -107,7 +107,7 @@ class Watch:
 def signs(web: Web) -> Mapping[str, object]:
     """Read of each node, by uuid, what differs once it is shown differently."""
     alive_since = web.clock.now() - timedelta(seconds=web.settings.service_down_time)
-    return {mark.uuid: mark for mark in web.ledger.marks(alive_since=alive_since)}
+    return {mark.uuid: mark for mark in web.ledger.change_stamps(alive_since=alive_since)}
 
 
 def differing(before: Mapping[str, object], after: Mapping[str, object]) -> frozenset[str]:

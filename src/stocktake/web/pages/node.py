@@ -5,7 +5,7 @@ from datetime import datetime
 
 from starlette.responses import Response
 
-from stocktake.ledger import Ledger
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.views.choosing import called
 from stocktake.views.figures import explained
@@ -84,7 +84,7 @@ def _by_size(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: (entry.kind != "reserved", -entry.memory_mb, entry.id)))
 
 
-def _plots(ledger: Ledger, found: ComputeNode, now: datetime) -> tuple[tuple[str, tuple[Plot, ...]], ...]:
+def _plots(ledger: DatabaseLedger, found: ComputeNode, now: datetime) -> tuple[tuple[str, tuple[Plot, ...]], ...]:
     """Draw a day and a month; nothing of which there is no history."""
     then = ledger.history(found.uuid, since_s=MONTH.total_seconds())
     drawn = (

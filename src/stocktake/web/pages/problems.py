@@ -28,7 +28,7 @@ def problems(call: Call[ProblemsQuery, None]) -> Response:
     """Show what is wrong."""
     ledger, query = call.web.ledger, call.query
     nodes = ledger.nodes_in_brief()
-    strangers = ledger.strangers([node.uuid for node in nodes])
+    strangers = ledger.unmanaged([node.uuid for node in nodes])
     now, down_s = call.web.clock.now(), call.web.settings.service_down_time
     every = fleet_problems(nodes, ledger.services(), strangers, now, down_s)
     found = [problem for problem in every if _matches(problem, query)]
