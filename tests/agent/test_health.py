@@ -16,7 +16,7 @@ from stocktake.errors import DriverUnreachable, LedgerUnreachable, PlacementUnre
 from stocktake.refresh.context import Pass
 from stocktake.settings import Settings, Supervisor, read_settings
 from stocktake.telemetry import CONFLICTS, DELETED, ERRORS, PASSES, SAVES, Telemetry
-from tests.agent.metrics.test_figures import told
+from tests.agent.metrics.test_life import told
 from tests.agent.test_loop import SteppedClock
 from tests.servers.systemd import Systemd, listening, status_of
 

@@ -6,9 +6,10 @@ from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.model.workload import Service
-from stocktake.views.choosing import Choice, codes_of
-from stocktake.views.state import State
-from tests.views.test_state import ALIVE, NODE
+from stocktake.views.choosing import Choice
+from stocktake.views.nodes import State
+from stocktake.views.problems import codes_of
+from tests.views.test_nodes import ALIVE, NODE
 
 KEPT = Entry(kind="reserved", id="host", why="kept", memory_mb=24)
 ORPHAN = Entry(kind="orphan", id="guest", why="running", memory_mb=100)

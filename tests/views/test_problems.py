@@ -7,7 +7,7 @@ from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.model.workload import Service
 from stocktake.views.problems import FleetProblem, fleet_problems
-from tests.views.test_state import NODE
+from tests.views.test_nodes import NODE
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ALIVE = Service(uuid="s1", host=NODE.host, last_seen_up=NOW)

@@ -8,7 +8,7 @@ import pytest
 
 from stocktake.model.access import digest_of
 from stocktake.web.calls import AGENTS, Route
-from stocktake.web.pages.routes import ROUTES as PAGES
+from stocktake.web.pages import ROUTES as PAGES
 from stocktake.web.routes import ROUTES
 from tests.claims.desk import Time
 from tests.servers.serve import BAD, GOOD, HOST, ServedHere, secret_of, served_here

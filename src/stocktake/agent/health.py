@@ -205,7 +205,7 @@ class Watch:
         """Write the metrics."""
         # The library is loaded by the first scrape: an agent that nobody scrapes does without.
         from stocktake.agent.metrics.exposition import exposition
-        from stocktake.agent.metrics.samples import View
+        from stocktake.agent.metrics.table import View
 
         return exposition(View(life=self._life, counts=self._telemetry.counts(), now_s=self._clock.monotonic_s()))
 

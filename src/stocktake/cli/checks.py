@@ -133,7 +133,7 @@ def _server(host: Host, front: str) -> tuple[Verdict, str, str]:
 def _hypervisor(host: Host) -> Answers:
     from stocktake.audit import TimeLimit
     from stocktake.drivers.base import load_driver
-    from stocktake.views.words import count
+    from stocktake.views.quantities import count
 
     assert host.settings is not None
     driver = load_driver(host.settings, host.session.clock)
@@ -263,7 +263,7 @@ def _libvirt_permissions(host: Host) -> Answers:
 
 def _agent(host: Host) -> Answers:
     from stocktake.accounting.node_availability import is_alive, is_by_hand
-    from stocktake.views.words import since
+    from stocktake.views.quantities import since
 
     assert host.settings is not None
     if host.ledger is None:
@@ -282,7 +282,7 @@ def _agent(host: Host) -> Answers:
 
 
 def _nodes(host: Host) -> Answers:
-    from stocktake.views.words import count
+    from stocktake.views.quantities import count
 
     assert host.settings is not None
     if host.ledger is None:

@@ -11,7 +11,7 @@ from stocktake.cli.flavors import flavor_of, flavor_options
 from stocktake.cli.options import Command
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput
-from stocktake.views.words import nearest
+from stocktake.views.quantities import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,7 +135,7 @@ def granted(
 def tell(session: Session, claimed: "Claimed", *, said: str) -> None:
     """Print the uuid for a script, and for a person on stderr what was done."""
     from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.views.promises import claimed_shown
+    from stocktake.views.fitting import claimed_shown
 
     if session.json:
         write_json(session, claimed_shown(claimed))

@@ -15,7 +15,7 @@ from stocktake.cli.session import Session
 if TYPE_CHECKING:
     from stocktake.cli.screen import Screen
     from stocktake.model.books import ComputeNode, Entry
-    from stocktake.views.figures import Figure, FigurePart
+    from stocktake.views.explain import Figure, FigurePart
 
 _SHORT_UUID = 8
 
@@ -44,7 +44,7 @@ def explain_command(session: Session, node_name: str, field: str | None) -> int:
     """
     from stocktake.cli.screen import screen_of, write, write_json, write_prose
     from stocktake.model.value import plain
-    from stocktake.views.figures import explained
+    from stocktake.views.explain import explained
     from stocktake.views.finding import find_node
 
     session.command = "explain"

@@ -74,7 +74,7 @@ def fit_command(
 def write_candidates(session: Session, screen: "Screen", found: "Candidates") -> None:
     """Write the nodes that the machine fits, then the others."""
     from stocktake.cli.screen import hint, write
-    from stocktake.views.words import count
+    from stocktake.views.quantities import count
 
     every = len(found.fitting) + len(found.refused)
     if not every:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stocktake.cli.sizes import size_option
+from stocktake.cli.options import size_option
 
 if TYPE_CHECKING:
     from stocktake.model.workload import Flavor

@@ -35,9 +35,9 @@ def history_command(session: Session, node_name: str, since: str) -> int:
     by the day, then dropped: see the settings of the section history.
     """
     from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.cli.spans import span_of
     from stocktake.cli.tables import Column, write_table
     from stocktake.views.finding import find_node
+    from stocktake.views.quantities import span_of
 
     session.command = "history"
     back = span_of(since, where="--since")
@@ -63,7 +63,7 @@ def history_command(session: Session, node_name: str, since: str) -> int:
 
 
 def _row(one: "Moment") -> "Row":
-    from stocktake.views.words import moment
+    from stocktake.views.quantities import moment
 
     return (
         moment(one.at),

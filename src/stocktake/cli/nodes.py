@@ -12,8 +12,9 @@ from stocktake.cli.choosing import choice_options
 from stocktake.cli.options import Command, confirm
 from stocktake.cli.session import Session
 from stocktake.errors import NotFound
-from stocktake.views.choosing import Choice, Line, called, counted, machine
-from stocktake.views.words import count, nearest
+from stocktake.views.choosing import Choice, Line, counted
+from stocktake.views.nodes import called, machine
+from stocktake.views.quantities import count, nearest
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from stocktake.cli.tables import Row
     from stocktake.model.books import ComputeNode
     from stocktake.model.workload import Service
-    from stocktake.views.state import State
+    from stocktake.views.nodes import State
 
 
 @click.command(
@@ -67,8 +68,7 @@ def nodes_command(
     if force or yes:
         raise click.UsageError("--force and --yes go with --delete NODE.")
     from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.views.nodes import summary_of
-    from stocktake.views.state import states_of
+    from stocktake.views.nodes import states_of, summary_of
 
     now = session.clock.now()
     nodes = session.ledger.nodes(host=host)
@@ -145,7 +145,7 @@ def _row(
 ) -> "Row":
     from stocktake.cli.screen import COLOURS
     from stocktake.cli.tables import Cell
-    from stocktake.views.words import gib, since
+    from stocktake.views.quantities import gib, since
 
     status = "disabled" if service is not None and service.disabled else "enabled"
     worst = "red" if any(problem.severity == "error" for problem in node.problems) else "yellow"
@@ -167,7 +167,7 @@ def _row(
 
 def _sums(lines: "Sequence[Line]", matching: "Sequence[Line]", *, metal: bool, renamed: bool) -> "Row":
     from stocktake.cli.tables import Cell
-    from stocktake.views.words import gib
+    from stocktake.views.quantities import gib
 
     nodes = [node for node, _, _ in matching]
     shown = f"{len(lines):,} of " if len(lines) < len(matching) else ""

@@ -13,7 +13,7 @@ import click
 
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput
-from stocktake.views.words import nearest
+from stocktake.views.quantities import Unit, nearest, read_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ELSEWHERE = "All commands take --config, --state-path, --set, --verbose, --quiet too: see `stocktake --help`."
@@ -193,3 +193,15 @@ def confirm(question: str) -> None:
         sure = False
     if not sure:
         raise InvalidInput("nothing was done", remedy="Answer y, or give --yes.")
+
+
+def size_option(*names: str, unit: Unit, **how: Any) -> Callable[[F], F]:
+    """Make an option whose value is a size, in whole MiB or GiB; 0 if it is not given."""
+
+    def read(_context: click.Context, _option: click.Parameter, text: str | None) -> int:
+        try:
+            return read_size(text, unit) if text is not None else 0
+        except InvalidInput as error:
+            raise click.BadParameter(error.what) from error
+
+    return click.option(*names, callback=read, metavar="SIZE", **how)

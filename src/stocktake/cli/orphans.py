@@ -12,14 +12,14 @@ import click
 from stocktake.cli.options import Commands
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, NotFound
-from stocktake.views.words import nearest
+from stocktake.views.quantities import nearest
 
 if TYPE_CHECKING:
     from stocktake.cli.tables import Row
     from stocktake.model.hypervisor import Guest
     from stocktake.model.workload import Instance
     from stocktake.refresh.context import Parts
-    from stocktake.views.promises import Stranger
+    from stocktake.views.problems import Stranger
 
 
 @click.group(
@@ -59,7 +59,7 @@ def orphans_command(context: click.Context, node_name: str | None) -> int:
 
 def _found(session: Session, node_name: str | None) -> "tuple[Stranger, ...]":
     from stocktake.views.finding import find_node
-    from stocktake.views.promises import strangers_of
+    from stocktake.views.problems import strangers_of
 
     ledger = session.ledger
     nodes = ledger.nodes() if node_name is None else (find_node(ledger, node_name),)
@@ -69,7 +69,7 @@ def _found(session: Session, node_name: str | None) -> "tuple[Stranger, ...]":
 def _write(session: Session, screen: "object", found: "Sequence[Stranger]") -> None:
     from stocktake.cli.screen import Screen, hint, write
     from stocktake.cli.tables import Cell, Column, write_table
-    from stocktake.views.words import gib
+    from stocktake.views.quantities import gib
 
     assert isinstance(screen, Screen)
     if not found:

@@ -78,7 +78,7 @@ def instances_command(
 def _delete(session: Session, uuid: str) -> int:
     from stocktake.cli.screen import hint, screen_of, write, write_json
     from stocktake.errors import NotFound
-    from stocktake.views.words import nearest
+    from stocktake.views.quantities import nearest
 
     known = {instance.uuid: instance for instance in session.ledger.instances()}
     if uuid not in known:
@@ -99,7 +99,7 @@ def _delete(session: Session, uuid: str) -> int:
 def _instance(instance: "Instance") -> "Row":
     from stocktake.accounting.instances import disk_mb
     from stocktake.cli.tables import Cell
-    from stocktake.views.words import gib
+    from stocktake.views.quantities import gib
 
     state = "deleted" if instance.deleted else instance.vm_state or "unknown"
     return (
@@ -159,7 +159,7 @@ def _migration(migration: "Migration", now: object) -> "Row":
     from datetime import datetime
 
     from stocktake.cli.tables import Cell
-    from stocktake.views.words import since
+    from stocktake.views.quantities import since
 
     assert isinstance(now, datetime)
     status = migration.status or "unknown"

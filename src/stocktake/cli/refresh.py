@@ -12,7 +12,7 @@ from stocktake.cli.options import Command
 from stocktake.cli.progress import INTERRUPTED, progress_of
 from stocktake.cli.session import Session
 from stocktake.errors import StocktakeError
-from stocktake.views.words import count
+from stocktake.views.quantities import count
 
 if TYPE_CHECKING:
     from stocktake.model.books import ComputeNode
@@ -59,8 +59,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     """
     from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
     from stocktake.refresh.run import refresh
-    from stocktake.views.choosing import called
-    from stocktake.views.state import states_of
+    from stocktake.views.nodes import called, states_of
 
     session.command = "refresh"
     parts = session.parts
@@ -115,7 +114,7 @@ def exit_code_of(result: "Pass") -> int:
 
 def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, list[object]]:
     """List what changed of a node: field to before and after."""
-    from stocktake.views.choosing import machine
+    from stocktake.views.nodes import machine
 
     old, new = before.get(name), result.nodes.get(name)
     if old is None or new is None:
@@ -133,7 +132,7 @@ def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> 
 
 
 def _called(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> str:
-    from stocktake.views.choosing import called
+    from stocktake.views.nodes import called
 
     node = result.nodes.get(name) or before.get(name)
     return called(node) if node is not None else name

@@ -46,7 +46,7 @@ def services_command(context: click.Context) -> int:
     services = sorted(session.ledger.services(), key=lambda service: service.host)
     now, down_time_s = session.clock.now(), session.settings.service_down_time
     if session.json:
-        from stocktake.views.state import service_shown
+        from stocktake.views.nodes import service_shown
 
         write_json(session, [service_shown(service, now, down_time_s) for service in services])
         return 0
@@ -70,8 +70,8 @@ def services_command(context: click.Context) -> int:
 def _row(service: "Service", now: "datetime", down_time_s: float) -> "Row":
     from stocktake.cli.screen import COLOURS
     from stocktake.cli.tables import Cell
-    from stocktake.views.state import service_word
-    from stocktake.views.words import since
+    from stocktake.views.nodes import service_word
+    from stocktake.views.quantities import since
 
     word = service_word(service, now, down_time_s)
     return (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stocktake.model.books import ComputeNode, Entry
     from stocktake.model.pci import PciRecord
     from stocktake.model.workload import Service
-    from stocktake.views.state import State
+    from stocktake.views.nodes import State
 
 
 @click.command(
@@ -42,8 +42,7 @@ def show_command(session: Session, node_name: str) -> int:
     """
     from stocktake.cli.screen import screen_of, write_json
     from stocktake.views.finding import find_node
-    from stocktake.views.nodes import detail_of
-    from stocktake.views.state import state_of
+    from stocktake.views.nodes import detail_of, state_of
 
     session.command = "show"
     ledger = session.ledger
@@ -73,7 +72,7 @@ def write_head(
     """Write who the node is and how it is."""
     from stocktake.cli.screen import COLOURS, clean, write, write_prose
     from stocktake.views.nodes import machine_facts
-    from stocktake.views.words import moment, since
+    from stocktake.views.quantities import moment, since
 
     disabled = service is not None and service.disabled
     status = screen.paint("disabled", fg="yellow") if disabled else "enabled"
@@ -115,7 +114,7 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
     from stocktake.cli.screen import write, write_prose
     from stocktake.cli.tables import Cell, Column, write_table
     from stocktake.views.nodes import capacity_of, sold_of
-    from stocktake.views.words import ratio
+    from stocktake.views.quantities import ratio
 
     used = {
         "vcpus": node.vcpus_used,
@@ -270,7 +269,7 @@ def write_devices(screen: "Screen", node: "ComputeNode", devices: "Sequence[PciR
 def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
     """Write metrics and traits."""
     from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.views.words import count, since
+    from stocktake.views.quantities import count, since
 
     blocks = [
         (
@@ -290,7 +289,7 @@ def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
 def write_problems(screen: "Screen", node: "ComputeNode") -> None:
     """Write what is inconsistent, and what to do about it."""
     from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.views.words import count
+    from stocktake.views.quantities import count
 
     write(screen)
     if not node.wrong:

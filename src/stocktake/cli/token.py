@@ -53,9 +53,9 @@ def token_command() -> None:
 def create_command(session: Session, role: "Role", host: str | None, expires: str | None, note: str) -> int:
     """Make a token and print it: this once, it can't be shown again."""
     from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.cli.spans import span_of
     from stocktake.model.access import digest_of
     from stocktake.model.value import plain
+    from stocktake.views.quantities import span_of
 
     session.command = "token create"
     if (role == "agent") != (host is not None):
@@ -103,7 +103,7 @@ def list_command(session: Session) -> int:
 
 
 def _state(token: "Token", now: datetime) -> str:
-    from stocktake.views.words import moment
+    from stocktake.views.quantities import moment
 
     if token.revoked_at is not None:
         return "revoked"

@@ -19,12 +19,10 @@ from stocktake.model.access import Role
 from stocktake.model.history import Moment
 from stocktake.model.value import Value, plain
 from stocktake.model.workload import Flavor, Instance, Migration
-from stocktake.views.figures import Explained
+from stocktake.views.explain import Explained
 from stocktake.views.fitting import FitAnswer
-from stocktake.views.nodes import NodeDetail, NodeSummary
-from stocktake.views.problems import FleetProblem
-from stocktake.views.promises import Stranger
-from stocktake.views.state import ServiceShown
+from stocktake.views.nodes import NodeDetail, NodeSummary, ServiceShown
+from stocktake.views.problems import FleetProblem, Stranger
 
 T = TypeVar("T")
 Filter = str | int | bool | Sequence[str] | None

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from stocktake.model.books import STRANGERS, ComputeNode, Entry
+from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.workload import Service
-from stocktake.views.state import State
+from stocktake.views.nodes import State, called, machine
+from stocktake.views.problems import codes_of
 
 Line = tuple[ComputeNode, Service | None, State]
 _NOBODY: Mapping[str, Sequence[Entry]] = MappingProxyType({})
@@ -77,30 +78,6 @@ def _has_any(codes: Sequence[str], asked: Sequence[str]) -> bool:
         return True
     patterns = ["*" if one == "any" else one for one in asked]
     return any(fnmatchcase(code, pattern) for code in codes for pattern in patterns)
-
-
-def codes_of(node: ComputeNode, strangers: Sequence[Entry] = ()) -> tuple[str, ...]:
-    """
-    Say what is wrong with a node, the failure first, and of guests that nobody promised what they are.
-
-    Args:
-        strangers: such guests; other entries are passed over.
-    """
-    return (*(problem.code for problem in node.wrong), *(one.kind for one in strangers if one.kind in STRANGERS))
-
-
-def called(node: ComputeNode) -> str:
-    """Say what people call a node."""
-    return str(node.stats.get("name") or node.hypervisor_hostname)
-
-
-def machine(node: ComputeNode) -> tuple[str, ...]:
-    """Say what a bare-metal node does, is switched to, and whether it is maintained; nothing of another node."""
-    state = node.stats.get("provision_state")
-    if state is None:
-        return ()
-    power = str(node.stats.get("power_state") or "power unknown").removeprefix("power ")
-    return (str(state), power, *(("maintenance",) if node.stats.get("maintenance") else ()))
 
 
 def counted(words: Iterable[str]) -> str:

@@ -6,8 +6,8 @@ from stocktake.errors import NotFound
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Instance, Service
-from stocktake.views.choosing import called
-from stocktake.views.words import nearest
+from stocktake.views.nodes import called
+from stocktake.views.quantities import nearest
 
 _SHOWN_MAX = 5
 # Among so many instances the nearest name is looked for: a guess that takes a second is no help.

@@ -2,17 +2,21 @@
 Where a machine would go, as it is asked and answered. Invariant: every node that was looked at is in the answer.
 """
 
+from datetime import datetime
+
 from stocktake.accounting.fit.fit import Room, Wanted, wanted
 from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.weigh import Part
+from stocktake.claims import Claimed
 from stocktake.claims.candidates import Candidates
 from stocktake.errors import InvalidInput
+from stocktake.model.books import ComputeNode
 from stocktake.model.fitting import NoRoom
 from stocktake.model.value import Value
-from stocktake.model.workload import Flavor
+from stocktake.model.workload import Flavor, Instance, Migration
 from stocktake.placement.names import is_trait, standard_traits
 from stocktake.settings import Settings
-from stocktake.views.words import nearest
+from stocktake.views.quantities import nearest
 
 
 class RoomShown(Room, frozen=True, kw_only=True):
@@ -115,3 +119,31 @@ def wanted_of(flavor: Flavor, settings: Settings, *, volume_backed: bool) -> Wan
             )
             raise InvalidInput(f"there is no trait {name[:60]!r}", where=f"trait:{name[:60]}", remedy=remedy)
     return asked
+
+
+class ClaimedShown(Value, frozen=True, kw_only=True):
+    """
+    What was promised, or what became of it.
+
+    Attributes:
+        nodes: the records of the nodes that it changed, as they are now.
+        unsynced: why the scheduler does not have it yet; the next refresh tells it.
+        expires_at: when it is given back unless somebody settles it; None once it is settled.
+    """
+
+    instance: Instance
+    migration: Migration | None
+    nodes: tuple[ComputeNode, ...]
+    unsynced: str | None
+    expires_at: datetime | None
+
+
+def claimed_shown(claimed: Claimed) -> ClaimedShown:
+    """Make the view of a claim."""
+    return ClaimedShown(
+        instance=claimed.instance,
+        migration=claimed.migration,
+        nodes=claimed.nodes,
+        unsynced=claimed.unsynced,
+        expires_at=claimed.expires_at,
+    )

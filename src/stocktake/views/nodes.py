@@ -1,19 +1,86 @@
 """
-Nodes as they are shown: a line of a list, a whole page. Invariant: the record's own names; what is added is worked out
-here.
+Nodes as they are shown: their state, a row of a list, all details. Invariant: pure; the record's own names, and what is
+added follows from the record, its service, its entries and the time.
+
+States. `up`: its agent lives and the last refresh went well. `manual`: no agent ever ran for it, somebody refreshes it
+by hand, and the last time went well. `stale`: it could not be refreshed because a part was not there, and keeps its
+last figures. `failed`: somebody has to do something before it can be refreshed. `down`: its agent is silent.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from stocktake.accounting.node_availability import is_alive, is_by_hand
 from stocktake.model.books import ComputeNode, Entry, StatValue
 from stocktake.model.pci import PciRecord
 from stocktake.model.problem import Problem
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
-from stocktake.views.choosing import called, machine
-from stocktake.views.state import State, Word
+from stocktake.views.quantities import since
+
+Word = Literal["up", "manual", "stale", "failed", "down"]
+
+# These go away by themselves, or by a pass that agrees.
+_PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "node-vanished"})
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The word, and why it is not `up`."""
+
+    word: Word
+    reason: str = ""
+
+
+def service_word(service: Service, now: datetime, down_time_s: float) -> Word:
+    """Give a service's state: up, manual or down."""
+    if is_by_hand(service):
+        return "manual"
+    return "up" if is_alive(service, now, down_time_s) else "down"
+
+
+def state_of(node: ComputeNode, service: Service | None, now: datetime, down_time_s: float) -> State:
+    """Work out a node's state."""
+    trouble = node.failure.text if node.failure else ""
+    if service is None:
+        return State("down", f"no service {node.host!r} is known{'; ' if trouble else ''}{trouble}")
+    by_hand = is_by_hand(service)
+    if not by_hand and not is_alive(service, now, down_time_s):
+        return State("down", f"{silence(service, now)}{'; ' if trouble else ''}{trouble}")
+    if node.failure is None:
+        return State("manual" if by_hand else "up")
+    return State("stale" if node.failure.code in _PASSING else "failed", trouble)
+
+
+def silence(service: Service, now: datetime) -> str:
+    """Say why a service that is down is."""
+    if service.forced_down:
+        return "it was forced down"
+    assert service.last_seen_up is not None, "an agent that never ran is not silent"
+    return f"its agent gave no sign of life for {since(service.last_seen_up, now)}"
+
+
+def states_of(
+    nodes: Sequence[ComputeNode], services: Sequence[Service], now: datetime, down_time_s: float
+) -> list[tuple[ComputeNode, Service | None, State]]:
+    """Put every node together with its service and its state."""
+    by_host = {service.host: service for service in services}
+    return [(node, by_host.get(node.host), state_of(node, by_host.get(node.host), now, down_time_s)) for node in nodes]
+
+
+class ServiceShown(Service, frozen=True, kw_only=True):
+    """A service and its state: up, manual or down."""
+
+    state: Word
+
+
+def service_shown(service: Service, now: datetime, down_time_s: float) -> ServiceShown:
+    """Make the view of a service."""
+    own = {name: getattr(service, name) for name in Service.__struct_fields__}
+    return ServiceShown(**own, state=service_word(service, now, down_time_s))
+
 
 N = TypeVar("N", bound=Value)
 
@@ -23,7 +90,7 @@ class NodeSummary(Value, frozen=True, kw_only=True):
     A line of a list of nodes; the figures are the record's (MiB, GiB), what is reserved for the host included.
 
     Attributes:
-        state, state_reason: see `views.state`.
+        state, state_reason: `up`, `manual`, `stale`, `failed` or `down`, and why it is not up.
         disabled, disabled_reason: what an operator decided of its service.
     """
 
@@ -166,3 +233,17 @@ def _with_fields(kind: type[N], node: ComputeNode, **more: object) -> N:
     """Make a view of the fields that it shares with the record, and these."""
     own = {name: getattr(node, name) for name in kind.__struct_fields__ if name not in more}
     return kind(**own, **more)
+
+
+def called(node: ComputeNode) -> str:
+    """Say what people call a node."""
+    return str(node.stats.get("name") or node.hypervisor_hostname)
+
+
+def machine(node: ComputeNode) -> tuple[str, ...]:
+    """Say what a bare-metal node does, is switched to, and whether it is maintained; nothing of another node."""
+    state = node.stats.get("provision_state")
+    if state is None:
+        return ()
+    power = str(node.stats.get("power_state") or "power unknown").removeprefix("power ")
+    return (str(state), power, *(("maintenance",) if node.stats.get("maintenance") else ()))

@@ -12,8 +12,8 @@ from hashlib import blake2b
 from stocktake.model.books import STRANGERS, ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Service
-from stocktake.views.state import service_word, silence
-from stocktake.views.words import count
+from stocktake.views.nodes import service_word, silence
+from stocktake.views.quantities import count
 
 # Of equal severity these come first, in this order: they say that others can't be believed.
 _FIRST = ("agent-down", "service-unknown", "misplaced", "orphan")
@@ -113,3 +113,44 @@ def _of_host(host: str, code: str, text: str, remedy: str) -> FleetProblem:
     return FleetProblem(
         code=code, about=host, text=text, remedy=remedy, severity="error", host=host, node=None, node_uuid=None
     )
+
+
+def codes_of(node: ComputeNode, strangers: Sequence[Entry] = ()) -> tuple[str, ...]:
+    """
+    Say what is wrong with a node, the failure first, and of guests that nobody promised what they are.
+
+    Args:
+        strangers: such guests; other entries are passed over.
+    """
+    return (*(problem.code for problem in node.wrong), *(one.kind for one in strangers if one.kind in STRANGERS))
+
+
+class Stranger(Entry, frozen=True, kw_only=True):
+    """
+    A guest that nobody promised (`orphan`), or that is elsewhere than the ledger thinks (`misplaced`).
+
+    Attributes:
+        host, node: where it is.
+        active: it runs and takes room; one that is off takes nothing.
+    """
+
+    host: str
+    node: str
+    active: bool
+
+
+def strangers_of(nodes: Sequence[ComputeNode], found: Mapping[str, Sequence[Entry]]) -> tuple[Stranger, ...]:
+    """List the strangers among the entries of nodes, by node."""
+    return tuple(
+        stranger_of(node, entry)
+        for node in sorted(nodes, key=lambda node: (node.hypervisor_hostname, node.uuid))
+        for entry in found.get(node.uuid, ())
+        if entry.kind in STRANGERS
+    )
+
+
+def stranger_of(node: ComputeNode, entry: Entry) -> Stranger:
+    """Make the view of a stranger."""
+    own = {name: getattr(entry, name) for name in Entry.__struct_fields__}
+    active = bool(entry.vcpus or entry.memory_mb or entry.disk_mb)
+    return Stranger(**own, host=node.host, node=node.hypervisor_hostname, active=active)

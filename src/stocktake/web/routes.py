@@ -8,7 +8,7 @@ Each noun's file has its routes beside its handlers; each room of the front is o
 from stocktake.web import nova, placement
 from stocktake.web.api import about, changes, claims, fleet, history, ledger, nodes, promises
 from stocktake.web.calls import Route
-from stocktake.web.pages.routes import ROUTES as PAGES
+from stocktake.web.pages import ROUTES as PAGES
 
 ROUTES: tuple[Route, ...] = (
     *about.ROUTES,

@@ -1,7 +1,7 @@
 """Views for tests: one with something of everything."""
 
-from stocktake.agent.metrics.figures import HOLDERS, Life, NodeFigures, Reserved
-from stocktake.agent.metrics.samples import View
+from stocktake.agent.metrics.life import HOLDERS, Life, NodeFigures, Reserved
+from stocktake.agent.metrics.table import View
 from stocktake.telemetry import Telemetry
 
 

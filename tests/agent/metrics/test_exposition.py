@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from stocktake.agent.metrics.exposition import exposition
-from stocktake.agent.metrics.samples import View
-from stocktake.agent.metrics.table import LIBRARY, METRICS
+from stocktake.agent.metrics.table import LIBRARY, METRICS, View
 from stocktake.telemetry import BUCKETS_S
 from tests.agent.metrics.making import a_view, figures
 

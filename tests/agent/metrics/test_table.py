@@ -5,8 +5,7 @@ import re
 import pytest
 
 from stocktake import errors, telemetry
-from stocktake.agent.metrics.samples import Metric, View, error_codes
-from stocktake.agent.metrics.table import GROUPS, LIBRARY, METRICS
+from stocktake.agent.metrics.table import GROUPS, LIBRARY, METRICS, Metric, View, error_codes
 from stocktake.telemetry import Durations
 from tests.agent.metrics.making import a_view, figures
 

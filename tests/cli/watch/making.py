@@ -3,14 +3,12 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from stocktake.cli.watch.changes import Change
-from stocktake.cli.watch.fleet_snapshot import Row, Seen
+from stocktake.cli.watch.fleet_snapshot import Change, Row, Seen
 from stocktake.cli.watch.frame import Size, View, frame
-from stocktake.cli.watch.lines import text_of
+from stocktake.cli.watch.table import text_of
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Service
-from stocktake.views.nodes import Amounts
-from stocktake.views.state import State
+from stocktake.views.nodes import Amounts, State
 from tests.ledger.making import node
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

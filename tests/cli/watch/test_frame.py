@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.cli.watch.frame import Size, View, areas, frame, last_top, troubles
-from stocktake.cli.watch.lines import text_of, width_of
-from stocktake.cli.watch.table import SORTS
+from stocktake.cli.watch.table import SORTS, text_of, width_of
 from tests.cli.watch.making import LARGE, NOON, SMALL, change, fleet, picture, problem, row, seen, view
 
 AWAY = "unable to open database file. Check that the database runs"

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.cli.watch.fleet_snapshot import RESOURCES, Amount
-from stocktake.cli.watch.lines import text_of, width_of
-from stocktake.cli.watch.table import SORTS, bar, figures, heading, laid_out, node_line, sums_line
+from stocktake.cli.watch.table import SORTS, bar, figures, heading, laid_out, node_line, sums_line, text_of, width_of
 from tests.cli.watch.making import NOON, fleet, problem, row
 
 

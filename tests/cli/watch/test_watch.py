@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stocktake.cli.watch.command import looked, waited
-from stocktake.cli.watch.reading import Look
+from stocktake.cli.watch.reader import Look
 from stocktake.ledger import NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.value import replace

@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from stocktake.model.books import Entry, HolderKind
 from stocktake.model.topology import CellTake
 from stocktake.model.value import replace
-from stocktake.web.pages.bars import LENGTH, bars_of
-from stocktake.web.pages.cores import map_of, sign
-from stocktake.web.pages.plots import DAY, HEIGHT, MONTH, WIDTH, Point, plot
+from stocktake.web.pages.drawings import DAY, HEIGHT, LENGTH, MONTH, WIDTH, Point, bars_of, map_of, plot, sign
 from tests.accounting.making import a_host, an_instance, count, pinned, two_cells, work
-from tests.views.test_state import NODE
+from tests.views.test_nodes import NODE
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KINDS: tuple[HolderKind, ...] = ("reserved", "instance", "migration", "orphan", "misplaced")

@@ -17,8 +17,8 @@ from stocktake.ledger import NodeSave, open_ledger
 from stocktake.model.books import Metric, Tally
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor
+from stocktake.web.pages import ROUTES
 from stocktake.web.pages.frame import POLICY
-from stocktake.web.pages.routes import ROUTES
 from tests.servers.fleets import stocked
 from tests.servers.serve import ServedHere, secret_of, served_here
 from tests.web.pages.fleet import DOWN_S, REASON

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
-from stocktake.views.state import State
+from stocktake.views.nodes import State
 from stocktake.web.pages.tiles import Sold, Tile, added, grouped, sold_by, tile_of
-from tests.views.test_state import ALIVE, NODE
+from tests.views.test_nodes import ALIVE, NODE
 
 UP = State("up")
 KEPT = Entry(kind="reserved", id="host", why="kept", vcpus=1, memory_mb=24)

@@ -3,7 +3,6 @@ What others may watch: the metrics, the health, and the HTTP server that shows t
 hypervisor and no database; it reads what the last pass left.
 """
 
-from stocktake.agent.metrics.figures import Life, NodeFigures, after, parts_after
-from stocktake.agent.metrics.health import Health, health, limit_s
+from stocktake.agent.metrics.life import Health, Life, NodeFigures, after, health, limit_s, parts_after
 
 __all__ = ["Health", "Life", "NodeFigures", "after", "health", "limit_s", "parts_after"]

@@ -13,8 +13,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from stocktake.agent.metrics.samples import Metric, View
-from stocktake.agent.metrics.table import METRICS
+from stocktake.agent.metrics.table import METRICS, Metric, View
 from stocktake.telemetry import BUCKETS_S, Durations
 
 _LIMITS = (*(str(limit) for limit in BUCKETS_S), "+Inf")

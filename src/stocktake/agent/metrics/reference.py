@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from stocktake.agent.metrics.samples import Metric
-from stocktake.agent.metrics.table import GROUPS, LIBRARY
+from stocktake.agent.metrics.table import GROUPS, LIBRARY, Metric
 from stocktake.telemetry import BUCKETS_S
 
 _HEAD = """\

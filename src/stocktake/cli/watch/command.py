@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stocktake.cli.screen import Screen
     from stocktake.cli.watch.fleet_snapshot import Seen
     from stocktake.cli.watch.frame import View
-    from stocktake.cli.watch.reading import Look, Reader
+    from stocktake.cli.watch.reader import Look, Reader
     from stocktake.ledger import DatabaseLedger
 
 # How often keys and looks are asked for, how many changes are remembered, and how late a look may be.
@@ -75,7 +75,7 @@ def watch_command(session: Session, interval_s: float, *, once: bool) -> int:
 
 def _reader(session: Session) -> "Reader":
     from stocktake.cli.context import open_books
-    from stocktake.cli.watch.reading import Reader
+    from stocktake.cli.watch.reader import Reader
     from stocktake.ledger import open_ledger
     from stocktake.ledger.engine import parse_url
     from stocktake.settings import front_of
@@ -139,9 +139,8 @@ def _plain(seen: "Seen") -> list[dict[str, object]]:
 
 def _live(session: Session, reader: "Reader", screen: "Screen", interval_s: float) -> None:
     """Show the picture until `q`; a new one for every look, every key and every second."""
-    from stocktake.cli.watch.frame import frame
-    from stocktake.cli.watch.keys import pressed
-    from stocktake.cli.watch.reading import Watcher
+    from stocktake.cli.watch.frame import frame, pressed
+    from stocktake.cli.watch.reader import Watcher
     from stocktake.cli.watch.terminal import terminal
 
     view: View | None = _view(session)
@@ -164,7 +163,7 @@ def _live(session: Session, reader: "Reader", screen: "Screen", interval_s: floa
 
 def looked(view: "View", look: "Look") -> "View":
     """Take a look over into the view, with what changed since the one before."""
-    from stocktake.cli.watch.changes import changes
+    from stocktake.cli.watch.fleet_snapshot import changes
 
     told = view.changes
     if view.seen is not None and look.seen is not None and look.seen is not view.seen:

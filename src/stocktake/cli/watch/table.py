@@ -4,16 +4,77 @@ The nodes as lines with bars. Invariant: figures are told whole; bars take what 
 Where it is narrow first bars get short, then names, then bars go; a colour only ever repeats what a figure says.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import ceil, floor
+from typing import NamedTuple
 
-from stocktake.cli.screen import COLOURS, columns_of
+from stocktake.cli.screen import COLOURS, clean, columns_of
 from stocktake.cli.show import filled
+from stocktake.cli.tables import shortened
 from stocktake.cli.watch.fleet_snapshot import RESOURCES, Amount, Row, sums
-from stocktake.cli.watch.lines import Line, Span, cell
-from stocktake.views.words import count, gib, since
+from stocktake.views.quantities import count, gib, since
+
+
+class Span(NamedTuple):
+    """Text in a style: colours (`red`, `yellow`, `green`, `cyan`), `bold`, `dim`, `reverse`, several with spaces."""
+
+    text: str
+    style: str = ""
+
+
+Line = tuple[Span, ...]
+EMPTY: Line = ()
+
+
+def width_of(line: Iterable[Span]) -> int:
+    """Count a line's columns."""
+    return sum(columns_of(span.text) for span in line)
+
+
+def text_of(line: Iterable[Span]) -> str:
+    """Give a line without its styles."""
+    return "".join(span.text for span in line)
+
+
+def cell(text: str, width: int, style: str = "", *, right: bool = False) -> Span:
+    """Put text from anywhere into so many columns, cut or filled up."""
+    shown = shortened(clean(text), width) if width > 0 else ""
+    space = " " * (width - columns_of(shown))
+    return Span(space + shown if right else shown + space, style)
+
+
+def cut(line: Iterable[Span], columns: int) -> Line:
+    """Cut a line to so many columns, with an ellipsis if something is lost."""
+    return tuple(_cut(line, columns))
+
+
+def _cut(line: Iterable[Span], columns: int) -> Iterator[Span]:
+    spans = [span for span in line if span.text]
+    if width_of(spans) <= columns:
+        yield from spans
+        return
+    left = columns
+    for place, span in enumerate(spans):
+        wide = columns_of(span.text)
+        # One column is kept for the ellipsis as long as something follows.
+        if wide < left or (wide == left and place == len(spans) - 1):
+            yield span
+            left -= wide
+            continue
+        if left > 0:
+            yield Span(shortened(span.text + "…", left), span.style)
+        return
+
+
+def apart(left: Iterable[Span], right: Iterable[Span], columns: int) -> Line:
+    """Put two texts to the ends of a line; the left one gives way, and the right one too if it has to."""
+    ending = cut(right, columns)
+    room = columns - width_of(ending)
+    start = cut(left, max(room - 1, 0))
+    return (*start, Span(" " * (room - width_of(start))), *ending)
+
 
 TITLES: Mapping[str, str] = {"vcpus": "VCPUS", "memory": "MEMORY GiB", "disk": "DISK GB"}
 _DIVISORS: Mapping[str, int] = {"vcpus": 1, "memory": 1024, "disk": 1}

@@ -12,7 +12,7 @@ from types import FrameType
 
 from stocktake.cli.screen import ascii_of, columns_of
 from stocktake.cli.watch.frame import Size
-from stocktake.cli.watch.lines import Line
+from stocktake.cli.watch.table import Line
 
 # How long curses waits for the rest of a key that begins with Esc.
 _ESCAPE_MS = 25

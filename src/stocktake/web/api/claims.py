@@ -18,8 +18,7 @@ from stocktake.model.fitting import Limits
 from stocktake.model.value import Value
 from stocktake.model.workload import Flavor
 from stocktake.views.finding import find_instance, find_node
-from stocktake.views.fitting import FitAnswer, answer_of, wanted_of
-from stocktake.views.promises import ClaimedShown, claimed_shown
+from stocktake.views.fitting import ClaimedShown, FitAnswer, answer_of, claimed_shown, wanted_of
 from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
 
 AUTO = "auto"

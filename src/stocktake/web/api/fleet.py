@@ -10,8 +10,8 @@ from msgspec import Meta
 from stocktake.model.problem import Severity
 from stocktake.model.value import Value
 from stocktake.views.finding import find_service
+from stocktake.views.nodes import ServiceShown, Word, service_shown
 from stocktake.views.problems import FleetProblem, fleet_problems
-from stocktake.views.state import ServiceShown, Word, service_shown
 from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 

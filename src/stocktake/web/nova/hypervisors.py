@@ -21,7 +21,7 @@ from stocktake.ledger.read import UUID
 from stocktake.model.books import ComputeNode
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
-from stocktake.views.state import service_word
+from stocktake.views.nodes import service_word
 from stocktake.web.calls import READERS, Call, Query, Reply, Text
 from stocktake.web.context import Web
 from stocktake.web.nova.versions import UUIDS, Link, answered, nova, version_asked

@@ -18,7 +18,7 @@ from stocktake.model.value import Value
 from stocktake.model.workload import Instance
 from stocktake.model.workload import Service as Agent
 from stocktake.views.finding import find_service
-from stocktake.views.state import service_word
+from stocktake.views.nodes import service_word
 from stocktake.web.calls import OPERATORS, READERS, Call, Query, Reply, Text
 from stocktake.web.context import Web
 from stocktake.web.nova.versions import UUIDS, answered, nova, version_asked

@@ -9,8 +9,9 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from stocktake.model.books import Entry
-from stocktake.views.choosing import Choice, Line, codes_of, machine
-from stocktake.views.state import states_of
+from stocktake.views.choosing import Choice, Line
+from stocktake.views.nodes import machine, states_of
+from stocktake.views.problems import codes_of
 from stocktake.web.calls import READERS, Call, Query, route
 from stocktake.web.context import Web
 from stocktake.web.pages.frame import MEDIA, page, refused

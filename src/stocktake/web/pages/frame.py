@@ -7,23 +7,57 @@ import gzip
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
+from hashlib import blake2b
 from http import HTTPStatus
-from typing import Any
+from importlib.resources import files
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from stocktake import __version__
-from stocktake.errors import StocktakeError
+from stocktake.errors import NotFound, StocktakeError
 from stocktake.model.cpuset import format_cpu_set
-from stocktake.views import words
+from stocktake.views import quantities
 from stocktake.web.auth import COOKIE
-from stocktake.web.calls import Call
-from stocktake.web.pages.assets import address
+from stocktake.web.calls import ANYBODY, Call, Query, Text, route
 from stocktake.web.status import status_of
+
+_MEDIA = {
+    "stocktake.css": "text/css; charset=utf-8",
+    "stocktake.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+_FOREVER = "public, max-age=31536000, immutable"
+_CONTENT = {name: (files("stocktake.web.pages") / "static" / name).read_bytes() for name in _MEDIA}
+_VERSIONS = {name: blake2b(content, digest_size=6).hexdigest() for name, content in _CONTENT.items()}
+
+
+class AssetQuery(Query, frozen=True, kw_only=True):
+    """Which version."""
+
+    v: Annotated[Text, Meta(description="The content's digest.")] | None = None
+
+
+def address(name: str) -> str:
+    """Give the address of a file."""
+    return f"/static/{name}?v={_VERSIONS[name]}"
+
+
+def asset(call: Call[AssetQuery, None]) -> Response:
+    """Give a file."""
+    name = call.path["name"]
+    if name not in _CONTENT:
+        raise NotFound(f"there is no file {name[:60]!r}", remedy=f"There are: {', '.join(_CONTENT)}.")
+    keep = _FOREVER if call.query.v == _VERSIONS[name] else "no-cache"
+    return Response(_CONTENT[name], media_type=_MEDIA[name], headers={"Cache-Control": keep})
+
+
+ROUTES = (route("GET", "/static/{name}", asset, ANYBODY, media="*/*", hidden=True),)
 
 MEDIA = "text/html"
 SIGN_IN = "/sign-in"
@@ -55,12 +89,12 @@ def environment() -> Environment:
     made.globals.update(address=address, version=__version__)
     made.filters.update(
         amount=_amount,
-        count=words.count,
+        count=quantities.count,
         cpus=format_cpu_set,
-        gib=words.gib,
+        gib=quantities.gib,
         marked=_marked,
         pages=size_of_pages,
-        ratio=words.ratio,
+        ratio=quantities.ratio,
     )
     return made
 
@@ -88,7 +122,7 @@ def size_of_pages(size_kb: int) -> str:
 
 def ago(moment: datetime | None, now: datetime) -> str:
     """Say how long ago something was."""
-    return "never" if moment is None else f"{words.since(moment, now)} ago"
+    return "never" if moment is None else f"{quantities.since(moment, now)} ago"
 
 
 def page(call: Call[Any, Any], template: str, *, status: int = HTTPStatus.OK, **values: object) -> Response:

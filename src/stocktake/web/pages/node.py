@@ -7,17 +7,26 @@ from starlette.responses import Response
 
 from stocktake.ledger import DatabaseLedger
 from stocktake.model.books import ComputeNode, Entry
-from stocktake.views.choosing import called
-from stocktake.views.figures import explained
+from stocktake.views.explain import explained
 from stocktake.views.finding import find_node
-from stocktake.views.nodes import machine_facts
+from stocktake.views.nodes import called, machine_facts, state_of
 from stocktake.views.problems import fleet_problems
-from stocktake.views.state import state_of
 from stocktake.web.calls import READERS, Call, route
-from stocktake.web.pages.bars import LENGTH, PARTS, UNITS, bars_of
-from stocktake.web.pages.cores import map_of
+from stocktake.web.pages.drawings import (
+    DAY,
+    HEIGHT,
+    LENGTH,
+    MONTH,
+    PARTS,
+    UNITS,
+    WIDTH,
+    Plot,
+    bars_of,
+    map_of,
+    plot,
+    points_of,
+)
 from stocktake.web.pages.frame import MEDIA, ago, page, refused
-from stocktake.web.pages.plots import DAY, HEIGHT, MONTH, WIDTH, Plot, plot, points_of
 from stocktake.web.pages.tiles import TITLES
 
 

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
-from stocktake.views.choosing import called, codes_of
-from stocktake.views.nodes import capacity_of, sold_of
-from stocktake.views.state import State, Word
-from stocktake.views.words import count
+from stocktake.views.nodes import State, Word, called, capacity_of, sold_of
+from stocktake.views.problems import codes_of
+from stocktake.views.quantities import count
 
 RACK = "CUSTOM_RACK_"
 NO_RACK = "no rack"

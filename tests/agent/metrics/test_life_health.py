@@ -2,8 +2,7 @@
 
 import pytest
 
-from stocktake.agent.metrics.figures import Life
-from stocktake.agent.metrics.health import health, limit_s
+from stocktake.agent.metrics.life import Life, health, limit_s
 from stocktake.model.value import replace
 
 FINE = Life(

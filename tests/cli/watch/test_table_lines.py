@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.watch.lines import Span, apart, cell, cut, text_of, width_of
+from stocktake.cli.watch.table import Span, apart, cell, cut, text_of, width_of
 
 SPANS = st.lists(
     st.builds(Span, st.text(alphabet="ab▒ 語e\u0301", max_size=6), st.sampled_from(["", "red"])), max_size=5

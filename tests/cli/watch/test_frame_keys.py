@@ -4,8 +4,7 @@ from functools import reduce
 
 import pytest
 
-from stocktake.cli.watch.frame import View, areas
-from stocktake.cli.watch.keys import pressed
+from stocktake.cli.watch.frame import View, areas, pressed
 from stocktake.cli.watch.table import SORTS
 from tests.cli.watch.making import SMALL, fleet, view
 

@@ -8,7 +8,7 @@ from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.model.workload import Service
-from stocktake.views.state import State, state_of, states_of
+from stocktake.views.nodes import State, state_of, states_of
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DOWN_TIME_S = 60

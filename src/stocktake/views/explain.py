@@ -14,7 +14,7 @@ from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.pci import PciRecord
 from stocktake.model.topology import CellTake, NodeCell, NodePages
 from stocktake.model.value import Value
-from stocktake.views.words import count, nearest
+from stocktake.views.quantities import count, nearest
 
 _MIB_PER_GIB = 1024
 Amount = int | str

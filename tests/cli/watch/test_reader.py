@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.cli.watch.reading import Look, Reader, Watcher
+from stocktake.cli.watch.reader import Look, Reader, Watcher
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerUnreachable
 from stocktake.ledger import DatabaseLedger, NodeSave, open_ledger

@@ -9,8 +9,8 @@ from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciPool, PciRecord
 from stocktake.model.topology import CellTake, NodeCell, NodePages, NodeTopology, PagesTaken
 from stocktake.model.value import replace
-from stocktake.views.figures import Figure, figures
-from tests.views.test_state import NODE
+from stocktake.views.explain import Figure, figures
+from tests.views.test_nodes import NODE
 
 HOST = Entry(kind="reserved", id="host", why="kept", memory_mb=512, vcpus=1)
 WEB = Entry(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.errors import InvalidInput
-from stocktake.views.sizes import Unit, read_size
+from stocktake.views.quantities import Unit, read_size
 
 
 @pytest.mark.parametrize(

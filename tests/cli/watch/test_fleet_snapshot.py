@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from stocktake.cli.watch.changes import changes
-from stocktake.cli.watch.fleet_snapshot import Row, Seen
+from stocktake.cli.watch.fleet_snapshot import Row, Seen, changes
 from stocktake.model.value import replace as changed
-from stocktake.views.state import State
+from stocktake.views.nodes import State
 from tests.cli.watch.making import NOON, problem, row, seen
 
 LATER = NOON + timedelta(minutes=1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.agent.metrics.figures import NodeFigures, Reserved, after, parts_after
+from stocktake.agent.metrics.life import NodeFigures, Reserved, after, parts_after
 from stocktake.errors import (
     DriverError,
     DriverUnreachable,

@@ -15,8 +15,7 @@ from stocktake.clock import Clock
 from stocktake.errors import LedgerUnreachable, StocktakeError
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
-from stocktake.views.nodes import Amounts, reserved_of
-from stocktake.views.state import states_of
+from stocktake.views.nodes import Amounts, reserved_of, states_of
 
 
 @dataclass(frozen=True, slots=True)

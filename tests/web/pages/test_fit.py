@@ -6,7 +6,7 @@ import pytest
 
 from stocktake.errors import InvalidInput
 from stocktake.model.workload import Flavor
-from stocktake.web.pages.asking import Asked, flavor_of
+from stocktake.web.pages.fit import Asked, flavor_of
 
 
 def asked(**fields: Any) -> Asked:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from stocktake.views.words import count, gib, mib, moment, ratio, since, span
+from stocktake.views.quantities import count, gib, mib, moment, ratio, since, span
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
