@@ -389,6 +389,17 @@ def leads_somewhere(page: Path, target: str) -> bool:
     return there.exists() and (not anchor or there.suffix != ".md" or anchor in anchors(there))
 
 
+def test_given_any_page_that_names_a_module_then_it_is_there() -> None:
+    missing = [
+        f"{place(page)}: {name}"
+        for page in files(".md")
+        for name in re.findall(r"`((?:src/stocktake/|tests/|[a-z_]+/)[a-z_/]+\.py)`", page.read_text(encoding="utf-8"))
+        if page.name != "CHANGELOG.md" and not name.startswith("nova/virt/")
+        if not ((ROOT / name).is_file() or (PACKAGE / name).is_file())
+    ]
+    assert not missing
+
+
 def test_given_a_decision_then_it_has_its_three_parts_and_is_listed() -> None:
     folder = ROOT / "docs" / "decisions"
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
