@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
-from stocktake.cli.context import close_parts, open_parts
+from stocktake.cli.session import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger
 from stocktake.model.allocation import Allocation

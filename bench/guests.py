@@ -25,7 +25,7 @@ from tests.system.readback import remote
 from tests.system.running import Agent, Host
 from tests.system.scraping import health
 
-from stocktake.cli.context import close_parts, open_parts
+from stocktake.cli.session import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.base import Watching
 from stocktake.refresh.cache import Memory

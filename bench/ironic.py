@@ -27,7 +27,7 @@ from tests.servers.placement import PlacementServer, free_port, private_placemen
 from tests.system.readback import Readback, remote
 from tests.system.running import Host
 
-from stocktake.cli.context import close_parts, open_parts
+from stocktake.cli.session import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.refresh.cache import Memory
 from stocktake.refresh.context import Parts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from stocktake.cli.context import close_parts, open_parts
+from stocktake.cli.session import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fake.fleet import node_name
 from stocktake.model.workload import Flavor, Instance

@@ -22,7 +22,7 @@ from tests.parts import REPORT, a_guest
 from tests.servers.postgres import PrivatePostgres, private_postgres
 from tests.servers.serve import Served, served
 
-from stocktake.cli.context import close_parts, open_parts
+from stocktake.cli.session import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger, NodeSave, open_ledger
 from stocktake.model.access import digest_of

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktake.claims import Claimed, ClaimRules, Claims, Request
-from stocktake.cli.context import open_placement
+from stocktake.cli.session import open_placement
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import InvalidInput, NotFound
 from stocktake.ledger import open_ledger

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.case import LINE_BYTES_MAX, Document, parse_documents, read_documents, tally_document
+from stocktake.cli.tally import LINE_BYTES_MAX, Document, parse_documents, read_documents, tally_document
 from stocktake.errors import InvalidInput
 from tests.nova import (
     SCENARIOS,

@@ -171,7 +171,7 @@ def test_given_a_terminal_when_answers_are_written_then_every_line_fits(
     assert found.fitting
     assert found.refused
     session = Session(fleet.clock)
-    session.louder = 1
+    session.verbose = 1
     write_candidates(session, Screen(width=width, colour=False, unicode=True), found)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import pytest
 
-from stocktake.cli.flavors import flavor_of
+from stocktake.cli.options import flavor_of
 from stocktake.errors import InvalidInput
 from stocktake.model.workload import Flavor
 from stocktake.settings import Settings, read_settings

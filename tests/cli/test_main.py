@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stocktake import __version__
-from stocktake.cli.main import COMMANDS, main
+from stocktake.cli.main import main
 from tests.cli.program import Program, clean_environ, run
 
 
 def every_command() -> Iterator[tuple[str, ...]]:
     """Name all commands, those below others too."""
     context = click.Context(main, info_name="stocktake")
-    for name in COMMANDS:
+    for name in main.list_commands(context):
         command = main.get_command(context, name)
         assert command is not None
         yield (name,)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.screen import Screen, clean, columns_of, wrapped
-from stocktake.cli.tables import Cell, Column, shortened, write_table
+from stocktake.cli.screen import Cell, Column, Screen, clean, columns_of, shortened, wrapped, write_table
 
 PIPE = Screen(width=None, colour=False, unicode=True)
 
@@ -44,7 +43,7 @@ def test_given_a_pipe_when_a_table_is_written_then_every_row_is_one_line_in_full
 def test_given_any_terminal_when_a_table_is_written_then_no_line_is_wider(width: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
-        patch.setattr("stocktake.cli.tables.write", lambda _screen, text: lines.append(text))
+        patch.setattr("stocktake.cli.screen.write", lambda _screen, text: lines.append(text))
         write_table(terminal(width), COLUMNS, ROWS)
     assert max(map(columns_of, lines)) <= width
     assert any("short" in line for line in lines)

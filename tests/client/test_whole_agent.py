@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.cli.context import close_parts, open_parts
+from stocktake.cli.session import close_parts, open_parts
 from stocktake.client import connected
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import AccessDenied, IdentityError

@@ -18,7 +18,7 @@ import libvirt
 import pytest
 
 from stocktake.agent.loop import Agent
-from stocktake.cli.context import close_parts, open_parts
+from stocktake.cli.session import close_parts, open_parts
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.refresh.context import Parts
 from stocktake.refresh.run import refresh

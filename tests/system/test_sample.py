@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stocktake.cli.case import parse_documents, tally_document
+from stocktake.cli.tally import parse_documents, tally_document
 from stocktake.model.value import plain
 from stocktake.refresh.context import Parts
 from stocktake.refresh.run import refresh

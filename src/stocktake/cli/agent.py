@@ -6,21 +6,23 @@ import faulthandler
 import gc
 import secrets
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from stocktake import __version__
-from stocktake.cli.options import Command
-from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from stocktake.refresh.context import Parts
+from stocktake.agent.health import Watch
+from stocktake.agent.loop import Agent, Journal
+from stocktake.cli.commands import Command
+from stocktake.cli.refresh import exit_code_of
+from stocktake.cli.session import Session, open_parts
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
+from stocktake.settings import read_supervisor
+from stocktake.telemetry import Telemetry
 
 
 @click.command(
     "agent",
-    short_help="Take stock every minute, until stopped.",
     cls=Command,
     example="""
     $ stocktake agent --verbose
@@ -38,25 +40,15 @@ def agent_command(session: Session, *, once: bool) -> int:
     Shows metrics and its health over HTTP where metrics.listen says.
     Exit code 2 if this host is not who the ledger says it is.
     """
-    session.command = "agent"
     session.service = True
     # Who lives long needs the collector.
     gc.set_threshold(*session.collector)
     if once:
-        from stocktake.agent.loop import Journal
-        from stocktake.cli.refresh import exit_code_of
-        from stocktake.refresh.run import refresh
-
         result = refresh(session.parts, full=True)
         # After the pass, which has seen that this host is who it says it is.
         session.parts.ledger.heartbeat(session.settings.host, version=__version__)
         Journal().note_pass(result)
         return exit_code_of(result)
-    from stocktake.agent.health import Watch
-    from stocktake.agent.loop import Agent
-    from stocktake.cli.context import open_parts
-    from stocktake.settings import read_supervisor
-    from stocktake.telemetry import Telemetry
 
     if sys.__stderr__ is not None:
         # A watchdog ends a program that hangs with SIGABRT: where it hung is then in its log.
@@ -64,7 +56,7 @@ def agent_command(session: Session, *, once: bool) -> int:
     telemetry = Telemetry()
     watch = Watch(session.clock, telemetry, read_supervisor(), serve=True)
 
-    def opened() -> "Parts":
+    def opened() -> Parts:
         settings = session.read_settings()
         session.log_as_asked(settings.log.level, as_json=settings.log.json)
         watch.first(settings)

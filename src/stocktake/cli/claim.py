@@ -2,23 +2,25 @@
 `claim`, `keep` and `release`: promise room before a machine is built. Invariant: stdout has the uuid, and nothing else.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
-from stocktake.cli.completion import complete_node
-from stocktake.cli.flavors import flavor_of, flavor_options
-from stocktake.cli.options import Command
+from stocktake.accounting.fit.fit import Wanted
+from stocktake.claims import Claimed, Refused, Request
+from stocktake.claims.base import NEVER_S
+from stocktake.claims.best import claim_on
+from stocktake.cli.commands import Command
+from stocktake.cli.options import complete_node, flavor_of, flavor_options
+from stocktake.cli.run_command import run_under
+from stocktake.cli.screen import hint, screen_of, write, write_json
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput
+from stocktake.model.fitting import Limits
+from stocktake.views.finding import find_instance, find_node
+from stocktake.views.fitting import claimed_shown, wanted_of
 from stocktake.views.quantities import nearest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from stocktake.accounting.fit.fit import Wanted
-    from stocktake.claims import Claimed, Refused
-    from stocktake.model.fitting import Limits
 
 AUTO = "auto"
 _LIMITS = ("memory_mb", "vcpus", "pcpus", "disk_gb", "numa_cpu_ratio", "numa_ram_ratio")
@@ -26,7 +28,6 @@ _LIMITS = ("memory_mb", "vcpus", "pcpus", "disk_gb", "numa_cpu_ratio", "numa_ram
 
 @click.command(
     "claim",
-    short_help="Promise room for a machine, and build it under that promise.",
     cls=Command,
     example="""
     $ stocktake claim web-1 --node auto --vcpus 2 --memory 4G --disk 20G
@@ -88,10 +89,6 @@ def claim_command(
 
     Exit code 1, and every reason, if there is no room.
     """
-    from stocktake.claims import Request
-    from stocktake.views.fitting import wanted_of
-
-    session.command = "claim"
     flavor = flavor_of(**options)
     wanted = wanted_of(flavor, session.settings, volume_backed=volume_backed)
     request = Request(
@@ -100,13 +97,11 @@ def claim_command(
     )  # fmt: skip
     expires_s, most = seconds_of(expires), limits_of(limits)
 
-    def claim(node: str, limits: "Limits | None") -> "Claimed | Refused":
+    def claim(node: str, limits: Limits | None) -> Claimed | Refused:
         return session.claims.build(node, request, limits=limits, expires_s=expires_s)
 
     claimed = granted(session, node_name, wanted, most, claim)
     if command:
-        from stocktake.cli.run_command import run_under
-
         return run_under(session, claimed, command)
     tell(session, claimed, said=f"{name} on {claimed.instance.node}")
     return 0
@@ -115,28 +110,22 @@ def claim_command(
 def granted(
     session: Session,
     node_name: str,
-    wanted: "Wanted",
-    limits: "Limits | None",
-    claim: "Callable[[str, Limits | None], Claimed | Refused]",
-) -> "Claimed":
+    wanted: Wanted,
+    limits: Limits | None,
+    claim: Callable[[str, Limits | None], Claimed | Refused],
+) -> Claimed:
     """
     Claim on the node that was named, or on the best.
 
     Raises:
         ClaimRefused: there is no room; every reason, of every node that was asked.
     """
-    from stocktake.claims.best import claim_on
-    from stocktake.views.finding import find_node
-
     node = None if node_name == AUTO else find_node(session.ledger, node_name).uuid
     return claim_on(session.ledger, session.settings, node, wanted, limits=limits, claim=claim, now=session.clock.now())
 
 
-def tell(session: Session, claimed: "Claimed", *, said: str) -> None:
+def tell(session: Session, claimed: Claimed, *, said: str) -> None:
     """Print the uuid for a script, and for a person on stderr what was done."""
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.views.fitting import claimed_shown
-
     if session.json:
         write_json(session, claimed_shown(claimed))
         return
@@ -155,8 +144,6 @@ def seconds_of(text: str | None) -> float | None:
     Raises:
         InvalidInput: it is neither.
     """
-    from stocktake.claims.base import NEVER_S
-
     if text is None:
         return None
     if text == "never":
@@ -170,15 +157,13 @@ def seconds_of(text: str | None) -> float | None:
     return seconds
 
 
-def limits_of(pairs: "Sequence[str]") -> "Limits | None":
+def limits_of(pairs: Sequence[str]) -> Limits | None:
     """
     Read `KEY=NUMBER` pairs; None if there is none.
 
     Raises:
         InvalidInput: an unknown key, with the nearest, or no number.
     """
-    from stocktake.model.fitting import Limits
-
     most: dict[str, float] = {}
     for pair in pairs:
         key, _equals, text = pair.partition("=")
@@ -196,7 +181,6 @@ def limits_of(pairs: "Sequence[str]") -> "Limits | None":
 
 @click.command(
     "keep",
-    short_help="Settle a claim: its machine is there.",
     cls=Command,
     example="$ stocktake keep 2f1c0d9e-8a55-4c1e-9d8c-3f8f6f1f7a10",
 )
@@ -204,9 +188,6 @@ def limits_of(pairs: "Sequence[str]") -> "Limits | None":
 @click.pass_obj
 def keep_command(session: Session, uuid: str) -> int:
     """Settle the claim of a build or an unshelve: from now on it does not expire."""
-    from stocktake.views.finding import find_instance
-
-    session.command = "keep"
     done = session.claims.keep(find_instance(session.ledger, uuid).uuid)
     tell(session, done, said=f"{done.instance.name or uuid} is kept")
     return 0
@@ -214,7 +195,6 @@ def keep_command(session: Session, uuid: str) -> int:
 
 @click.command(
     "release",
-    short_help="Take a promise back.",
     cls=Command,
     example="$ stocktake release 2f1c0d9e-8a55-4c1e-9d8c-3f8f6f1f7a10",
 )
@@ -225,9 +205,6 @@ def release_command(session: Session, uuid: str) -> int:
 
     No guest is touched: one that still runs is an orphan from then on.
     """
-    from stocktake.views.finding import find_instance
-
-    session.command = "release"
     done = session.claims.release(find_instance(session.ledger, uuid).uuid)
     tell(session, done, said=f"{done.instance.name or uuid} is released")
     return 0

@@ -2,15 +2,17 @@
 `config`: the settings in force, and whether they can be used. Invariant: no secret is shown.
 """
 
-from typing import TYPE_CHECKING
-
 import click
 
-from stocktake.cli.options import Commands
+from stocktake.cli.commands import Commands
+from stocktake.cli.screen import Cell, Column, Row, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from stocktake.cli.tables import Row
+from stocktake.drivers.base import driver_names
+from stocktake.drivers.monitors import load_monitors
+from stocktake.errors import SettingsError
+from stocktake.model.value import encode
+from stocktake.placement.overrides import read_overrides
+from stocktake.settings import redacted
 
 
 @click.group(
@@ -33,11 +35,6 @@ def config_command() -> None:
 @click.pass_obj
 def show_command(session: Session, *, changed: bool) -> int:
     """Show every setting, its value and where that came from; passwords are hidden."""
-    from stocktake.cli.screen import screen_of, write, write_json
-    from stocktake.cli.tables import Cell, Column, write_table
-    from stocktake.settings import redacted
-
-    session.command = "config show"
     shown = [one for one in redacted(session.settings) if not changed or one.origin != "default"]
     if session.json:
         write_json(session, shown)
@@ -56,8 +53,6 @@ def show_command(session: Session, *, changed: bool) -> int:
 
 
 def _value(value: object, unit: str) -> str:
-    from stocktake.model.value import encode
-
     if value is None:
         return "unset"
     text = value if isinstance(value, str) else encode(value)
@@ -71,13 +66,6 @@ def check_command(session: Session) -> int:
 
     Everything that is wrong is said at once, with its file and line: exit code 2.
     """
-    from stocktake.cli.screen import screen_of, write, write_json
-    from stocktake.drivers.base import driver_names
-    from stocktake.drivers.monitors import load_monitors
-    from stocktake.errors import SettingsError
-    from stocktake.placement.overrides import read_overrides
-
-    session.command = "config check"
     settings = session.settings
     overrides = read_overrides(settings.provider_config_location)
     if settings.compute_driver not in ("auto", *driver_names()):

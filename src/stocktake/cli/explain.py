@@ -4,25 +4,24 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.completion import complete_node
-from stocktake.cli.options import Command
+from stocktake.cli.commands import Command
+from stocktake.cli.options import complete_node
+from stocktake.cli.screen import Cell, Column, Row, Screen, screen_of, write, write_json, write_prose, write_table
 from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from stocktake.cli.screen import Screen
-    from stocktake.model.books import ComputeNode, Entry
-    from stocktake.views.explain import Figure, FigurePart
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.cpuset import format_cpu_set
+from stocktake.model.value import plain
+from stocktake.views.explain import Figure, FigurePart, explained
+from stocktake.views.finding import find_node
 
 _SHORT_UUID = 8
 
 
 @click.command(
     "explain",
-    short_help="Say why a number is what it is, entry by entry.",
     cls=Command,
     example="""
     $ stocktake explain compute-7
@@ -42,12 +41,6 @@ def explain_command(session: Session, node_name: str, field: str | None) -> int:
     parts of that number and the arithmetic. A FIELD there is not lists those
     there are. Exit code 1 if the entries do not add up to the record.
     """
-    from stocktake.cli.screen import screen_of, write, write_json, write_prose
-    from stocktake.model.value import plain
-    from stocktake.views.explain import explained
-    from stocktake.views.finding import find_node
-
-    session.command = "explain"
     node = find_node(session.ledger, node_name)
     devices = session.ledger.devices([node.uuid])[node.uuid]
     answer = explained(node, session.ledger.entries(node.uuid), devices, field)
@@ -73,7 +66,7 @@ def explain_command(session: Session, node_name: str, field: str | None) -> int:
     return code
 
 
-def _listed(figures: "Sequence[Figure]") -> str:
+def _listed(figures: Sequence[Figure]) -> str:
     """Name the fields; cells and devices by their first."""
     known = [figure.field for figure in figures]
     plain = [name for name in known if "." not in name]
@@ -81,11 +74,11 @@ def _listed(figures: "Sequence[Figure]") -> str:
     return ", ".join([*plain, *(f"{name} …" for name in others if name)])
 
 
-def who(holders: "Sequence[Entry | FigurePart]") -> list[str]:
+def who(holders: Sequence[Entry | FigurePart]) -> list[str]:
     """Name the holders: kind and name; the beginning of the uuid where two have one name, all of it without one."""
     names = Counter((holder.kind, holder.name) for holder in holders)
 
-    def named(holder: "Entry | FigurePart") -> str:
+    def named(holder: Entry | FigurePart) -> str:
         if holder.kind == "reserved":
             return "reserved for the host"
         if not holder.name:
@@ -96,11 +89,8 @@ def who(holders: "Sequence[Entry | FigurePart]") -> list[str]:
     return [named(holder) for holder in holders]
 
 
-def _write_all(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entry]") -> None:
+def _write_all(screen: Screen, node: ComputeNode, entries: Sequence[Entry]) -> None:
     """Write everybody with what he takes, the sums, and what is left."""
-    from stocktake.cli.screen import write
-    from stocktake.cli.tables import Cell, Column, write_table
-
     write(screen, screen.paint(f"What is used of {node.hypervisor_hostname}, and by whom", bold=True))
     write(screen)
     columns = (
@@ -137,9 +127,7 @@ def _write_all(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entry]"
     write_table(screen, columns, rows)
 
 
-def _why(entry: "Entry") -> str:
-    from stocktake.model.cpuset import format_cpu_set
-
+def _why(entry: Entry) -> str:
     extra = [
         f"cell {take.cell}" + (f" CPUs {format_cpu_set(take.pinned_cpus)}" if take.pinned_cpus else "")
         for take in entry.cells
@@ -148,11 +136,8 @@ def _why(entry: "Entry") -> str:
     return f"{entry.why}; {', '.join(extra)}" if extra else entry.why
 
 
-def _write_one(screen: "Screen", figure: "Figure") -> None:
+def _write_one(screen: Screen, figure: Figure) -> None:
     """Write the parts of one number and how it is made of them."""
-    from stocktake.cli.screen import write
-    from stocktake.cli.tables import Cell, Column, Row, write_table
-
     recorded = f"{figure.recorded:,}" if isinstance(figure.recorded, int) else figure.recorded or "no"
     write(screen, screen.paint(f"{figure.field} = {recorded} {figure.whole_unit}", bold=True))
     if figure.parts:

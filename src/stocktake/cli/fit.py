@@ -5,21 +5,21 @@ answered.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from stocktake.cli.completion import complete_node
-from stocktake.cli.flavors import flavor_of, flavor_options
-from stocktake.cli.options import Command
+from stocktake.accounting.fit.placement import Placed
+from stocktake.claims.candidates import Candidate, Candidates, Refused, candidates
+from stocktake.cli.commands import Command
+from stocktake.cli.options import complete_node, flavor_of, flavor_options
+from stocktake.cli.screen import Cell, Column, Row, Screen, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from stocktake.accounting.fit.placement import Placed
-    from stocktake.claims.candidates import Candidate, Candidates, Refused
-    from stocktake.cli.screen import Screen
-    from stocktake.cli.tables import Row
-    from stocktake.model.fitting import NoRoom
+from stocktake.model.cpuset import format_cpu_set
+from stocktake.model.fitting import NoRoom
+from stocktake.views.finding import find_node
+from stocktake.views.fitting import answer_of, wanted_of
+from stocktake.views.quantities import count
 
 # Where a terminal is narrower, the numbers of a lack are in its text only.
 _WIDE_COLUMNS = 120
@@ -27,7 +27,6 @@ _WIDE_COLUMNS = 120
 
 @click.command(
     "fit",
-    short_help="Say where a machine would fit, the best node first, and why not elsewhere.",
     cls=Command,
     example="""
     $ stocktake fit --vcpus 4 --memory 8G --disk 40G
@@ -54,12 +53,6 @@ def fit_command(
     (settings: filter_scheduler); -v shows each one's part. Nothing is promised.
     Exit code 1 if the machine fits nowhere.
     """
-    from stocktake.claims.candidates import candidates
-    from stocktake.cli.screen import screen_of, write_json
-    from stocktake.views.finding import find_node
-    from stocktake.views.fitting import answer_of, wanted_of
-
-    session.command = "fit"
     wanted = wanted_of(flavor_of(**options), session.settings, volume_backed=volume_backed)
     nodes = {find_node(session.ledger, name).uuid for name in names} or None
     found = candidates(session.ledger, session.settings, wanted, now=session.clock.now(), nodes=nodes, pack=pack)
@@ -71,11 +64,8 @@ def fit_command(
     return code
 
 
-def write_candidates(session: Session, screen: "Screen", found: "Candidates") -> None:
+def write_candidates(session: Session, screen: Screen, found: Candidates) -> None:
     """Write the nodes that the machine fits, then the others."""
-    from stocktake.cli.screen import hint, write
-    from stocktake.views.quantities import count
-
     every = len(found.fitting) + len(found.refused)
     if not every:
         write(screen, f"The ledger {session.ledger.name} has no nodes yet.")
@@ -85,7 +75,7 @@ def write_candidates(session: Session, screen: "Screen", found: "Candidates") ->
         title = f"Fits {len(found.fitting):,} of {count(every, 'node')}; what would be left:"
         write(screen, screen.paint(title, bold=True))
         write_fitting(screen, found.fitting)
-        if session.louder:
+        if session.verbose:
             write(screen)
             write_parts(screen, found.fitting)
     if found.refused:
@@ -96,10 +86,8 @@ def write_candidates(session: Session, screen: "Screen", found: "Candidates") ->
         write_refused(screen, found.refused)
 
 
-def write_fitting(screen: "Screen", fitting: "Sequence[Candidate]") -> None:
+def write_fitting(screen: Screen, fitting: Sequence[Candidate]) -> None:
     """Write nodes with what would be left of them, and where on them the machine would be."""
-    from stocktake.cli.tables import Column, write_table
-
     apart = any(room.what == "PCPU" and room.total for one in fitting for room in one.rooms)
     places = [_place(one.placed) for one in fitting]
     rows: list[Row] = []
@@ -134,10 +122,8 @@ def write_fitting(screen: "Screen", fitting: "Sequence[Candidate]") -> None:
     write_table(screen, columns, rows)
 
 
-def write_parts(screen: "Screen", fitting: "Sequence[Candidate]") -> None:
+def write_parts(screen: Screen, fitting: Sequence[Candidate]) -> None:
     """Write what each weigher adds to each node's score; one that says nothing of any is left out."""
-    from stocktake.cli.tables import Column, write_table
-
     scores = [{part.weigher: part.score for part in one.weighed.parts} for one in fitting]
     telling = [name for name in scores[0] if any(parts[name] for parts in scores)]
     columns = (
@@ -156,10 +142,8 @@ def write_parts(screen: "Screen", fitting: "Sequence[Candidate]") -> None:
     write_table(screen, columns, rows)
 
 
-def _place(placed: "Placed") -> str:
+def _place(placed: Placed) -> str:
     """Say on which cells, CPUs and devices a machine would be."""
-    from stocktake.model.cpuset import format_cpu_set
-
     texts: list[str] = []
     for cell in placed.numa.cells if placed.numa else ():
         cpus = frozenset((cell.cpu_pinning or {}).values()) | (cell.cpuset_reserved or frozenset())
@@ -168,10 +152,8 @@ def _place(placed: "Placed") -> str:
     return ", ".join(texts)
 
 
-def write_refused(screen: "Screen", refused: "Sequence[Refused]") -> None:
+def write_refused(screen: Screen, refused: Sequence[Refused]) -> None:
     """Write nodes that the machine does not fit: a line for every reason, whose text has the numbers too."""
-    from stocktake.cli.tables import Cell, Column, write_table
-
     wide = screen.width is None or screen.width >= _WIDE_COLUMNS
     rows: list[Row] = [
         (
@@ -192,7 +174,7 @@ def write_refused(screen: "Screen", refused: "Sequence[Refused]") -> None:
     write_table(screen, columns, rows)
 
 
-def _numbers(reason: "NoRoom") -> "Row":
+def _numbers(reason: NoRoom) -> Row:
     """Write a reason's numbers; a trait and a state have none."""
     if reason.what.startswith(("trait.", "state.")):
         return "", "", ""

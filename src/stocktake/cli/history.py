@@ -2,22 +2,19 @@
 `history`: what a node had and promised over time. Invariant: the ledger is read, nobody else is asked.
 """
 
-from typing import TYPE_CHECKING
-
 import click
 
-from stocktake.cli.completion import complete_node
-from stocktake.cli.options import Command
+from stocktake.cli.commands import Command
+from stocktake.cli.options import complete_node
+from stocktake.cli.screen import Column, Row, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from stocktake.cli.tables import Row
-    from stocktake.model.history import Moment
+from stocktake.model.history import Moment
+from stocktake.views.finding import find_node
+from stocktake.views.quantities import moment, span_of
 
 
 @click.command(
     "history",
-    short_help="Show what a node promised over time.",
     cls=Command,
     example="""
     $ stocktake history compute-7
@@ -34,12 +31,6 @@ def history_command(session: Session, node_name: str, since: str) -> int:
     changed; it holds until the next one. What is older is kept by the hour, then
     by the day, then dropped: see the settings of the section history.
     """
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.cli.tables import Column, write_table
-    from stocktake.views.finding import find_node
-    from stocktake.views.quantities import span_of
-
-    session.command = "history"
     back = span_of(since, where="--since")
     node = find_node(session.ledger, node_name)
     found = session.ledger.history(node.uuid, since_s=back.total_seconds())
@@ -62,9 +53,7 @@ def history_command(session: Session, node_name: str, since: str) -> int:
     return 0
 
 
-def _row(one: "Moment") -> "Row":
-    from stocktake.views.quantities import moment
-
+def _row(one: Moment) -> Row:
     return (
         moment(one.at),
         f"{one.vcpus_used}/{one.vcpus}",

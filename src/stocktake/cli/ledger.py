@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from stocktake.cli.options import Commands
+from stocktake.cli.commands import Commands
+from stocktake.cli.screen import screen_of, write, write_json
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidData, InvalidInput
 
@@ -32,20 +33,17 @@ def ledger_command() -> None:
 @click.pass_obj
 def init_command(session: Session) -> int:
     """Make the ledger where database.connection says; one that is there is left alone."""
-    return _upgrade(session, "ledger init")
+    return _upgrade(session)
 
 
 @ledger_command.command("upgrade", example="$ stocktake ledger upgrade")
 @click.pass_obj
 def upgrade_command(session: Session) -> int:
     """Bring the ledger's schema to what this version of stocktake needs."""
-    return _upgrade(session, "ledger upgrade")
+    return _upgrade(session)
 
 
-def _upgrade(session: Session, command: str) -> int:
-    from stocktake.cli.screen import screen_of, write, write_json
-
-    session.command = command
+def _upgrade(session: Session) -> int:
     ledger = session.database
     ledger.upgrade()
     version = ledger.schema_version()
@@ -67,7 +65,6 @@ def export_command(session: Session, file: Path) -> int:
     The tables as they are at one moment; what `ledger import` reads. FILE is there
     whole or not at all.
     """
-    session.command = "ledger export"
     session.json_lines = str(file) == "-"
     if str(file) == "-":
         session.database.export(lambda line: click.echo(line.rstrip("\n")))
@@ -102,7 +99,6 @@ def import_command(session: Session, file: Path) -> int:
 
     All or nothing: a line that is not valid is named, and nothing is imported.
     """
-    session.command = "ledger import"
     number = session.database.import_(_lines(file))
     _say(session, {"file": str(file), "rows": number}, f"Imported {number:,} rows.")
     return 0
@@ -125,8 +121,6 @@ def _lines(file: Path) -> Iterator[str]:
 
 
 def _say(session: Session, data: dict[str, object], text: str) -> None:
-    from stocktake.cli.screen import screen_of, write, write_json
-
     if session.json:
         write_json(session, data)
     else:

@@ -47,12 +47,12 @@ class StderrHandler(logging.Handler):
             self.handleError(record)
 
 
-def wanted_level(setting: str, louder: int, *, quiet: bool) -> int:
+def wanted_level(setting: str, verbose: int, *, quiet: bool) -> int:
     """Give the level: --quiet and --verbose go above the setting."""
     if quiet:
         return logging.ERROR
-    if louder:
-        return logging.DEBUG if louder > 1 else logging.INFO
+    if verbose:
+        return logging.DEBUG if verbose > 1 else logging.INFO
     return _LEVELS[setting]
 
 

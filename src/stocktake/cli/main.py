@@ -5,15 +5,19 @@ The program `stocktake`. Invariant: every end has its exit code, and none is a t
 """
 
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from stocktake import __version__
-from stocktake.cli.options import Commands
+from stocktake.cli.commands import Commands
+from stocktake.cli.screen import write_json
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, StocktakeError, exit_code
 
@@ -23,31 +27,43 @@ _PIPE_BROKEN = 141
 # Nothing that is made while a program starts is garbage, and looking for some takes a sixth of a command's time.
 _COLLECT_AFTER = 100_000
 
-COMMANDS = {
-    "refresh": "stocktake.cli.refresh:refresh_command",
-    "agent": "stocktake.cli.agent:agent_command",
-    "nodes": "stocktake.cli.nodes:nodes_command",
-    "show": "stocktake.cli.show:show_command",
-    "watch": "stocktake.cli.watch.command:watch_command",
-    "explain": "stocktake.cli.explain:explain_command",
-    "history": "stocktake.cli.history:history_command",
-    "fit": "stocktake.cli.fit:fit_command",
-    "tally": "stocktake.cli.tally:tally_command",
-    "claim": "stocktake.cli.claim:claim_command",
-    "keep": "stocktake.cli.claim:keep_command",
-    "release": "stocktake.cli.claim:release_command",
-    "move": "stocktake.cli.move:move_command",
-    "instances": "stocktake.cli.promises:instances_command",
-    "migrations": "stocktake.cli.promises:migrations_command",
-    "orphans": "stocktake.cli.orphans:orphans_command",
-    "services": "stocktake.cli.services:services_command",
-    "serve": "stocktake.cli.serve:serve_command",
-    "token": "stocktake.cli.token:token_command",
-    "ledger": "stocktake.cli.ledger:ledger_command",
-    "config": "stocktake.cli.config:config_command",
-    "doctor": "stocktake.cli.doctor:doctor_command",
-    "completion": "stocktake.cli.completion:completion_command",
-}
+
+class Registered(NamedTuple):
+    """A command as `--help` lists it; in its module, it is the function `NAME_command`."""
+
+    name: str
+    group: str
+    text: str
+    module: str
+
+
+_STOCK, _BOOKS, _ROOM, _RUN = "Take stock", "Read the ledger", "Claim room", "Run the service"
+
+COMMANDS = (
+    Registered("refresh", _STOCK, "Take stock now, once.", "refresh"),
+    Registered("agent", _STOCK, "Take stock every minute, until stopped.", "agent"),
+    Registered("nodes", _BOOKS, "List all nodes: state, allocated and total, problems.", "nodes"),
+    Registered("show", _BOOKS, "Show everything about one node.", "show"),
+    Registered("watch", _BOOKS, "Watch all nodes live: bars, changes, problems.", "watch.command"),
+    Registered("explain", _BOOKS, "Say why a number is what it is, entry by entry.", "explain"),
+    Registered("history", _BOOKS, "Show how full a node was over time.", "history"),
+    Registered("instances", _BOOKS, "List the instances; delete one's record.", "instances"),
+    Registered("migrations", _BOOKS, "List the migrations that take room on two nodes.", "instances"),
+    Registered("orphans", _BOOKS, "List guests without an instance; adopt them.", "orphans"),
+    Registered("services", _BOOKS, "List the agents; enable and disable them.", "services"),
+    Registered("fit", _ROOM, "List the nodes that a machine fits, best first, and why not the others.", "fit"),
+    Registered("claim", _ROOM, "Claim room for a machine, and build it under that claim.", "claim"),
+    Registered("keep", _ROOM, "Settle a claim: its machine is there.", "claim"),
+    Registered("release", _ROOM, "Give a claim or an instance's room back.", "claim"),
+    Registered("move", _ROOM, "Move a machine: room on both sides until it is settled.", "move"),
+    Registered("serve", _RUN, "Serve the fleet: API and pages.", "serve"),
+    Registered("token", _RUN, "Make, list and revoke tokens for the server.", "token"),
+    Registered("ledger", _RUN, "Make, upgrade, export and import the ledger.", "ledger"),
+    Registered("config", _RUN, "Show and check the settings.", "config"),
+    Registered("doctor", _RUN, "Check everything this host needs, and say what to do.", "doctor"),
+    Registered("tally", _RUN, "Tally nodes described in a file, without ledger or hypervisor.", "tally"),
+    Registered("completion", _RUN, "Print the script that makes a shell complete.", "completion"),
+)
 
 WELCOME = """\
 stocktake keeps the books of compute hosts: what they have, what is promised, what is left.
@@ -68,7 +84,39 @@ class _PipeBroken(Exception):
 
 
 class Program(Commands):
-    """The group of all commands; the one place where an error becomes an exit code."""
+    """The group of all commands: imports one when it runs; the one place where an error becomes an exit code."""
+
+    all_options_shown = True
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands of the table."""
+        del ctx
+        return [command.name for command in COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        del ctx
+        for command in COMMANDS:
+            if command.name == cmd_name:
+                module = importlib.import_module(f"stocktake.cli.{command.module}")
+                found = getattr(module, f"{cmd_name}_command")
+                assert isinstance(found, click.Command)
+                return found
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table, group by group; nothing is imported for it."""
+        del ctx
+        wide = max(len(command.name) for command in COMMANDS)
+        for group, commands in groupby(COMMANDS, key=lambda command: command.group):
+            with formatter.section(group):
+                formatter.write_dl([(f"{command.name:{wide}}", command.text) for command in commands])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name from the table."""
+        named = [command for command in COMMANDS if command.name.startswith(incomplete)]
+        items = [CompletionItem(command.name, help=command.text) for command in named]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -113,8 +161,6 @@ def _told(session: Session, error: StocktakeError) -> int:
     """Say on one line what failed; for programs on stdout too."""
     code = exit_code(error)
     if session.json and not session.json_lines:
-        from stocktake.cli.screen import write_json
-
         write_json(session, None, exit_code=code, error=error)
     click.echo(f"stocktake: {' '.join(str(error).split())}", err=True)
     return code
@@ -122,8 +168,6 @@ def _told(session: Session, error: StocktakeError) -> int:
 
 def _usage_error(session: Session, error: click.ClickException) -> int:
     if session.json and not session.json_lines:
-        from stocktake.cli.screen import write_json
-
         write_json(session, None, exit_code=error.exit_code, error=InvalidInput(error.format_message()))
     error.show()
     return error.exit_code
@@ -137,8 +181,6 @@ def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> 
 
 @click.group(
     cls=Program,
-    lazy=COMMANDS,
-    top=True,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     example="$ stocktake refresh\n$ stocktake explain $(hostname) memory_mb_used",

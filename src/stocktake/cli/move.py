@@ -3,21 +3,20 @@
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from stocktake.accounting.lifecycle import MoveKind
+from stocktake.claims import Claimed, Refused
 from stocktake.cli.claim import granted, seconds_of, tell
-from stocktake.cli.completion import complete_node
-from stocktake.cli.flavors import flavor_of, flavor_options
-from stocktake.cli.options import Commands
+from stocktake.cli.commands import Commands
+from stocktake.cli.options import complete_node, flavor_of, flavor_options
 from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from stocktake.accounting.lifecycle import MoveKind
-    from stocktake.claims import Claimed, Refused
-    from stocktake.model.fitting import Limits
-    from stocktake.model.workload import Flavor
+from stocktake.model.fitting import Limits
+from stocktake.model.workload import Flavor
+from stocktake.views.finding import find_instance
+from stocktake.views.fitting import wanted_of
 
 _NODE = click.option(
     "--node", "node_name", required=True, metavar="NODE|auto", help="Where to.", shell_complete=complete_node
@@ -29,7 +28,6 @@ _EXPIRES = click.option(
 
 @click.group(
     "move",
-    short_help="Move a machine: room on both sides until it is settled.",
     cls=Commands,
     example="""
     $ stocktake move resize UUID --node kvm-02 --vcpus 8 --memory 16G
@@ -58,7 +56,6 @@ def resize_command(
 ) -> int:
     """Claim room for the machine UUID with another flavor, on another node or its own."""
     del volume_backed  # The machine's own; a resize does not change it.
-    session.command = "move resize"
     return _begin(session, uuid, "resize", node_name, expires, flavor=flavor_of(**options))
 
 
@@ -69,7 +66,6 @@ def resize_command(
 @click.pass_obj
 def migrate_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
     """Claim room for a cold migration of the machine UUID."""
-    session.command = "move migrate"
     return _begin(session, uuid, "migration", node_name, expires)
 
 
@@ -80,7 +76,6 @@ def migrate_command(session: Session, uuid: str, node_name: str, expires: str | 
 @click.pass_obj
 def live_migrate_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
     """Claim room for a live migration of the machine UUID."""
-    session.command = "move live-migrate"
     return _begin(session, uuid, "live-migration", node_name, expires)
 
 
@@ -92,7 +87,6 @@ def live_migrate_command(session: Session, uuid: str, node_name: str, expires: s
 @click.pass_obj
 def evacuate_command(session: Session, uuid: str, node_name: str, expires: str | None, *, force: bool) -> int:
     """Claim room to build the machine UUID again, because its host is down."""
-    session.command = "move evacuate"
     return _begin(session, uuid, "evacuation", node_name, expires, force=force)
 
 
@@ -103,13 +97,10 @@ def evacuate_command(session: Session, uuid: str, node_name: str, expires: str |
 @click.pass_obj
 def unshelve_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
     """Claim room for the machine UUID, which was shelved and offloaded; `stocktake keep` settles it."""
-    session.command = "move unshelve"
-    from stocktake.views.finding import find_instance
-    from stocktake.views.fitting import wanted_of
 
     instance, expires_s = find_instance(session.ledger, uuid), seconds_of(expires)
 
-    def claim(node: str, limits: "Limits | None") -> "Claimed | Refused":
+    def claim(node: str, limits: Limits | None) -> Claimed | Refused:
         return session.claims.unshelve(instance.uuid, node, limits=limits, expires_s=expires_s)
 
     wanted = wanted_of(instance.flavor, session.settings, volume_backed=instance.volume_backed)
@@ -121,20 +112,17 @@ def unshelve_command(session: Session, uuid: str, node_name: str, expires: str |
 def _begin(
     session: Session,
     uuid: str,
-    kind: "MoveKind",
+    kind: MoveKind,
     node_name: str,
     expires: str | None,
     *,
-    flavor: "Flavor | None" = None,
+    flavor: Flavor | None = None,
     force: bool = False,
 ) -> int:
-    from stocktake.views.finding import find_instance
-    from stocktake.views.fitting import wanted_of
-
     instance, expires_s = find_instance(session.ledger, uuid), seconds_of(expires)
     wanted = wanted_of(flavor or instance.flavor, session.settings, volume_backed=instance.volume_backed)
 
-    def claim(node: str, limits: "Limits | None") -> "Claimed | Refused":
+    def claim(node: str, limits: Limits | None) -> Claimed | Refused:
         return session.claims.move(
             instance.uuid, kind, node, flavor=flavor, limits=limits, expires_s=expires_s, force=force
         )
@@ -152,8 +140,6 @@ def _step(name: str, text: str, said: str) -> None:
     @click.argument("uuid")
     @click.pass_obj
     def step_command(session: Session, uuid: str) -> int:
-        session.command = f"move {name}"
-        from stocktake.views.finding import find_instance
 
         instance = find_instance(session.ledger, uuid)
         step: Callable[[str], Claimed] = getattr(session.claims, name)

@@ -3,32 +3,38 @@
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.choosing import choice_options
-from stocktake.cli.options import Command, confirm
+from stocktake.cli.commands import Command, confirm
+from stocktake.cli.options import choice_options
+from stocktake.cli.screen import (
+    COLOURS,
+    Cell,
+    Column,
+    Row,
+    Screen,
+    clean,
+    hint,
+    screen_of,
+    write,
+    write_json,
+    write_prose,
+    write_table,
+)
 from stocktake.cli.session import Session
 from stocktake.errors import NotFound
+from stocktake.model.books import ComputeNode
+from stocktake.model.workload import Service
 from stocktake.views.choosing import Choice, Line, counted
-from stocktake.views.nodes import called, machine
-from stocktake.views.quantities import count, nearest
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from stocktake.cli.screen import Screen
-    from stocktake.cli.tables import Row
-    from stocktake.model.books import ComputeNode
-    from stocktake.model.workload import Service
-    from stocktake.views.nodes import State
+from stocktake.views.nodes import State, called, machine, states_of, summary_of
+from stocktake.views.quantities import count, gib, nearest, since
 
 
 @click.command(
     "nodes",
-    short_help="List all nodes: state, used, total, problems.",
     cls=Command,
     example="""
     $ stocktake nodes
@@ -62,13 +68,10 @@ def nodes_command(
     --state takes these words too. The sums are of all nodes that match, also
     where --limit shows fewer.
     """
-    session.command = "nodes"
     if doomed is not None:
         return _delete(session, doomed, force=force, yes=yes)
     if force or yes:
         raise click.UsageError("--force and --yes go with --delete NODE.")
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.views.nodes import states_of, summary_of
 
     now = session.clock.now()
     nodes = session.ledger.nodes(host=host)
@@ -97,11 +100,11 @@ def nodes_command(
 
 def write_nodes(
     session: Session,
-    screen: "Screen",
-    lines: "Sequence[Line]",
-    now: "datetime",
+    screen: Screen,
+    lines: Sequence[Line],
+    now: datetime,
     *,
-    matching: "Sequence[Line] | None" = None,
+    matching: Sequence[Line] | None = None,
 ) -> None:
     """
     Write the table, its sums, and why nodes are not up.
@@ -109,9 +112,6 @@ def write_nodes(
     Args:
         matching: of whom the sums are, if that is more than what is shown.
     """
-    from stocktake.cli.screen import clean, hint, write_prose
-    from stocktake.cli.tables import Column, write_table
-
     matching = matching or lines
     metal = any(machine(node) for node, _, _ in lines)
     renamed = any(called(node) != node.hypervisor_hostname for node, _, _ in lines)
@@ -140,13 +140,7 @@ def write_nodes(
         hint(session, f"({left_out} more columns in a wider terminal, or with --json)")
 
 
-def _row(
-    node: "ComputeNode", service: "Service | None", state: "State", now: "datetime", *, metal: bool, renamed: bool
-) -> "Row":
-    from stocktake.cli.screen import COLOURS
-    from stocktake.cli.tables import Cell
-    from stocktake.views.quantities import gib, since
-
+def _row(node: ComputeNode, service: Service | None, state: State, now: datetime, *, metal: bool, renamed: bool) -> Row:
     status = "disabled" if service is not None and service.disabled else "enabled"
     worst = "red" if any(problem.severity == "error" for problem in node.problems) else "yellow"
     return (
@@ -165,10 +159,7 @@ def _row(
     )
 
 
-def _sums(lines: "Sequence[Line]", matching: "Sequence[Line]", *, metal: bool, renamed: bool) -> "Row":
-    from stocktake.cli.tables import Cell
-    from stocktake.views.quantities import gib
-
+def _sums(lines: Sequence[Line], matching: Sequence[Line], *, metal: bool, renamed: bool) -> Row:
     nodes = [node for node, _, _ in matching]
     shown = f"{len(lines):,} of " if len(lines) < len(matching) else ""
 
@@ -192,7 +183,7 @@ def _sums(lines: "Sequence[Line]", matching: "Sequence[Line]", *, metal: bool, r
     return [Cell(text, "bold") for text in texts]
 
 
-def _states(lines: "Sequence[Line]") -> list[str]:
+def _states(lines: Sequence[Line]) -> list[str]:
     """Count the states, where there are several, and what machines do."""
     told = [
         counted(state.word for _, _, state in lines),
@@ -201,7 +192,7 @@ def _states(lines: "Sequence[Line]") -> list[str]:
     return [text for text in told if "," in text]
 
 
-def _reasons(lines: "Sequence[Line]") -> list[str]:
+def _reasons(lines: Sequence[Line]) -> list[str]:
     """Say why nodes are not up: each reason once, however many nodes have it."""
     shown_max = 5
     nodes_of: dict[str, list[str]] = {}
@@ -222,7 +213,6 @@ def _reasons(lines: "Sequence[Line]") -> list[str]:
 
 def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
-    from stocktake.cli.screen import screen_of, write, write_json
     from stocktake.refresh.node_removal import check_removable, remove
     from stocktake.report.notifications import open_bus
     from stocktake.settings import front_of

@@ -5,26 +5,27 @@ asked for.
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.options import Commands
+from stocktake.accounting.instances import counts
+from stocktake.accounting.orphans import adopted
+from stocktake.cli.commands import Commands, confirm
+from stocktake.cli.refresh import exit_code_of
+from stocktake.cli.screen import Cell, Column, Row, Screen, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, NotFound
-from stocktake.views.quantities import nearest
-
-if TYPE_CHECKING:
-    from stocktake.cli.tables import Row
-    from stocktake.model.hypervisor import Guest
-    from stocktake.model.workload import Instance
-    from stocktake.refresh.context import Parts
-    from stocktake.views.problems import Stranger
+from stocktake.model.hypervisor import Guest, Survey
+from stocktake.model.workload import Instance
+from stocktake.refresh.context import Parts
+from stocktake.refresh.run import refresh
+from stocktake.views.finding import find_node
+from stocktake.views.problems import Stranger, strangers_of
+from stocktake.views.quantities import gib, nearest
 
 
 @click.group(
     "orphans",
-    short_help="List guests that nobody promised; adopt them.",
     cls=Commands,
     invoke_without_command=True,
     example="""
@@ -44,10 +45,8 @@ def orphans_command(context: click.Context, node_name: str | None) -> int:
     """
     if context.invoked_subcommand is not None:
         return 0
-    from stocktake.cli.screen import screen_of, write_json
 
     session = context.ensure_object(Session)
-    session.command = "orphans"
     found = _found(session, node_name)
     code = 1 if found else 0
     if session.json:
@@ -57,20 +56,13 @@ def orphans_command(context: click.Context, node_name: str | None) -> int:
     return code
 
 
-def _found(session: Session, node_name: str | None) -> "tuple[Stranger, ...]":
-    from stocktake.views.finding import find_node
-    from stocktake.views.problems import strangers_of
-
+def _found(session: Session, node_name: str | None) -> tuple[Stranger, ...]:
     ledger = session.ledger
     nodes = ledger.nodes() if node_name is None else (find_node(ledger, node_name),)
     return strangers_of(nodes, ledger.unmanaged([node.uuid for node in nodes]))
 
 
-def _write(session: Session, screen: "object", found: "Sequence[Stranger]") -> None:
-    from stocktake.cli.screen import Screen, hint, write
-    from stocktake.cli.tables import Cell, Column, write_table
-    from stocktake.views.quantities import gib
-
+def _write(session: Session, screen: object, found: Sequence[Stranger]) -> None:
     assert isinstance(screen, Screen)
     if not found:
         write(screen, "No orphans: everything that runs was promised.")
@@ -122,19 +114,13 @@ def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything
     where the guests are. A misplaced guest is not adopted: the ledger has it
     elsewhere, and one of the two is wrong. A refresh follows.
     """
-    session.command = "orphans adopt"
     if bool(guests_named) == everything:
         raise click.UsageError("Name the guests by uuid or name, or give --all.")
-    from stocktake.cli.refresh import exit_code_of
-    from stocktake.cli.screen import screen_of, write, write_json
-    from stocktake.refresh.run import refresh
 
     parts = session.parts
     guests = _guests(parts)
     chosen = _chosen(guests, _orphans(parts, guests), guests_named)
     if everything and chosen and not yes and sys.stdin.isatty():
-        from stocktake.cli.options import confirm
-
         confirm(f"Make instances of {len(chosen)} guests?")
     # A pass before: it stops where this host is not who the ledger says it is, and then nothing is written.
     result = refresh(parts)
@@ -155,21 +141,17 @@ def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything
     return code
 
 
-def _instance(parts: "Parts", node: str, guest: "Guest") -> "Instance":
-    from stocktake.accounting.orphans import adopted
-
+def _instance(parts: Parts, node: str, guest: Guest) -> Instance:
     return adopted(guest, host=parts.rules.host, node=node, now=parts.clock.now())
 
 
-def _guests(parts: "Parts") -> dict[str, tuple[str, "Guest"]]:
+def _guests(parts: Parts) -> dict[str, tuple[str, Guest]]:
     """
     Ask the driver for all guests of this host, by uuid.
 
     Raises:
         DriverUnreachable, DriverError: of any node; adopting from a part of the truth would be a guess.
     """
-    from stocktake.model.hypervisor import Survey
-
     names = parts.limit.call(parts.driver.node_names)
     guests: dict[str, tuple[str, Guest]] = {}
     for node, survey in parts.limit.call(lambda: parts.driver.survey(names)).items():
@@ -182,10 +164,8 @@ def _guests(parts: "Parts") -> dict[str, tuple[str, "Guest"]]:
     return guests
 
 
-def _orphans(parts: "Parts", guests: dict[str, tuple[str, "Guest"]]) -> dict[str, str]:
+def _orphans(parts: Parts, guests: dict[str, tuple[str, Guest]]) -> dict[str, str]:
     """Say of every guest why it can't be adopted; empty if it can."""
-    from stocktake.accounting.instances import counts
-
     nodes: dict[str, frozenset[str]] = {}
     for uuid, (node, _) in guests.items():
         nodes[node] = nodes.get(node, frozenset()) | {uuid}
@@ -205,8 +185,8 @@ def _orphans(parts: "Parts", guests: dict[str, tuple[str, "Guest"]]) -> dict[str
 
 
 def _chosen(
-    guests: dict[str, tuple[str, "Guest"]], reasons: dict[str, str], named: Sequence[str]
-) -> list[tuple[str, "Guest"]]:
+    guests: dict[str, tuple[str, Guest]], reasons: dict[str, str], named: Sequence[str]
+) -> list[tuple[str, Guest]]:
     """
     Pick the guests to adopt: those named, or all that run.
 
@@ -222,7 +202,7 @@ def _chosen(
     return [guests[uuid] for uuid in dict.fromkeys(uuids)]
 
 
-def _uuid(name: str, guests: dict[str, tuple[str, "Guest"]], reasons: dict[str, str]) -> str:
+def _uuid(name: str, guests: dict[str, tuple[str, Guest]], reasons: dict[str, str]) -> str:
     if name in guests:
         return name
     alike = [uuid for uuid, (_, guest) in guests.items() if guest.name == name]

@@ -2,21 +2,28 @@
 `refresh`: take stock once, now. Invariant: it says what changed, and its exit code says whether all is well.
 """
 
+import signal
+import sys
 from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import click
 
-from stocktake.cli.options import Command
-from stocktake.cli.progress import INTERRUPTED, progress_of
+from stocktake.cli.commands import Command
+from stocktake.cli.nodes import write_nodes
+from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
 from stocktake.cli.session import Session
+from stocktake.clock import Clock
 from stocktake.errors import StocktakeError
+from stocktake.model.books import ComputeNode
+from stocktake.model.value import plain
+from stocktake.refresh.context import Pass
+from stocktake.refresh.run import refresh
+from stocktake.views.nodes import called, machine, states_of
 from stocktake.views.quantities import count
-
-if TYPE_CHECKING:
-    from stocktake.model.books import ComputeNode
-    from stocktake.refresh.context import Pass
 
 # A fleet's first refresh must not scroll everything else away.
 _LINES_MAX = 20
@@ -39,7 +46,6 @@ _TOLD = (
 
 @click.command(
     "refresh",
-    short_help="Take stock now, once.",
     cls=Command,
     example="""
     $ stocktake refresh
@@ -57,11 +63,6 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     makes the ledger. Exit code 1 if a node carries an error or should have gone
     and was kept, 3 if something could not be reached.
     """
-    from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
-    from stocktake.refresh.run import refresh
-    from stocktake.views.nodes import called, states_of
-
-    session.command = "refresh"
     parts = session.parts
     before = {node.hypervisor_hostname: node for node in parts.ledger.nodes(host=parts.rules.host)}
     only = next((name for name, node in before.items() if called(node) == only), only)
@@ -71,7 +72,6 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     if session.json:
         write_json(session, _plain(result, before), exit_code=code)
         return code
-    from stocktake.cli.nodes import write_nodes
 
     screen = screen_of(session)
     names = sorted({*result.nodes, *result.failed}, key=lambda name: _called(name, result, before))
@@ -104,7 +104,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     return code
 
 
-def exit_code_of(result: "Pass") -> int:
+def exit_code_of(result: Pass) -> int:
     """Give 3 if a part could not be reached, 1 if a node carries an error or was kept, else 0."""
     if not result.fine:
         return 3
@@ -112,10 +112,8 @@ def exit_code_of(result: "Pass") -> int:
     return 1 if errors or result.kept else 0
 
 
-def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, list[object]]:
+def _changes(name: str, result: Pass, before: Mapping[str, ComputeNode]) -> dict[str, list[object]]:
     """List what changed of a node: field to before and after."""
-    from stocktake.views.nodes import machine
-
     old, new = before.get(name), result.nodes.get(name)
     if old is None or new is None:
         return {}
@@ -131,14 +129,12 @@ def _changes(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> 
     return changes
 
 
-def _called(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> str:
-    from stocktake.views.nodes import called
-
+def _called(name: str, result: Pass, before: Mapping[str, ComputeNode]) -> str:
     node = result.nodes.get(name) or before.get(name)
     return called(node) if node is not None else name
 
 
-def _others(result: "Pass", before: "Mapping[str, ComputeNode]") -> list[tuple[str, str]]:
+def _others(result: Pass, before: Mapping[str, ComputeNode]) -> list[tuple[str, str]]:
     """Say what became of nodes that are not ours any more, or are only now; and of guests."""
     told = [
         (f"{_called(name, result, before)}: deleted, the driver no longer reports it", "") for name in result.deleted
@@ -153,7 +149,7 @@ def _others(result: "Pass", before: "Mapping[str, ComputeNode]") -> list[tuple[s
     return told
 
 
-def _told(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> tuple[str, str]:
+def _told(name: str, result: Pass, before: Mapping[str, ComputeNode]) -> tuple[str, str]:
     """Say in a line what became of a node, and in which colour."""
     who = _called(name, result, before)
     if name in result.failed:
@@ -169,7 +165,7 @@ def _told(name: str, result: "Pass", before: "Mapping[str, ComputeNode]") -> tup
     return f"{who}: {told or 'changed, no figure did'}", ""
 
 
-def _summary(result: "Pass", driver: str) -> str:
+def _summary(result: Pass, driver: str) -> str:
     steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result.seconds.items() if seconds >= 0.005)
     total = sum(result.seconds.values())
     changed = f"{len(result.changed)} changed" if result.changed else "nothing changed"
@@ -179,9 +175,7 @@ def _summary(result: "Pass", driver: str) -> str:
     )
 
 
-def _plain(result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, object]:
-    from stocktake.model.value import plain
-
+def _plain(result: Pass, before: Mapping[str, ComputeNode]) -> dict[str, object]:
     def errors(found: Mapping[str, StocktakeError]) -> dict[str, object]:
         return {
             name: {"code": error.code, "what": error.what, "where": error.where, "remedy": error.remedy}
@@ -204,3 +198,71 @@ def _plain(result: "Pass", before: "Mapping[str, ComputeNode]") -> dict[str, obj
         "placement_writes": result.writes,
         "seconds": result.seconds,
     }
+
+
+# What a shell reports for a program that Ctrl-C ended.
+INTERRUPTED = 130
+# Who waits for less than this wants no bar.
+PATIENCE_S = 1.0
+_STEP_S = 0.1
+
+
+class Progress:
+    """
+    A bar on stderr.
+
+    Attributes:
+        done, total: how many nodes Placement was told of, and of how many it is to be told.
+        interrupted: somebody pressed Ctrl-C: the pass is to end after the node at hand.
+    """
+
+    def __init__(self, clock: Clock, *, quiet: bool) -> None:
+        self._clock = clock
+        self._shown = sys.stderr.isatty() and not quiet
+        self._bar: Any = None
+        self._begun_s = clock.monotonic_s()
+        self._drawn_s = 0.0
+        self.done = self.total = 0
+        self.interrupted = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note how far the pass is."""
+        self.done, self.total = done, total
+        now_s = self._clock.monotonic_s()
+        if not self._shown or now_s - self._begun_s < PATIENCE_S or now_s - self._drawn_s < _STEP_S:
+            return
+        self._drawn_s = now_s
+        if self._bar is None:
+            label = "Telling Placement (Ctrl-C ends it, the next refresh goes on)"
+            self._bar = click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True, width=20)
+            self._bar.__enter__()
+        self._bar.update(done - self._bar.pos)
+
+    def stop(self) -> bool:
+        """Say whether the pass is to end."""
+        return self.interrupted
+
+    def close(self) -> None:
+        """Take the bar away from the line below it."""
+        if self._bar is not None:
+            self._bar.update(self.done - self._bar.pos)
+            self._bar.render_finish()
+            self._bar = None
+
+
+@contextmanager
+def progress_of(clock: Clock, *, quiet: bool) -> Iterator[Progress]:
+    """Show progress, and let the first Ctrl-C end the pass between two nodes; a second one ends the program."""
+    progress = Progress(clock, quiet=quiet)
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if progress.interrupted:
+            raise KeyboardInterrupt
+        progress.interrupted = True
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield progress
+    finally:
+        signal.signal(signal.SIGINT, before)
+        progress.close()

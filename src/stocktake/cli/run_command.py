@@ -8,30 +8,26 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import click
 
+from stocktake.claims import Claimed
+from stocktake.claims.pending import renewed
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, StocktakeError
-
-if TYPE_CHECKING:
-    from stocktake.claims import Claimed
 
 # What a shell says of a command that a signal ended.
 _BY_SIGNAL = 128
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run_under(session: Session, claimed: "Claimed", command: Sequence[str]) -> int:
+def run_under(session: Session, claimed: Claimed, command: Sequence[str]) -> int:
     """
     Run a command under a claim, and give its exit code; the claim is renewed for as long as it runs.
 
     Raises:
         InvalidInput: there is no such command; the claim was given back.
     """
-    from stocktake.claims.pending import renewed
-
     instance = claimed.instance
     names = {"uuid": instance.uuid, "name": instance.name or instance.uuid, "node": instance.node or ""}
     kept = False
@@ -74,7 +70,7 @@ class _Started:
         self._child: subprocess.Popen[bytes] | None = None
         self._missed: list[int] = []
 
-    def runs(self, child: "subprocess.Popen[bytes]") -> None:
+    def runs(self, child: subprocess.Popen[bytes]) -> None:
         """Know the process."""
         self._child = child
         for number in self._missed:
@@ -89,7 +85,7 @@ class _Started:
 
 
 @contextmanager
-def _passing_on() -> "Iterator[_Started]":
+def _passing_on() -> Iterator[_Started]:
     """
     Pass signals on to the command: it decides how it ends, and its end decides what becomes of the claim.
 

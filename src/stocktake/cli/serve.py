@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.options import Command
+from stocktake.cli.commands import Command
 from stocktake.cli.session import Session
 from stocktake.errors import SettingsError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 @click.command(
     "serve",
-    short_help="Serve the fleet: API and pages.",
     cls=Command,
     example="""
     $ stocktake serve
@@ -36,7 +35,6 @@ def serve_command(session: Session) -> int:
     Any number of copies may run on one ledger. SIGTERM and Ctrl-C end it once
     what is at hand is done; SIGHUP reads the certificate again.
     """
-    session.command = "serve"
     session.service = True
     gc.set_threshold(*session.collector)
     try:

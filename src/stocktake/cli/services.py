@@ -3,23 +3,21 @@
 new.
 """
 
-from typing import TYPE_CHECKING
+from datetime import datetime
 
 import click
 
-from stocktake.cli.options import Commands
+from stocktake.cli.commands import Commands
+from stocktake.cli.screen import COLOURS, Cell, Column, Row, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from stocktake.cli.tables import Row
-    from stocktake.model.workload import Service
+from stocktake.model.workload import Service
+from stocktake.views.finding import find_service
+from stocktake.views.nodes import service_shown, service_word
+from stocktake.views.quantities import since
 
 
 @click.group(
     "services",
-    short_help="List the agents; enable and disable them.",
     cls=Commands,
     invoke_without_command=True,
     example="""
@@ -38,16 +36,11 @@ def services_command(context: click.Context) -> int:
     """
     if context.invoked_subcommand is not None:
         return 0
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.cli.tables import Column, write_table
 
     session = context.ensure_object(Session)
-    session.command = "services"
     services = sorted(session.ledger.services(), key=lambda service: service.host)
     now, down_time_s = session.clock.now(), session.settings.service_down_time
     if session.json:
-        from stocktake.views.nodes import service_shown
-
         write_json(session, [service_shown(service, now, down_time_s) for service in services])
         return 0
     screen = screen_of(session)
@@ -67,12 +60,7 @@ def services_command(context: click.Context) -> int:
     return 0
 
 
-def _row(service: "Service", now: "datetime", down_time_s: float) -> "Row":
-    from stocktake.cli.screen import COLOURS
-    from stocktake.cli.tables import Cell
-    from stocktake.views.nodes import service_word
-    from stocktake.views.quantities import since
-
+def _row(service: Service, now: datetime, down_time_s: float) -> Row:
     word = service_word(service, now, down_time_s)
     return (
         service.host,
@@ -89,7 +77,6 @@ def _row(service: "Service", now: "datetime", down_time_s: float) -> "Row":
 @click.pass_obj
 def enable_command(session: Session, host: str) -> int:
     """Let the scheduler send HOST new instances again."""
-    session.command = "services enable"
     return _set(session, host, disabled=False, reason=None)
 
 
@@ -103,14 +90,10 @@ def disable_command(session: Session, host: str, reason: str) -> int:
     Placement learns of it (trait COMPUTE_STATUS_DISABLED) with the agent's next
     pass.
     """
-    session.command = "services disable"
     return _set(session, host, disabled=True, reason=reason)
 
 
 def _set(session: Session, host: str, *, disabled: bool, reason: str | None) -> int:
-    from stocktake.cli.screen import screen_of, write, write_json
-    from stocktake.views.finding import find_service
-
     find_service(session.ledger, host)
     session.ledger.set_service(host, disabled=disabled, reason=reason)
     if session.json:

@@ -1,7 +1,8 @@
 """
-What the person asked of every command, and what was opened to answer. Invariant: nothing is opened before it is needed.
+What was asked of every command, and what is opened to answer. Invariant: nothing is opened before it is needed.
 
-A command that only reads the ledger opens nothing else.
+A command that only reads the ledger opens nothing else, and imports nothing else: the imports of what is opened stand
+in the functions that open it, because a database's or a scheduler's libraries take longer than most commands.
 """
 
 import gc
@@ -9,8 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stocktake.cli.logs import log_to_stderr, wanted_level
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
 from stocktake.errors import SettingsError
+from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from stocktake.claims import AnyClaims, Claims
@@ -27,7 +30,7 @@ class Session:
 
     Attributes:
         flags: settings given by --set, above the file and the environment.
-        louder: how many times --verbose was given.
+        verbose: how many times --verbose was given.
         command: the command's full name, for its JSON.
         json_lines: it writes JSON lines, which an error must not be mixed into.
         collector: how often Python looks for garbage unless told otherwise.
@@ -41,7 +44,7 @@ class Session:
         self.state_path: Path | None = None
         self.flags: dict[str, str] = {}
         self.json = False
-        self.louder = 0
+        self.verbose = 0
         self.quiet = False
         self.log_json = False
         self.no_color = False
@@ -83,9 +86,7 @@ class Session:
 
     def log_as_asked(self, level: str = "warning", *, as_json: bool = False) -> None:
         """Set up the log, which a person at a terminal wants quieter than a service does."""
-        from stocktake.cli.logs import log_to_stderr, wanted_level
-
-        log_to_stderr(wanted_level(level, self.louder, quiet=self.quiet), as_json=as_json or self.log_json)
+        log_to_stderr(wanted_level(level, self.verbose, quiet=self.quiet), as_json=as_json or self.log_json)
 
     @property
     def ledger(self) -> "Ledger":
@@ -93,8 +94,6 @@ class Session:
         if self._parts is not None:
             return self._parts.ledger
         if self._ledger is None:
-            from stocktake.cli.context import open_books
-
             self._ledger = open_books(self.settings, self.clock, self.ids)
             self._opened.callback(self._ledger.close)
         return self._ledger
@@ -108,7 +107,6 @@ class Session:
             SettingsError: the ledger is behind a server.
         """
         if self._database is None:
-            from stocktake.cli.context import open_database
             from stocktake.settings import front_of
 
             front = front_of(self.settings)
@@ -123,8 +121,6 @@ class Session:
     def parts(self) -> "Parts":
         """All parts, opened once; closed with the session."""
         if self._parts is None:
-            from stocktake.cli.context import close_parts, open_parts
-
             parts = open_parts(self.settings, self.clock, self.ids)
             self._opened.callback(close_parts, parts)
             self._parts = parts
@@ -134,8 +130,6 @@ class Session:
     def scheduler(self) -> "Scheduler":
         """The scheduler, opened once; closed with the session."""
         if self._scheduler is None:
-            from stocktake.cli.context import open_placement
-
             self._scheduler = open_placement(self.settings, self.clock)
             self._opened.callback(self._scheduler.close)
         return self._scheduler
@@ -160,8 +154,6 @@ class Session:
     def fleet(self) -> "Fleet":
         """The server that stands before the ledger, where the settings name one; opened once."""
         if self._fleet is None:
-            from stocktake.cli.context import open_fleet
-
             self._fleet = open_fleet(self.settings, self.clock, self.ids)
             self._opened.callback(self._fleet.close)
         return self._fleet
@@ -171,3 +163,122 @@ class Session:
         self._opened.close()
         self._settings = self._ledger = self._database = self._parts = None
         self._scheduler = self._claims = self._fleet = None
+
+
+def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
+    """
+    Open the ledger: behind the server that the settings name, or the database.
+
+    Raises:
+        SettingsError: a certificate that there isn't.
+        LedgerUnreachable: the database does not answer.
+        LedgerError: it is not this program's, or of a version that this program does not know.
+    """
+    from stocktake.settings import front_of
+
+    if front_of(settings) is None:
+        return open_database(settings, clock, ids)
+    return open_fleet(settings, clock, ids).ledger
+
+
+def open_fleet(settings: "Settings", clock: Clock, ids: Ids) -> "Fleet":
+    """
+    Open a conversation with the server that stands before the ledger; nothing is sent before it is used.
+
+    Raises:
+        SettingsError: a certificate that there isn't.
+    """
+    from stocktake.client import Fleet, Transport
+    from stocktake.settings import front_of
+
+    url = front_of(settings)
+    assert url is not None, "the settings name a server"
+    transport = Transport(url, token=settings.server.token, cafile=settings.server.cafile, clock=clock)
+    return Fleet(transport, clock, ids, expiry_s=settings.claim_expiry_s)
+
+
+def open_database(settings: "Settings", clock: Clock, ids: Ids) -> "DatabaseLedger":
+    """
+    Open the ledger's database.
+
+    Raises:
+        LedgerUnreachable: the database does not answer.
+        LedgerError: it is not this program's, or of a version that this program does not know.
+    """
+    from stocktake.ledger import open_ledger
+    from stocktake.settings import ages
+
+    return open_ledger(
+        settings.database.connection,
+        replica_url=settings.database.replica_url,
+        clock=clock,
+        ids=ids,
+        ages=ages(settings),
+    )
+
+
+def open_placement(settings: "Settings", clock: Clock, telemetry: Telemetry | None = None) -> "Scheduler":
+    """
+    Open the scheduler that `placement.mode` names; nothing is sent before it is used.
+
+    Raises:
+        SettingsError: a plugin or an option that there isn't.
+    """
+    from stocktake.placement import open_scheduler
+    from stocktake.settings import placement_of
+
+    return open_scheduler(placement_of(settings), clock, state_path=settings.state_path, telemetry=telemetry)
+
+
+def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetry | None = None) -> "Parts":
+    """
+    Open all that a pass works with; what was opened is closed again if a later part fails.
+
+    Raises:
+        StocktakeError: what could not be opened, and what to do.
+    """
+    from stocktake.audit import TimeLimit
+    from stocktake.drivers.base import load_driver
+    from stocktake.drivers.monitors import load_monitors
+    from stocktake.placement.overrides import read_overrides
+    from stocktake.refresh.context import Parts
+    from stocktake.report.notifications import open_bus
+    from stocktake.settings import rules
+
+    counts = telemetry or Telemetry()
+    with ExitStack() as opened:
+        overrides = read_overrides(settings.provider_config_location)
+        ledger = open_books(settings, clock, ids)
+        opened.callback(ledger.close)
+        driver = load_driver(settings, clock)
+        opened.callback(driver.close)
+        monitors = load_monitors(settings, clock)
+        scheduler = open_placement(settings, clock, counts)
+        opened.callback(scheduler.close)
+        bus = open_bus(settings.notifications, settings.host, clock, ids)
+        parts = Parts(
+            settings=settings,
+            rules=rules(settings),
+            overrides=overrides,
+            driver=driver,
+            monitors=monitors,
+            ledger=ledger,
+            scheduler=scheduler,
+            clock=clock,
+            ids=ids,
+            limit=TimeLimit(settings.driver_timeout_s, driver.name),
+            telemetry=counts,
+            bus=bus,
+        )
+        opened.pop_all()
+    return parts
+
+
+def close_parts(parts: "Parts") -> None:
+    """Close what the parts hold open, the last opened first."""
+    with ExitStack() as opened:
+        opened.callback(parts.ledger.close)
+        opened.callback(parts.driver.close)
+        opened.callback(parts.scheduler.close)
+        if parts.bus is not None:
+            opened.callback(parts.bus.close)

@@ -3,28 +3,37 @@
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import datetime
 
 import click
 
-from stocktake.cli.completion import complete_node
-from stocktake.cli.options import Command
+from stocktake.cli.commands import Command
+from stocktake.cli.options import complete_node
+from stocktake.cli.screen import (
+    COLOURS,
+    Cell,
+    Column,
+    Row,
+    Screen,
+    clean,
+    screen_of,
+    write,
+    write_json,
+    write_prose,
+    write_table,
+)
 from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from stocktake.cli.screen import Screen
-    from stocktake.cli.tables import Row
-    from stocktake.model.books import ComputeNode, Entry
-    from stocktake.model.pci import PciRecord
-    from stocktake.model.workload import Service
-    from stocktake.views.nodes import State
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.cpuset import format_cpu_set
+from stocktake.model.pci import PciRecord
+from stocktake.model.workload import Service
+from stocktake.views.finding import find_node
+from stocktake.views.nodes import State, capacity_of, detail_of, machine_facts, sold_of, state_of
+from stocktake.views.quantities import count, moment, ratio, since
 
 
 @click.command(
     "show",
-    short_help="Show everything about one node.",
     cls=Command,
     example="""
     $ stocktake show compute-7.example.org
@@ -40,11 +49,6 @@ def show_command(session: Session, node_name: str) -> int:
     devices; traits; metrics; problems and what to do about them. Exit code 1 if
     it carries a problem that is an error.
     """
-    from stocktake.cli.screen import screen_of, write_json
-    from stocktake.views.finding import find_node
-    from stocktake.views.nodes import detail_of, state_of
-
-    session.command = "show"
     ledger = session.ledger
     node = find_node(ledger, node_name)
     service = ledger.service(node.host)
@@ -66,14 +70,8 @@ def show_command(session: Session, node_name: str) -> int:
     return code
 
 
-def write_head(
-    screen: "Screen", node: "ComputeNode", service: "Service | None", state: "State", now: "datetime"
-) -> None:
+def write_head(screen: Screen, node: ComputeNode, service: Service | None, state: State, now: datetime) -> None:
     """Write who the node is and how it is."""
-    from stocktake.cli.screen import COLOURS, clean, write, write_prose
-    from stocktake.views.nodes import machine_facts
-    from stocktake.views.quantities import moment, since
-
     disabled = service is not None and service.disabled
     status = screen.paint("disabled", fg="yellow") if disabled else "enabled"
     name = screen.paint(clean(node.hypervisor_hostname), bold=True)
@@ -109,13 +107,8 @@ def _version(number: int | None) -> str:
     return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 
 
-def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entry]") -> None:
+def write_amounts(screen: Screen, node: ComputeNode, entries: Sequence[Entry]) -> None:
     """Write what there is, what is kept, promised and left, and what may be promised in all."""
-    from stocktake.cli.screen import write, write_prose
-    from stocktake.cli.tables import Cell, Column, write_table
-    from stocktake.views.nodes import capacity_of, sold_of
-    from stocktake.views.quantities import ratio
-
     used = {
         "vcpus": node.vcpus_used,
         "memory_mb": node.memory_mb_used,
@@ -160,7 +153,7 @@ def write_amounts(screen: "Screen", node: "ComputeNode", entries: "Sequence[Entr
         write_prose(screen, least)
 
 
-def bar(screen: "Screen", total: int, used: int, reserved: int, length: int = 16) -> str:
+def bar(screen: Screen, total: int, used: int, reserved: int, length: int = 16) -> str:
     """Draw what is reserved, promised and free of a total."""
     del screen
     if total <= 0:
@@ -176,12 +169,8 @@ def filled(total: int, used: int, reserved: int, length: int) -> tuple[int, int]
     return kept, min(length, max(round(used * length / total), kept + (used > reserved)))
 
 
-def write_cells(screen: "Screen", node: "ComputeNode") -> None:
+def write_cells(screen: Screen, node: ComputeNode) -> None:
     """Write the NUMA cells: CPUs, who is pinned, memory, pages."""
-    from stocktake.cli.screen import write
-    from stocktake.cli.tables import Column, write_table
-    from stocktake.model.cpuset import format_cpu_set
-
     if node.numa_topology is None or not node.numa_topology.cells:
         return
     write(screen)
@@ -226,11 +215,8 @@ def _size(size_kb: int) -> str:
     return f"{size_kb}K"
 
 
-def write_devices(screen: "Screen", node: "ComputeNode", devices: "Sequence[PciRecord]") -> None:
+def write_devices(screen: Screen, node: ComputeNode, devices: Sequence[PciRecord]) -> None:
     """Write the pools of free PCI devices, then those that are not free."""
-    from stocktake.cli.screen import write
-    from stocktake.cli.tables import Cell, Column, write_table
-
     if not (node.pci_device_pools or devices):
         return
     write(screen)
@@ -266,11 +252,8 @@ def write_devices(screen: "Screen", node: "ComputeNode", devices: "Sequence[PciR
     write_table(screen, columns, rows)
 
 
-def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
+def write_rest(screen: Screen, node: ComputeNode, now: datetime) -> None:
     """Write metrics and traits."""
-    from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.views.quantities import count, since
-
     blocks = [
         (
             "metric",
@@ -286,11 +269,8 @@ def write_rest(screen: "Screen", node: "ComputeNode", now: "datetime") -> None:
             write_prose(screen, clean(", ".join(words)), indent=2)
 
 
-def write_problems(screen: "Screen", node: "ComputeNode") -> None:
+def write_problems(screen: Screen, node: ComputeNode) -> None:
     """Write what is inconsistent, and what to do about it."""
-    from stocktake.cli.screen import clean, write, write_prose
-    from stocktake.views.quantities import count
-
     write(screen)
     if not node.wrong:
         write(screen, screen.paint("No problems.", fg="green"))

@@ -1,22 +1,334 @@
 """
-`tally`: add up documents that say all there is to know of a node. Invariant: no database, no hypervisor, no settings.
+A support case: documents that say all there is to know of a node, and its books. Invariant: no database, no hypervisor.
+
+A document is a JSON object a line: `config` (the settings in force), `host`, `node`, `node_uuid`, `resources` (what the
+driver reports), `instances`, `migrations`, PCI device specs, allocations. `mode` says whether there was a record before
+(`restart`, `periodic`: the one that a refresh without instances makes, with what `prior` overrides) or not
+(`new_node`).
 """
 
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any, Literal
 
 import click
+import msgspec
 
-from stocktake.cli.options import Command
+from stocktake.accounting.tally import tally
+from stocktake.audit import stamped
+from stocktake.cli.commands import Command
+from stocktake.cli.screen import Cell, Column, Row, clean, screen_of, write, write_prose, write_table
 from stocktake.cli.session import Session
+from stocktake.errors import InvalidData
+from stocktake.model.books import ComputeNode, Tally
+from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
+from stocktake.model.pci import DeviceStatus, PciDevice, PciRecord
+from stocktake.model.provider import Inventory, Provider, ProviderTree
+from stocktake.model.rules import Rules
+from stocktake.model.value import Value, convert, encode, plain, replace
+from stocktake.model.workload import Instance, Migration, NodeWork, Place
+from stocktake.placement.desired import desired
+from stocktake.placement.overrides import NodeOverrides
+from stocktake.settings import read_device_spec
+from stocktake.verify import verify
 
-if TYPE_CHECKING:
-    from stocktake.cli.tables import Row
+LINE_BYTES_MAX = 64 * 1024 * 1024
+_CONTEXT_DEVICES = ("old_pci_devices", "new_pci_devices")
+
+
+class Allocation(Value, frozen=True, kw_only=True):
+    """What a consumer holds of the node's provider: class to amount."""
+
+    consumer_uuid: str
+    resources: Mapping[str, int]
+
+
+class Prior(Value, frozen=True, kw_only=True):
+    """What was otherwise when the record was made."""
+
+    resources: Mapping[str, Any] = {}
+    config: Mapping[str, Any] = {}
+
+
+class Document(Value, frozen=True, kw_only=True):
+    """
+    One document; see the module.
+
+    Attributes:
+        devices: PCI devices that were marked before, by address: whose, and how.
+        hidden: uuids of instances whose records another cell has taken over.
+    """
+
+    id: str
+    host: str
+    node: str
+    node_uuid: str
+    mode: Literal["new_node", "restart", "periodic"] = "new_node"
+    service_disabled: bool = False
+    config: Mapping[str, Any] = {}
+    prior: Prior | None = None
+    resources: Mapping[str, Any]
+    guests: tuple[Guest, ...] | None = None
+    pci_device_spec: tuple[Mapping[str, Any], ...] | None = None
+    pci_report_in_placement: bool = True
+    instances: tuple[Instance, ...] = ()
+    migrations: tuple[Migration, ...] = ()
+    allocations: tuple[Allocation, ...] = ()
+    devices: Mapping[str, tuple[str, DeviceStatus]] = {}
+    hidden: frozenset[str] = frozenset()
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """
+    Read a file of documents, or stdin for `-`, one after another.
+
+    Raises:
+        InvalidData: says which line, and what is wrong in it.
+    """
+    if str(path) == "-":
+        yield from parse_documents(_lines(sys.stdin.buffer), "stdin")
+        return
+    try:
+        with path.open("rb") as file:
+            yield from parse_documents(_lines(file), str(path))
+    except OSError as error:
+        raise InvalidData(f"can't be read: {error.strerror or error}", where=str(path)) from error
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Read lines, but never more of one than tells that it is too long."""
+    return iter(lambda: file.readline(LINE_BYTES_MAX + 1), b"")
+
+
+def parse_documents(lines: Iterable[bytes], source: str) -> Iterator[Document]:
+    """Read documents from lines; empty lines are passed over."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _document(line, f"{source} line {number}")
+
+
+def tally_document(document: Document) -> dict[str, Any]:
+    """
+    Add a document up.
+
+    Returns:
+        `id`, `compute_node`, `entries`, `problems`, `migrations_set_to_error`, `placement`; or `id` and `error`, every
+        reason why the report can't be believed.
+    """
+    before: ComputeNode | None = None
+    if document.mode != "new_node":
+        prior = document.prior or Prior()
+        first = _counted(
+            replace(document, resources={**document.resources, **prior.resources}, guests=None),
+            _rules(document, {**document.config, **prior.config}),
+            NodeWork(),
+        )
+        if isinstance(first, Refusal):
+            return {"id": document.id, "error": list(first.reasons)}
+        before = first[1].node
+    counted = _counted(document, _rules(document, document.config), _work(document, before))
+    if isinstance(counted, Refusal):
+        return {"id": document.id, "error": list(counted.reasons)}
+    host, books, rules = counted
+    tree, problems = desired(host, books, rules, disabled=document.service_disabled, overrides=NodeOverrides())
+    return {
+        "id": document.id,
+        "compute_node": _sorted_pools(plain(books.node)),
+        "entries": plain(books.entries),
+        "problems": plain((*books.node.problems, *problems)),
+        "migrations_set_to_error": list(books.stale_migrations),
+        "placement": {"allocations": _allocations(document, tree), "providers": _providers(tree)},
+    }
+
+
+def _document(line: bytes, where: str) -> Document:
+    if len(line) > LINE_BYTES_MAX:
+        raise InvalidData(f"a document of {len(line)} bytes; {LINE_BYTES_MAX} is the most", where=where)
+    try:
+        data = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidData(str(error), where=where) from error
+    if isinstance(data, dict):
+        data = _with_devices(data)
+    document = convert(data, Document, where=where)
+    # Read here only to be refused here, where the line is known.
+    for more in ({}, (document.prior or Prior()).config):
+        _rules(document, {**document.config, **more}, where=where)
+    return replace(
+        document,
+        instances=tuple(_aware(instance) for instance in document.instances),
+        migrations=tuple(_aware(migration) for migration in document.migrations),
+    )
+
+
+def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
+    """
+    Take out of the instances what their values have no room for: who is hidden, and how devices are marked.
+
+    A device is an address, or an object with an address and perhaps a status. One that two instances name is the one's
+    that is here and not deleted. What has another form is left as it is, to be refused with its path.
+    """
+    listed = data.get("instances")
+    if not isinstance(listed, list):
+        return data
+    every = [_bare(one) if isinstance(one, dict) else one for one in listed]
+    objects = [one for one in listed if isinstance(one, dict)]
+    place = (data.get("host"), data.get("node"))
+    by_claim = sorted(objects, key=lambda one: ((one.get("host"), one.get("node")) == place, not one.get("deleted")))
+    held: dict[str, tuple[object, object]] = {}
+    for instance in by_claim:
+        devices = instance.get("pci_devices")
+        for device in devices if isinstance(devices, list) else ():
+            address, status = _named(device)
+            if isinstance(address, str):
+                held[address] = (instance.get("uuid"), status)
+    hidden = [one.get("uuid") for one in objects if one.get("hidden")]
+    return {**data, "instances": every, "devices": held, "hidden": hidden}
+
+
+def _bare(instance: dict[str, Any]) -> dict[str, Any]:
+    """Name an instance's devices by their addresses alone."""
+    bare = {**instance, **_addresses(instance, ("pci_devices",))}
+    context = instance.get("migration_context")
+    if isinstance(context, dict):
+        bare["migration_context"] = {**context, **_addresses(context, _CONTEXT_DEVICES)}
+    return bare
+
+
+def _addresses(data: Mapping[str, Any], keys: Sequence[str]) -> dict[str, object]:
+    """Replace lists of devices by lists of addresses; none at all is none."""
+    found = {key: data[key] for key in keys if key in data}
+    return {
+        key: [_named(device)[0] for device in value] if isinstance(value, list) else () if value is None else value
+        for key, value in found.items()
+    }
+
+
+def _named(device: object) -> tuple[object, object]:
+    if isinstance(device, dict):
+        return device.get("address"), device.get("status", "allocated")
+    return device, "allocated"
+
+
+def _rules(document: Document, config: Mapping[str, Any], *, where: str = "config") -> Rules:
+    given = {name: value for name, value in config.items() if value is not None or "ratio" in name}
+    rules = convert({**given, "host": document.host}, Rules, where=where)
+    try:
+        specs = tuple(read_device_spec(entry) for entry in document.pci_device_spec or ())
+    except InvalidData as error:
+        raise InvalidData(f"pci_device_spec: {error.what}", where=where) from error
+    return replace(rules, device_specs=specs, report_pci=document.pci_report_in_placement)
+
+
+def _counted(document: Document, rules: Rules, work: NodeWork) -> tuple[Host, Tally, Rules] | Refusal:
+    view = HostView(node=document.node, report=stamped(document.resources), guests=document.guests)
+    host = verify(view)
+    if isinstance(host, Refusal):
+        return host
+    return host, tally(host, _with_records(document, host, work), rules, uuid=document.node_uuid), rules
+
+
+def _work(document: Document, before: ComputeNode | None) -> NodeWork:
+    """Pick what a ledger would give for the node."""
+    place = (document.host, document.node)
+    here = tuple(one for one in document.instances if (one.host, one.node) == place and not one.deleted)
+    migrations = tuple(
+        one
+        for one in document.migrations
+        if place in {(one.source_compute, one.source_node), (one.dest_compute, one.dest_node)}
+    )
+    named = {migration.instance_uuid for migration in migrations}
+    known = {one.uuid for one in here}
+    return NodeWork(
+        record=before,
+        instances=here,
+        migrations=migrations,
+        moving={one.uuid: one for one in document.instances if one.uuid in named},
+        places={
+            one.uuid: Place(host=one.host, node=one.node, deleted=one.deleted)
+            for one in document.instances
+            if one.uuid not in known
+        },
+    )
+
+
+def _with_records(document: Document, host: Host, work: NodeWork) -> NodeWork:
+    """Mark the devices that instances held before; of one that has vanished since, only the address is known."""
+    there: Mapping[str, PciDevice] = {device.address: device for device in host.pci_devices}
+    records: list[PciRecord] = []
+    for address, (uuid, status) in document.devices.items():
+        device = there.get(address) or PciDevice(address=address, vendor_id="", product_id="")
+        records.append(replace(PciRecord.of(device), status=status, instance_uuid=uuid))
+    return replace(work, pci_devices=tuple(records))
+
+
+def _allocations(document: Document, tree: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
+    """
+    Give what is left once the allocations of deleted instances are removed.
+
+    As in Nova: wherever the instance was; not if its record is hidden, because then another cell has it; and not on a
+    node's first run, which makes the provider.
+    """
+    gone = {one.uuid for one in document.instances if one.deleted} - document.hidden
+    if document.mode == "new_node":
+        gone = set()
+    return {
+        one.consumer_uuid: {tree.root.name: dict(one.resources)}
+        for one in sorted(document.allocations, key=lambda one: one.consumer_uuid)
+        if one.consumer_uuid not in gone
+    }
+
+
+def _sorted_pools(node: dict[str, Any]) -> dict[str, Any]:
+    """Sort pools by all they say, smallest first: the order that the sample's answers have."""
+    return {**node, "pci_device_pools": sorted(node["pci_device_pools"], key=encode)}
+
+
+def _providers(tree: ProviderTree) -> list[dict[str, Any]]:
+    """Write the tree as Placement would show it; a child's uuid is not known before it is made."""
+    names = {provider.uuid: provider.name for provider in tree.providers}
+    return [
+        {
+            "inventories": {name: _shown(inventory) for name, inventory in sorted(provider.inventories.items())},
+            "name": provider.name,
+            "parent": names.get(provider.parent_uuid) if provider.parent_uuid else None,
+            "traits": sorted(provider.traits),
+            "uuid": None if provider.parent_uuid else provider.uuid,
+        }
+        for provider in (tree.root, *_by_name(tree.providers[1:]))
+    ]
+
+
+def _by_name(providers: Sequence[Provider]) -> list[Provider]:
+    return sorted(providers, key=lambda provider: provider.name)
+
+
+def _shown(inventory: Inventory) -> dict[str, int | float]:
+    return {
+        "allocation_ratio": inventory.allocation_ratio,
+        "max_unit": inventory.max_unit,
+        "min_unit": inventory.min_unit,
+        "reserved": inventory.reserved,
+        "step_size": inventory.step_size,
+        "total": inventory.total,
+    }
+
+
+def _aware(value: Any) -> Any:
+    """Take times without a zone as UTC."""
+    times = {name: getattr(value, name) for name in ("created_at", "updated_at", "deleted_at") if hasattr(value, name)}
+    naive = {
+        name: moment.replace(tzinfo=UTC)
+        for name, moment in times.items()
+        if isinstance(moment, datetime) and moment.tzinfo is None
+    }
+    return replace(value, **naive) if naive else value
 
 
 @click.command(
     "tally",
-    short_help="Add up documents, without ledger or hypervisor.",
     cls=Command,
     example="""
     $ stocktake tally node.jsonl
@@ -33,11 +345,6 @@ def tally_command(session: Session, file: Path) -> int:
     --json a line each: id, compute_node, entries, problems,
     migrations_set_to_error, placement. Exit code 1 if one could not be tallied.
     """
-    import msgspec
-
-    from stocktake.cli.case import read_documents, tally_document
-
-    session.command = "tally"
     session.json_lines = True
     results: list[dict[str, Any]] = []
     code = 0
@@ -54,9 +361,6 @@ def tally_command(session: Session, file: Path) -> int:
 
 
 def _write(session: Session, results: list[dict[str, Any]]) -> None:
-    from stocktake.cli.screen import clean, screen_of, write, write_prose
-    from stocktake.cli.tables import Column, write_table
-
     screen = screen_of(session)
     if not results:
         write(screen, "There is no document in it.")
@@ -82,9 +386,7 @@ def _write(session: Session, results: list[dict[str, Any]]) -> None:
             )
 
 
-def _row(result: dict[str, Any]) -> "Row":
-    from stocktake.cli.tables import Cell
-
+def _row(result: dict[str, Any]) -> Row:
     if "error" in result:
         return (str(result["id"]), Cell("refused", "red"), "", "", "", "", "", "")
     node = result["compute_node"]

@@ -4,16 +4,16 @@
 
 import secrets
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.options import Commands
+from stocktake.cli.commands import Commands
+from stocktake.cli.screen import Column, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from stocktake.model.access import Role, Token
+from stocktake.model.access import Role, Token, digest_of
+from stocktake.model.value import plain
+from stocktake.views.quantities import moment, span_of
 
 _BYTES = 32
 # So that a token that got somewhere it does not belong is found.
@@ -22,7 +22,6 @@ PREFIX = "stk_"
 
 @click.group(
     "token",
-    short_help="Make, list and revoke tokens for the server.",
     cls=Commands,
     example="""
     $ stocktake token create --role agent --host compute-7
@@ -50,14 +49,8 @@ def token_command() -> None:
 @click.option("--expires", metavar="TIME", help="After which time it is refused: 90d, 12h, 30min; never unless given.")
 @click.option("--note", default="", metavar="TEXT", help="Whose it is, what for.")
 @click.pass_obj
-def create_command(session: Session, role: "Role", host: str | None, expires: str | None, note: str) -> int:
+def create_command(session: Session, role: Role, host: str | None, expires: str | None, note: str) -> int:
     """Make a token and print it: this once, it can't be shown again."""
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.model.access import digest_of
-    from stocktake.model.value import plain
-    from stocktake.views.quantities import span_of
-
-    session.command = "token create"
     if (role == "agent") != (host is not None):
         raise InvalidInput("--host goes with --role agent, and an agent needs one", where="--host")
     secret = PREFIX + secrets.token_urlsafe(_BYTES)
@@ -77,10 +70,6 @@ def create_command(session: Session, role: "Role", host: str | None, expires: st
 @click.pass_obj
 def list_command(session: Session) -> int:
     """List the tokens: their names, roles and ends; what lets somebody in is not kept."""
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.cli.tables import Column, write_table
-
-    session.command = "token list"
     tokens = session.database.tokens.all()
     if session.json:
         write_json(session, tokens)
@@ -102,9 +91,7 @@ def list_command(session: Session) -> int:
     return 0
 
 
-def _state(token: "Token", now: datetime) -> str:
-    from stocktake.views.quantities import moment
-
+def _state(token: Token, now: datetime) -> str:
     if token.revoked_at is not None:
         return "revoked"
     if not token.good(now):
@@ -117,9 +104,6 @@ def _state(token: "Token", now: datetime) -> str:
 @click.pass_obj
 def revoke_command(session: Session, uuid: str) -> int:
     """Take the token named UUID back; servers refuse it within seconds."""
-    from stocktake.cli.screen import screen_of, write, write_json
-
-    session.command = "token revoke"
     token = session.database.tokens.revoke(uuid)
     if session.json:
         write_json(session, token)

@@ -2,22 +2,24 @@
 `watch`: the fleet, live. Invariant: the ledger is read, nobody else is asked.
 """
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from stocktake.cli.options import Command
-from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from stocktake.cli.screen import Screen
-    from stocktake.cli.watch.fleet_snapshot import Seen
-    from stocktake.cli.watch.frame import View
-    from stocktake.cli.watch.reader import Look, Reader
-    from stocktake.ledger import DatabaseLedger
+from stocktake.cli.commands import Command
+from stocktake.cli.screen import Screen, screen_of, write, write_json
+from stocktake.cli.session import Session, open_books
+from stocktake.cli.watch.fleet_snapshot import Seen, changes
+from stocktake.cli.watch.frame import Size, View, frame, pressed
+from stocktake.cli.watch.reader import Look, Reader, Watcher
+from stocktake.ledger import DatabaseLedger, open_ledger
+from stocktake.ledger.engine import parse_url
+from stocktake.model.value import plain
+from stocktake.settings import front_of, redact_url
+from stocktake.views.nodes import summary_of
 
 # How often keys and looks are asked for, how many changes are remembered, and how late a look may be.
 _TICK_S = 0.1
@@ -27,7 +29,6 @@ _LATE_S = 5.0
 
 @click.command(
     "watch",
-    short_help="Watch all nodes live: bars, changes, problems.",
     cls=Command,
     example="""
     $ stocktake watch
@@ -55,8 +56,6 @@ def watch_command(session: Session, interval_s: float, *, once: bool) -> int:
     / filters by name, host or state while you type; Esc shows all again.
     A bar ends in » where more is used than there is. Figures are used/total.
     """
-    session.command = "watch"
-    from stocktake.cli.screen import screen_of, write_json
 
     reader = _reader(session)
     screen = screen_of(session)
@@ -73,13 +72,7 @@ def watch_command(session: Session, interval_s: float, *, once: bool) -> int:
     return 0
 
 
-def _reader(session: Session) -> "Reader":
-    from stocktake.cli.context import open_books
-    from stocktake.cli.watch.reader import Reader
-    from stocktake.ledger import open_ledger
-    from stocktake.ledger.engine import parse_url
-    from stocktake.settings import front_of
-
+def _reader(session: Session) -> Reader:
     settings = session.settings
     if front_of(settings) is not None:
         return Reader(
@@ -88,59 +81,46 @@ def _reader(session: Session) -> "Reader":
     url = parse_url(settings.database.connection)
     file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
-    def opened() -> "DatabaseLedger":
+    def opened() -> DatabaseLedger:
         # Who only looks makes nothing.
         return open_ledger(settings.database.connection, clock=session.clock, ids=session.ids, upgrade=False)
 
     return Reader(opened, file, session.clock, settings.service_down_time)
 
 
-def _read_once(reader: "Reader") -> "Seen":
+def _read_once(reader: Reader) -> Seen:
     try:
         return reader.read()
     finally:
         reader.close()
 
 
-def _view(session: Session) -> "View":
-    from stocktake.cli.watch.frame import View
-    from stocktake.settings import front_of, redact_url
-
+def _view(session: Session) -> View:
     where = front_of(session.settings) or session.settings.database.connection
     return View(ledger=redact_url(where), now=session.clock.now())
 
 
-def _write_once(session: Session, screen: "Screen", seen: "Seen") -> None:
-    import shutil
-
-    from stocktake.cli.screen import write
-    from stocktake.cli.watch.frame import Size, frame
-
+def _write_once(session: Session, screen: Screen, seen: Seen) -> None:
     columns = shutil.get_terminal_size((80, 24)).columns
     for line in frame(replace(_view(session), seen=seen), Size(columns)):
         write(screen, "".join(_painted(screen, span.text, span.style) for span in line).rstrip())
 
 
-def _painted(screen: "Screen", text: str, style: str) -> str:
+def _painted(screen: Screen, text: str, style: str) -> str:
     names = style.split()
     effects = {name: True for name in names if name in {"bold", "dim", "reverse"}}
     colour = next((name for name in names if name not in effects), None)
     return screen.paint(text, fg=colour, **effects)
 
 
-def _plain(seen: "Seen") -> list[dict[str, object]]:
-    from stocktake.model.value import plain
-    from stocktake.views.nodes import summary_of
-
+def _plain(seen: Seen) -> list[dict[str, object]]:
     return [
         {**plain(summary_of(row.node, row.service, row.state)), "reserved": plain(row.reserved)} for row in seen.rows
     ]
 
 
-def _live(session: Session, reader: "Reader", screen: "Screen", interval_s: float) -> None:
+def _live(session: Session, reader: Reader, screen: Screen, interval_s: float) -> None:
     """Show the picture until `q`; a new one for every look, every key and every second."""
-    from stocktake.cli.watch.frame import frame, pressed
-    from stocktake.cli.watch.reader import Watcher
     from stocktake.cli.watch.terminal import terminal
 
     view: View | None = _view(session)
@@ -161,17 +141,15 @@ def _live(session: Session, reader: "Reader", screen: "Screen", interval_s: floa
             watcher.stop()
 
 
-def looked(view: "View", look: "Look") -> "View":
+def looked(view: View, look: Look) -> View:
     """Take a look over into the view, with what changed since the one before."""
-    from stocktake.cli.watch.fleet_snapshot import changes
-
     told = view.changes
     if view.seen is not None and look.seen is not None and look.seen is not view.seen:
         told = (*reversed(changes(view.seen, look.seen)), *told)[:_CHANGES_MAX]
     return replace(view, seen=look.seen, trouble=look.trouble, changes=told)
 
 
-def waited(view: "View", interval_s: float) -> "View":
+def waited(view: View, interval_s: float) -> View:
     """Say that the ledger does not answer, if by now it should have."""
     if view.seen is None or view.trouble:
         return view

@@ -81,7 +81,7 @@ class Reader:
             self._ledger, self._opened = self._open(), there
         return self._ledger
 
-    def _read_reserved(self, ledger: Ledger, nodes: "tuple[ComputeNode, ...]") -> None:
+    def _read_reserved(self, ledger: Ledger, nodes: tuple[ComputeNode, ...]) -> None:
         known = self._reserved
         changed = [node for node in nodes if known.get(node.uuid, ("",))[0] != node.entries_digest]
         entries = ledger.all_entries([node.uuid for node in changed])

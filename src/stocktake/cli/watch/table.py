@@ -10,9 +10,8 @@ from datetime import datetime
 from math import ceil, floor
 from typing import NamedTuple
 
-from stocktake.cli.screen import COLOURS, clean, columns_of
+from stocktake.cli.screen import COLOURS, clean, columns_of, shortened
 from stocktake.cli.show import filled
-from stocktake.cli.tables import shortened
 from stocktake.cli.watch.fleet_snapshot import RESOURCES, Amount, Row, sums
 from stocktake.views.quantities import count, gib, since
 

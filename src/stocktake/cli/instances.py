@@ -2,21 +2,22 @@
 `instances` and `migrations`: what the ledger promises. Invariant: the ledger is read, nobody else is asked.
 """
 
-from typing import TYPE_CHECKING
+from datetime import datetime
 
 import click
 
-from stocktake.cli.options import Command
+from stocktake.accounting.instances import disk_mb
+from stocktake.cli.commands import Command
+from stocktake.cli.screen import Cell, Column, Row, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
-
-if TYPE_CHECKING:
-    from stocktake.cli.tables import Row
-    from stocktake.model.workload import Instance, Migration
+from stocktake.errors import NotFound
+from stocktake.model.workload import Instance, Migration
+from stocktake.views.finding import find_node
+from stocktake.views.quantities import gib, nearest, since
 
 
 @click.command(
     "instances",
-    short_help="List the machines that were promised.",
     cls=Command,
     example="""
     $ stocktake instances
@@ -40,11 +41,6 @@ def instances_command(
     With --delete one is taken back: the record stays, deleted, and no guest is
     touched; a guest that still runs is an orphan from then on.
     """
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.cli.tables import Column, write_table
-    from stocktake.views.finding import find_node
-
-    session.command = "instances"
     if doomed is not None:
         return _delete(session, doomed)
     if node_name is not None:
@@ -76,10 +72,6 @@ def instances_command(
 
 
 def _delete(session: Session, uuid: str) -> int:
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.errors import NotFound
-    from stocktake.views.quantities import nearest
-
     known = {instance.uuid: instance for instance in session.ledger.instances()}
     if uuid not in known:
         raise NotFound(
@@ -96,11 +88,7 @@ def _delete(session: Session, uuid: str) -> int:
     return 0
 
 
-def _instance(instance: "Instance") -> "Row":
-    from stocktake.accounting.instances import disk_mb
-    from stocktake.cli.tables import Cell
-    from stocktake.views.quantities import gib
-
+def _instance(instance: Instance) -> Row:
     state = "deleted" if instance.deleted else instance.vm_state or "unknown"
     return (
         instance.uuid,
@@ -116,7 +104,6 @@ def _instance(instance: "Instance") -> "Row":
 
 @click.command(
     "migrations",
-    short_help="List the moves that hold room on two sides.",
     cls=Command,
     example="""
     $ stocktake migrations
@@ -127,10 +114,6 @@ def _instance(instance: "Instance") -> "Row":
 @click.pass_obj
 def migrations_command(session: Session, *, everything: bool) -> int:
     """List the migrations in play: resizes, moves and evacuations that hold room on two sides."""
-    from stocktake.cli.screen import hint, screen_of, write, write_json
-    from stocktake.cli.tables import Column, write_table
-
-    session.command = "migrations"
     found = session.ledger.migrations(all=everything)
     migrations = sorted(found, key=lambda migration: migration.id)
     if session.json:
@@ -155,12 +138,7 @@ def migrations_command(session: Session, *, everything: bool) -> int:
     return 0
 
 
-def _migration(migration: "Migration", now: object) -> "Row":
-    from datetime import datetime
-
-    from stocktake.cli.tables import Cell
-    from stocktake.views.quantities import since
-
+def _migration(migration: Migration, now: object) -> Row:
     assert isinstance(now, datetime)
     status = migration.status or "unknown"
     return (
