@@ -12,7 +12,7 @@ from stocktake.agent.metrics.reference import metrics_page
 from stocktake.cli.reference import commands_page
 from stocktake.errors import StocktakeError
 from stocktake.settings.reference import settings_reference
-from stocktake.web.reference import api_page
+from tools.api_page import api_page
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 

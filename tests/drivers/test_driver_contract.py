@@ -8,7 +8,7 @@ import pytest
 from stocktake.clock import SystemClock
 from stocktake.drivers.base import Driver, load_driver
 from stocktake.drivers.fake import FakeDriver
-from stocktake.drivers.fake.fleet import Fleet, generate_fleet
+from stocktake.drivers.fake.fleet import FakeFleet, generate_fleet
 from stocktake.drivers.host import HostDriver
 from stocktake.model.value import encode
 from stocktake.settings import Settings, read_settings
@@ -37,7 +37,7 @@ class TestDescribedFleet(DriverContract):
     @pytest.fixture
     def driver(self, tmp_path: Path) -> Driver:
         path = tmp_path / "fleet.json"
-        path.write_text(encode(Fleet(nodes=generate_fleet(6, 3), uptime_s=12.0)))
+        path.write_text(encode(FakeFleet(nodes=generate_fleet(6, 3), uptime_s=12.0)))
         return FakeDriver(settings_of(tmp_path, fake__fleet=str(path)), SystemClock())
 
 

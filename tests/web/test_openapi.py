@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from tools.api_page import api_page
+
 from stocktake.web.openapi import document
-from stocktake.web.reference import api_page
 from stocktake.web.routes import ROUTES
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -3,8 +3,8 @@ The fleet's front: an API and pages. Invariant: no state of its own; any number 
 
 How to add to it:
 
-- **A route** is one line in the list of its noun (`api/<noun>.py`: `ROUTES`), or of its room (`pages/`, `nova.py`,
-  `remote.py`, ...); each list is one line in `routes.py`. Routing, who may, and the OpenAPI document are made of it:
+- **A route** is one line in the list of its noun (`api/<noun>.py`: `ROUTES`), or of its room (`pages/`, `nova/`,
+  `placement.py`); each list is one line in `routes.py`. Routing, who may, and the OpenAPI document are made of it:
 
       ROUTES = (
           route("GET", "/v1/nodes", listed, READERS),

@@ -25,10 +25,9 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
 from stocktake.errors import AccessDenied, NotSignedIn, StocktakeError
-from stocktake.web.auth import Caller, Doorkeeper, not_signed_in
+from stocktake.web.auth import Authenticator, Caller, Rates, not_signed_in
 from stocktake.web.calls import Call, Reply, Route, Stage, encoded
 from stocktake.web.context import Web
-from stocktake.web.limits import Rates
 from stocktake.web.openapi import document
 from stocktake.web.reading import body_of, check_accepts, path_of, query_of, value_of
 from stocktake.web.routes import ROUTES
@@ -72,7 +71,7 @@ class Front:
     def __init__(self, web: Web) -> None:
         self.web = web
         self.stage = Stage(CapacityLimiter(web.settings.server.threads), asyncio.Event())
-        self._door = Doorkeeper(web)
+        self._authenticator = Authenticator(web)
         self._rates = Rates(web.settings.server.rate_per_s, web.clock)
 
     def endpoint(self, methods: dict[str, Route]) -> Any:
@@ -118,11 +117,11 @@ class Front:
             raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy) from error
 
     async def _signed_in(self, caller: Caller, request: Request) -> Caller:
-        known = self._door.known(request)
+        known = self._authenticator.known(request)
         if known is not None:
             return known
         try:
-            return await to_thread.run_sync(self._door.caller, request, limiter=self.stage.limiter)
+            return await to_thread.run_sync(self._authenticator.caller, request, limiter=self.stage.limiter)
         except NotSignedIn:
             # Guesses are counted too.
             self._count(caller)

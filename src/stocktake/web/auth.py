@@ -1,9 +1,10 @@
 """
-Who asks. Invariant: a token is compared by its digest, and nobody is anybody without one, save readers on this machine
-alone.
+Who asks, and how often he may. Invariant: a token is compared by its digest; without one nobody gets in but readers on
+this machine.
 
 A token comes as `Authorization: Bearer`, as `X-Auth-Token`, as the password of http_basic (whatever the user's name),
-or in the cookie that the pages set. While the ledger has no token, whoever is on this machine may read.
+or in the cookie that the pages set. While the ledger has no token, whoever is on this machine may read. Requests are
+limited by a bucket for each caller, in memory; each copy of the server counts for itself.
 """
 
 import base64
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
+from stocktake.clock import Clock
 from stocktake.errors import AccessDenied, NotSignedIn
 from stocktake.model.access import Role, Token, digest_of
 from stocktake.web.context import Web
@@ -22,6 +24,9 @@ COOKIE = "stocktake_token"
 # How long a token that was looked up is believed: so late a revocation is noticed.
 KNOWN_S = 5.0
 _KNOWN_MAX = 10_000
+# So many seconds' worth of requests may come at once.
+BURST_S = 2.0
+_CALLERS_MAX = 10_000
 _REMEDY = "Make a token with `stocktake token create`, and send it as `Authorization: Bearer TOKEN`."
 
 
@@ -59,7 +64,7 @@ class Caller:
             raise AccessDenied(f"this token is for host {self.host!r} only", where=host or "")
 
 
-class Doorkeeper:
+class Authenticator:
     """Finds out who asks; remembers for a few seconds what the ledger said of a token."""
 
     def __init__(self, web: Web) -> None:
@@ -161,3 +166,37 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class Rates:
+    """Buckets that fill up steadily, one for each caller; 0 a second is no limit at all."""
+
+    def __init__(self, per_s: float, clock: Clock) -> None:
+        self._per_s = per_s
+        self._most = max(per_s * BURST_S, 1.0)
+        self._clock = clock
+        self._left: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, caller: str) -> float:
+        """Take one request out of a caller's bucket; give the seconds until there is one if there is none, else 0."""
+        if not self._per_s:
+            return 0.0
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            since_s, left = self._left.get(caller, (now_s, self._most))
+            left = min(self._most, left + (now_s - since_s) * self._per_s)
+            if left < 1:
+                self._left[caller] = now_s, left
+                return (1 - left) / self._per_s
+            if len(self._left) >= _CALLERS_MAX and caller not in self._left:
+                self._forget(now_s)
+            self._left[caller] = now_s, left - 1
+            return 0.0
+
+    def _forget(self, now_s: float) -> None:
+        """Forget those whose buckets are full again; if that are too few, everybody."""
+        full_s = self._most / self._per_s
+        self._left = {caller: one for caller, one in self._left.items() if now_s - one[0] < full_s}
+        if len(self._left) >= _CALLERS_MAX:
+            self._left.clear()

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
@@ -187,3 +187,21 @@ def encoded(value: object) -> bytes:
     except TypeError:
         # A mapping whose keys are numbers, such as the pinning of a guest's CPUs: slower, and the same text.
         return encode(value).encode()
+
+
+# Answers that go on, server-sent events: a stream ends when the server does, and says at times that it lives.
+STREAM_MEDIA: Final = "text/event-stream"
+ALIVE: Final = ": alive\n\n"
+ALIVE_S: Final = 15.0
+STREAM_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+async def either(one: asyncio.Event, other: asyncio.Event) -> bool:
+    """Wait for one of two; False after a while of neither."""
+    waits = {asyncio.create_task(event.wait()) for event in (one, other)}
+    try:
+        done, _ = await asyncio.wait(waits, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -8,6 +8,7 @@ Each noun's file has its routes beside its handlers; each room of the front is o
 from stocktake.web import nova, placement
 from stocktake.web.api import about, changes, claims, fleet, history, ledger, nodes, promises
 from stocktake.web.calls import Route
+from stocktake.web.nova import hypervisors, services
 from stocktake.web.pages import ROUTES as PAGES
 
 ROUTES: tuple[Route, ...] = (
@@ -21,5 +22,8 @@ ROUTES: tuple[Route, ...] = (
     *changes.ROUTES,
     *PAGES,
     *nova.ROUTES,
+    *hypervisors.ROUTES,
+    *services.ROUTES,
+    *nova.REST,
     *placement.ROUTES,
 )

@@ -1,7 +1,9 @@
 """
-The server's process: its socket, its TLS, its signals. Invariant: nobody else's network hears it unless it was told so.
+The server's process: its socket, its TLS, its signals, its connections. Invariant: no other network reaches it unless
+the settings say so.
 
-SIGTERM and SIGINT end it once what is at hand is done, SIGHUP reads the certificate again.
+SIGTERM and SIGINT end it once the requests in progress are answered, SIGHUP reads the certificate again. A request's
+head ends, in time and in size, or its connection does: uvicorn limits neither (bodies are limited where they are read).
 """
 
 import asyncio
@@ -17,16 +19,19 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from stocktake.errors import SettingsError, Unreachable
 from stocktake.settings import Server, parse_listen
 from stocktake.web.app import make_app
-from stocktake.web.connection import Connection
 from stocktake.web.context import Web
 
 LOG = logging.getLogger(__name__)
 # How often the certificate's file is looked at.
 LOOK_S = 10.0
+HEAD_BYTES_MAX = 64 * 1024
 _BACKLOG = 1024
 _IDLE_S = 30
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -99,6 +104,67 @@ class Certificate:
         return [self._cert, *([self._key] if self._key else [])]
 
 
+class HttpConnection(HttpToolsProtocol):
+    """uvicorn's protocol, for heads that end."""
+
+    # Set by the server before it listens: how long a head may take.
+    head_s = 30.0
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_bytes = 0
+        self._head_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Wait for a first head, but not for ever."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless what is read has been a head for too long."""
+        if self._head_due is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._give_up()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Wait for the end of a head that has begun."""
+        super().on_message_begin()
+        if self._head_due is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Wait no more: the request is the application's now."""
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_due = self.loop.call_later(self.head_s, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _give_up(self) -> None:
+        self._stop_waiting()
+        self.transport.abort()
+
+
 class _Quiet(uvicorn.Server):
     """uvicorn's server, which leaves the signals to us."""
 
@@ -126,7 +192,7 @@ def serve(web: Web, ready: Callable[[str], None]) -> None:
     config = uvicorn.Config(
         app,
         lifespan="on",
-        http=type("Connection", (Connection,), {"head_s": settings.request_timeout_s}),
+        http=type("HttpConnection", (HttpConnection,), {"head_s": settings.request_timeout_s}),
         ws="none",
         loop="asyncio",
         log_config=None,

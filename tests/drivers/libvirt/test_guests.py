@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.drivers.libvirt.guests import OFF, Definition, DefinitionCache, GuestDisk, read_definition
-from stocktake.drivers.libvirt.numa import Layout
+from stocktake.drivers.libvirt.numa import HostLayout
 from tests.drivers.libvirt.documents import domain_document
 
-LAYOUT = Layout(cell_by_cpu={0: 0, 1: 0}, cells=frozenset({0}), huge_kb=2048)
+LAYOUT = HostLayout(cell_by_cpu={0: 0, 1: 0}, cells=frozenset({0}), huge_kb=2048)
 
 DISKS = """
 <devices>
@@ -133,7 +133,7 @@ def test_any_definition_is_read_or_its_trouble_told(parts: list[str], active: bo
     assert definition.memory_mb or definition.troubles or "0" in memory
 
 
-def read(cache: DefinitionCache, text: str, *, run: int = 3, layout: Layout = LAYOUT) -> Definition:
+def read(cache: DefinitionCache, text: str, *, run: int = 3, layout: HostLayout = LAYOUT) -> Definition:
     return cache.read("u", text, name="name", run=run, layout=layout).definition
 
 
@@ -144,7 +144,7 @@ def test_a_definition_is_parsed_again_only_if_it_or_the_host_has_changed() -> No
     assert read(cache, text) is first
     assert read(cache, domain_document("", vcpu="<vcpu>1</vcpu>")).vcpus == 1
     assert read(cache, text, run=OFF) is not first
-    other = Layout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)
+    other = HostLayout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)
     kept = read(cache, text, layout=other)
     assert read(cache, text, layout=other) is kept
     cache.keep_only(frozenset())
@@ -158,7 +158,7 @@ def test_what_is_kept_stands_for_a_guest_until_it_is_dropped_starts_ends_or_the_
     assert cache.kept("u", run=3, layout=LAYOUT) is not None
     assert cache.kept("u", run=4, layout=LAYOUT) is None
     assert cache.kept("u", run=OFF, layout=LAYOUT) is None
-    assert cache.kept("u", run=3, layout=Layout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)) is None
+    assert cache.kept("u", run=3, layout=HostLayout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)) is None
     cache.drop(["other", "u"])
     assert cache.kept("u", run=3, layout=LAYOUT) is None
 

@@ -3,7 +3,7 @@
 import pytest
 
 from stocktake.drivers.libvirt.numa import (
-    Layout,
+    HostLayout,
     cell_by_cpu,
     guest_topology,
     has_hyperthreading,
@@ -104,9 +104,11 @@ def test_a_wrong_number_is_refused_by_name() -> None:
         host_topology(read_xml(text, where=""), HostCpus(shared=ONLINE, dedicated=frozenset()), {})
 
 
-TWO_CELLS = Layout(cell_by_cpu={0: 0, 1: 0, 4: 0, 5: 0, 2: 1, 3: 1, 6: 1, 7: 1}, cells=frozenset({0, 1}), huge_kb=2048)
-ONE_CELL = Layout(cell_by_cpu={0: 0, 1: 0}, cells=frozenset({0}), huge_kb=2048)
-NO_CELLS = Layout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)
+TWO_CELLS = HostLayout(
+    cell_by_cpu={0: 0, 1: 0, 4: 0, 5: 0, 2: 1, 3: 1, 6: 1, 7: 1}, cells=frozenset({0, 1}), huge_kb=2048
+)
+ONE_CELL = HostLayout(cell_by_cpu={0: 0, 1: 0}, cells=frozenset({0}), huge_kb=2048)
+NO_CELLS = HostLayout(cell_by_cpu={}, cells=frozenset(), huge_kb=None)
 
 GIB = "<memory unit='GiB'>1</memory>"
 TWO_GUEST_CELLS = (
@@ -119,7 +121,7 @@ def pins(*cpus: str) -> str:
     return f"<cputune>{inner}</cputune>"
 
 
-def place(inner: str, layout: Layout, vcpu: str = "<vcpu>4</vcpu>") -> tuple[GuestCell, ...] | None:
+def place(inner: str, layout: HostLayout, vcpu: str = "<vcpu>4</vcpu>") -> tuple[GuestCell, ...] | None:
     root = read_xml(domain_document(inner, memory=GIB, vcpu=vcpu), where="")
     topology = guest_topology(root, frozenset(range(4)), layout)
     return None if topology is None else topology.cells
@@ -139,7 +141,7 @@ def place(inner: str, layout: Layout, vcpu: str = "<vcpu>4</vcpu>") -> tuple[Gue
         (pins("0", "1"), NO_CELLS),
     ],
 )
-def test_what_nothing_binds_to_a_cell_takes_of_none(inner: str, layout: Layout) -> None:
+def test_what_nothing_binds_to_a_cell_takes_of_none(inner: str, layout: HostLayout) -> None:
     assert place(inner, layout) is None
 
 

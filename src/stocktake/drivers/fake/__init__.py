@@ -1,7 +1,7 @@
 """
 Step 4, the driver `fake`: a fleet from a file or a seed. Invariant: it fails only as its description says.
 
-The file (setting `fake.fleet`, JSON or TOML by its ending) holds a `Fleet`:
+The file (setting `fake.fleet`, JSON or TOML by its ending) describes a fleet:
 
     nodes:   a list of tables:
       name       the node's name
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stocktake.clock import Clock
-from stocktake.drivers.fake.fleet import Fault, Fleet, FleetNode, generate_fleet
+from stocktake.drivers.fake.fleet import FakeFleet, Fault, FleetNode, generate_fleet
 from stocktake.drivers.fake.work import generate_work
 from stocktake.errors import (
     DriverError,
@@ -75,7 +75,7 @@ class FakeDriver:
         self._clock = clock
         self._closed = threading.Event()
         self._stamp: _Stamp | None = None
-        self._fleet: Fleet | None = None
+        self._fleet: FakeFleet | None = None
         self._nodes: dict[str, FleetNode] = {}
         self._surveys: dict[str, Survey] = {}
 
@@ -135,7 +135,7 @@ class FakeDriver:
         if fault.error is not None:
             raise FAULTS[fault.error](fault.text, where=where)
 
-    def _current(self) -> Fleet:
+    def _current(self) -> FakeFleet:
         """Give the fleet, read again if its file has changed."""
         path = self._settings.fake.fleet
         if path is None:
@@ -153,23 +153,23 @@ class FakeDriver:
         assert self._fleet is not None, "a fleet was read or an error raised"
         return self._fleet
 
-    def _generated(self) -> Fleet:
+    def _generated(self) -> FakeFleet:
         fake = self._settings.fake
         nodes = generate_fleet(fake.nodes, fake.seed, prefix=fake.prefix)
         if not fake.guests:
-            return Fleet(nodes=nodes)
+            return FakeFleet(nodes=nodes)
         host = self._settings.host
         guests = generate_work(fake.seed, fake.nodes, host=host, now=_ANY_TIME, prefix=fake.prefix).guests
-        return Fleet(nodes=tuple(replace(node, guests=guests.get(node.name, ())) for node in nodes))
+        return FakeFleet(nodes=tuple(replace(node, guests=guests.get(node.name, ())) for node in nodes))
 
-    def _keep(self, fleet: Fleet) -> Fleet:
+    def _keep(self, fleet: FakeFleet) -> FakeFleet:
         self._nodes = {node.name: node for node in fleet.nodes}
         self._surveys = {node.name: _survey(node) for node in fleet.nodes if node.fault is None}
         self._fleet = fleet
         return fleet
 
 
-def read_fleet(path: Path) -> Fleet:
+def read_fleet(path: Path) -> FakeFleet:
     """
     Read a fleet's description.
 
@@ -180,7 +180,9 @@ def read_fleet(path: Path) -> Fleet:
     data = path.read_bytes()
     where = str(path)
     fleet = (
-        convert(_toml(data, where), Fleet, where=where) if path.suffix == ".toml" else decode(data, Fleet, where=where)
+        convert(_toml(data, where), FakeFleet, where=where)
+        if path.suffix == ".toml"
+        else decode(data, FakeFleet, where=where)
     )
     names: set[str] = set()
     for node in fleet.nodes:

@@ -131,7 +131,7 @@ class FleetNode(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listed: bool = True
 
 
-class Fleet(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FakeFleet(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     Nodes, and what goes wrong when they are listed.
 

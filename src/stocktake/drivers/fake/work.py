@@ -36,7 +36,7 @@ FLAVORS = (
 )
 
 
-class State(NamedTuple):
+class InstanceState(NamedTuple):
     """What the ledger says of an instance, and the guest that goes with it (None: the hypervisor has none)."""
 
     vm_state: str
@@ -46,19 +46,19 @@ class State(NamedTuple):
 
 
 STATES = (
-    State("active", None, 1, "running"),
-    State("stopped", None, 4, "shutoff"),
-    State("building", "spawning", 0, None),
-    State("active", "image_snapshot", 1, "running"),
-    State("paused", None, 3, "paused"),
-    State("active", None, 1, "running"),
-    State("suspended", None, 7, "shutoff"),
-    State("rescued", None, 1, "running"),
-    State("error", None, 0, None),
-    State("soft-delete", None, 4, "shutoff"),
-    State("active", "rebooting", 1, "running"),
-    State("shelved", None, 4, "shutoff"),
-    State("shelved_offloaded", None, 4, None),
+    InstanceState("active", None, 1, "running"),
+    InstanceState("stopped", None, 4, "shutoff"),
+    InstanceState("building", "spawning", 0, None),
+    InstanceState("active", "image_snapshot", 1, "running"),
+    InstanceState("paused", None, 3, "paused"),
+    InstanceState("active", None, 1, "running"),
+    InstanceState("suspended", None, 7, "shutoff"),
+    InstanceState("rescued", None, 1, "running"),
+    InstanceState("error", None, 0, None),
+    InstanceState("soft-delete", None, 4, "shutoff"),
+    InstanceState("active", "rebooting", 1, "running"),
+    InstanceState("shelved", None, 4, "shutoff"),
+    InstanceState("shelved_offloaded", None, 4, None),
 )
 
 
@@ -71,7 +71,7 @@ class _Cell:
     large_mb: int
 
 
-class Room:
+class NodeRoom:
     """What a node has left to give."""
 
     def __init__(self, profile: Profile) -> None:
@@ -144,7 +144,7 @@ class Making:
 
 
 def new_instance(
-    making: Making, node: str, state: State, dice: Dice, *, flavor: Flavor, host: str | None = None
+    making: Making, node: str, state: InstanceState, dice: Dice, *, flavor: Flavor, host: str | None = None
 ) -> Instance:
     """Make an instance of this state on this node, made up to 300 days ago; one in five is volume-backed."""
     uuid = dice.uuid()
@@ -222,11 +222,11 @@ def new_migration(
     return migration
 
 
-_IN_PLACE = State("resized", None, 1, "running")
-_LIVE = State("active", "migrating", 1, "paused")
-_COLD = State("active", "resize_migrating", 1, None)
-_REBUILT = State("active", "rebuilding", 1, None)
-_AT_REST = State("active", None, 1, "running")
+_IN_PLACE = InstanceState("resized", None, 1, "running")
+_LIVE = InstanceState("active", "migrating", 1, "paused")
+_COLD = InstanceState("active", "resize_migrating", 1, None)
+_REBUILT = InstanceState("active", "rebuilding", 1, None)
+_AT_REST = InstanceState("active", None, 1, "running")
 
 
 Kind = Literal["none", "resize here", "resize away", "live in", "cold in", "evacuate in", "stale", "settled"]
@@ -272,7 +272,7 @@ def generate_work(seed: int, nodes: int, *, host: str, now: datetime, per_node: 
     making = Making(nodes=nodes, host=host, prefix=prefix, now=now)
     for number in range(nodes):
         dice = Dice(seed, "work", making.name(number))
-        room = Room(profile_of(number))
+        room = NodeRoom(profile_of(number))
         for index in range(per_node):
             _resident(making, number, STATES[(number * per_node + index) % len(STATES)], dice, room)
         _move(making, number, MOVES[number % len(MOVES)], dice, room)
@@ -288,7 +288,7 @@ def generate_work(seed: int, nodes: int, *, host: str, now: datetime, per_node: 
     )
 
 
-def _resident(making: Making, number: int, state: State, dice: Dice, room: Room) -> None:
+def _resident(making: Making, number: int, state: InstanceState, dice: Dice, room: NodeRoom) -> None:
     """An instance that lives on the node, pinned or with large pages or a device where the node has them."""
     node = making.name(number)
     instance = new_instance(making, node, state, dice, flavor=dice.pick(FLAVORS))
@@ -309,7 +309,7 @@ def _resident(making: Making, number: int, state: State, dice: Dice, room: Room)
         making.guests.setdefault(node, []).append(guest_of(instance, state.guest))
 
 
-def _orphan(making: Making, number: int, dice: Dice, room: Room) -> None:
+def _orphan(making: Making, number: int, dice: Dice, room: NodeRoom) -> None:
     """A guest that somebody started by hand; every other one with a device."""
     device = room.device() if number % 2 == 0 else None
     guest = Guest(
@@ -327,13 +327,13 @@ def _orphan(making: Making, number: int, dice: Dice, room: Room) -> None:
 
 def _misplaced(making: Making, number: int, dice: Dice) -> None:
     """A guest that runs here, and the ledger has it, stopped, on the next node."""
-    state = State("stopped", None, 4, None)
+    state = InstanceState("stopped", None, 4, None)
     instance = new_instance(making, making.name(number + 1), state, dice, flavor=FLAVORS[0])
     making.instances.append(instance)
     making.guests.setdefault(making.name(number), []).append(guest_of(instance, "running"))
 
 
-def _move(making: Making, number: int, kind: Kind, dice: Dice, room: Room) -> None:
+def _move(making: Making, number: int, kind: Kind, dice: Dice, room: NodeRoom) -> None:
     """One migration, or two, of the kind that it is this node's turn for."""
     here, away = making.name(number), making.name(number + 1)
     old, new = FLAVORS[1], FLAVORS[2]
@@ -369,7 +369,7 @@ def _move(making: Making, number: int, kind: Kind, dice: Dice, room: Room) -> No
             new_migration(making, instance, dice, "migration", "confirmed", source=away, dest=here, flavors=(old, old))
 
 
-def _resize_here(making: Making, node: str, dice: Dice, room: Room) -> None:
+def _resize_here(making: Making, node: str, dice: Dice, room: NodeRoom) -> None:
     """A resize on the node itself, finished and not confirmed: both sides count."""
     old, new = FLAVORS[1], FLAVORS[3]
     instance = new_instance(making, node, _IN_PLACE, dice, flavor=new)
@@ -381,7 +381,7 @@ def _resize_here(making: Making, node: str, dice: Dice, room: Room) -> None:
     making.guests.setdefault(node, []).append(guest_of(instance, "running"))
 
 
-def _comes(making: Making, node: str, state: State, dice: Dice, *, kind: str, status: str) -> Instance:
+def _comes(making: Making, node: str, state: InstanceState, dice: Dice, *, kind: str, status: str) -> Instance:
     """An instance of another service's host that is on its way here."""
     instance = new_instance(making, ELSEWHERE, state, dice, flavor=FLAVORS[2], host=ELSEWHERE)
     migration = new_migration(

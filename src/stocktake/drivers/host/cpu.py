@@ -11,7 +11,7 @@ from stocktake.drivers.host.files import numbered, read_cpus, read_number, read_
 from stocktake.model.value import Value, encode
 
 
-class Cpu(Value, frozen=True, kw_only=True):
+class HostCpu(Value, frozen=True, kw_only=True):
     """Where a CPU sits, and with which (itself among them) it shares a core."""
 
     package: int
@@ -41,14 +41,14 @@ def read_online(root: Path) -> frozenset[int]:
     return frozenset(int(line.partition(":")[2]) for line in lines if line.startswith("processor"))
 
 
-def read_places(root: Path, online: frozenset[int]) -> dict[int, Cpu]:
+def read_places(root: Path, online: frozenset[int]) -> dict[int, HostCpu]:
     """
     Read where each online CPU sits; a kernel that doesn't say has each on a core of its own in package 0.
 
     Raises:
         OSError, ValueError, InvalidData: it can't be read.
     """
-    places: dict[int, Cpu] = {}
+    places: dict[int, HostCpu] = {}
     for number, folder in numbered(root / "sys/devices/system/cpu", "cpu").items():
         if number not in online:
             continue
@@ -56,13 +56,15 @@ def read_places(root: Path, online: frozenset[int]) -> dict[int, Cpu]:
         package = read_number(topology / "physical_package_id")
         core = read_number(topology / "core_id")
         siblings = read_cpus(topology / "thread_siblings_list") & online
-        places[number] = Cpu(
+        places[number] = HostCpu(
             # Some virtual machines and some arm64 firmware give -1.
             package=max(package or 0, 0),
             core=number if core is None else core,
             siblings=siblings or frozenset({number}),
         )
-    return places | {cpu: Cpu(package=0, core=cpu, siblings=frozenset({cpu})) for cpu in sorted(online - places.keys())}
+    return places | {
+        cpu: HostCpu(package=0, core=cpu, siblings=frozenset({cpu})) for cpu in sorted(online - places.keys())
+    }
 
 
 # The vendors' own strings to libvirt's names.
@@ -90,7 +92,7 @@ def read_model(root: Path) -> CpuModel:
     )
 
 
-def cpu_info(arch: str, model: CpuModel, places: Mapping[int, Cpu], cells: int) -> str:
+def cpu_info(arch: str, model: CpuModel, places: Mapping[int, HostCpu], cells: int) -> str:
     """Write arch, model, vendor, topology and features as JSON in Nova's form; sockets are per cell, as libvirt's."""
     packages = {cpu.package for cpu in places.values()}
     cores = {(cpu.package, cpu.core) for cpu in places.values()}
@@ -131,7 +133,7 @@ HYPERTHREADING = "HW_CPU_HYPERTHREADING"
 _PREFIXES = {"x86_64": "HW_CPU_X86_", "i686": "HW_CPU_X86_", "aarch64": "HW_CPU_AARCH64_"}
 
 
-def cpu_traits(arch: str, flags: Iterable[str], places: Mapping[int, Cpu]) -> frozenset[str]:
+def cpu_traits(arch: str, flags: Iterable[str], places: Mapping[int, HostCpu]) -> frozenset[str]:
     """Name what the CPUs can as standard traits; a flag without one is left out."""
     traits = {HYPERTHREADING} if any(len(cpu.siblings) > 1 for cpu in places.values()) else set()
     prefix = _PREFIXES.get(arch)

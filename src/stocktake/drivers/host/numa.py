@@ -6,7 +6,7 @@ doubts.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stocktake.drivers.host.cpu import Cpu
+from stocktake.drivers.host.cpu import HostCpu
 from stocktake.drivers.host.files import numbered, read_cpus, read_number, read_sizes_kb
 from stocktake.drivers.machine import HostCpus
 from stocktake.model.topology import HostCell, HostPages, HostTopology
@@ -14,7 +14,7 @@ from stocktake.settings import ReservedPages
 
 
 def read_topology(
-    root: Path, cpus: HostCpus, places: Mapping[int, Cpu], *, page_kb: int, reserved: Sequence[ReservedPages]
+    root: Path, cpus: HostCpus, places: Mapping[int, HostCpu], *, page_kb: int, reserved: Sequence[ReservedPages]
 ) -> HostTopology | None:
     """
     Read the cells: MiB rounded down, page sizes in KiB; None if the kernel tells of no cells.
@@ -33,7 +33,7 @@ def _cell(
     number: int,
     folder: Path,
     cpus: HostCpus,
-    places: Mapping[int, Cpu],
+    places: Mapping[int, HostCpu],
     *,
     page_kb: int,
     reserved: Sequence[ReservedPages],

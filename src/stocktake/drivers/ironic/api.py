@@ -85,7 +85,7 @@ class Unreadable(msgspec.Struct, frozen=True):
 Listed = Node | Unreadable
 
 
-class Page(msgspec.Struct, frozen=True):
+class NodePage(msgspec.Struct, frozen=True):
     """One page of a list; `next` is there if another follows."""
 
     nodes: tuple[msgspec.Raw, ...]
@@ -263,7 +263,7 @@ class Api:
             what, where=self.where, remedy="What stands between here and Ironic loses pages of its answers."
         )
 
-    def _page(self, path: str, query: Mapping[str, object], deadline: Deadline) -> Page:
+    def _page(self, path: str, query: Mapping[str, object], deadline: Deadline) -> NodePage:
         filters: dict[str, object] = {}
         if self._section.conductor_group is not None:
             filters["conductor_group"] = self._section.conductor_group
@@ -275,7 +275,7 @@ class Api:
         if answer.status >= 400:
             raise _refused(answer, self.where + path)
         try:
-            return msgspec.json.decode(answer.body, type=Page)
+            return msgspec.json.decode(answer.body, type=NodePage)
         except msgspec.DecodeError as error:
             what = f"the answer can't be understood: {error}"
             raise DriverError(what, where=self.where, remedy="Is this URL Ironic's?") from error

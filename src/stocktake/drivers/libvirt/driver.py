@@ -28,14 +28,14 @@ from stocktake.model.hypervisor import Survey
 from stocktake.model.problem import Problem
 
 
-class Memory(NamedTuple):
+class HostMemory(NamedTuple):
     """Host memory in MiB: total rounded down, used rounded up."""
 
     total_mb: int
     used_mb: int
 
 
-def read_memory(hypervisor: Hypervisor) -> Memory:
+def read_memory(hypervisor: Hypervisor) -> HostMemory:
     """
     Read the host's memory; used is what is neither free nor in buffers nor in the page cache.
 
@@ -48,10 +48,10 @@ def read_memory(hypervisor: Hypervisor) -> Memory:
         if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
             raise
         total_mb = int(hypervisor.getInfo()[1])
-        return Memory(total_mb, max(0, total_mb - hypervisor.getFreeMemory() // 1024**2))
+        return HostMemory(total_mb, max(0, total_mb - hypervisor.getFreeMemory() // 1024**2))
     unused_kb = stats["free"] + stats.get("buffers", 0) + stats.get("cached", 0)
     total_mb = stats["total"] // 1024
-    return Memory(total_mb, total_mb - unused_kb // 1024)
+    return HostMemory(total_mb, total_mb - unused_kb // 1024)
 
 
 class _Look(NamedTuple):

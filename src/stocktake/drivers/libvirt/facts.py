@@ -17,7 +17,7 @@ import libvirt
 from stocktake.drivers.libvirt.connection import Hypervisor, is_lost
 from stocktake.drivers.libvirt.cpu import cpu_info, expand_features, host_traits, read_online_cpus, supported_instances
 from stocktake.drivers.libvirt.devices import pci_devices
-from stocktake.drivers.libvirt.numa import Layout, ReservedPages, cell_by_cpu, host_topology
+from stocktake.drivers.libvirt.numa import HostLayout, ReservedPages, cell_by_cpu, host_topology
 from stocktake.drivers.libvirt.xml import read_xml
 from stocktake.drivers.machine import HostCpus, split_cpus
 from stocktake.model.topology import HostTopology
@@ -50,7 +50,7 @@ class Facts(NamedTuple):
         report: those keys of the driver's report that follow from it.
     """
 
-    layout: Layout
+    layout: HostLayout
     report: Mapping[str, object]
 
 
@@ -93,7 +93,7 @@ class HostFacts:
         self._capabilities: _Made[str, Element] = _Made(lambda text: read_xml(text, where="capabilities"))
         self._pci: _Made[list[str], object] = _Made(lambda documents: plain(pci_devices(documents)))
         self._features: tuple[str, tuple[str, ...]] = ("", ())
-        self._layout: Layout | None = None
+        self._layout: HostLayout | None = None
 
     def clear(self) -> None:
         """Have everything read again."""
@@ -167,10 +167,10 @@ class HostFacts:
         return self._features[1]
 
 
-def _layout(capabilities: Element, topology: HostTopology | None) -> Layout:
+def _layout(capabilities: Element, topology: HostTopology | None) -> HostLayout:
     cells = () if topology is None else topology.cells
     sizes = sorted({pages.size_kb for cell in cells for pages in cell.pages})
-    return Layout(
+    return HostLayout(
         cell_by_cpu=cell_by_cpu(capabilities),
         cells=frozenset(cell.id for cell in cells),
         # The kernel's default huge page is the smallest one, unless it was started with another.

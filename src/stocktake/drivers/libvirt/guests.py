@@ -17,7 +17,7 @@ import libvirt
 from stocktake.drivers.libvirt.connection import Domain, Hypervisor, is_lost, message_of
 from stocktake.drivers.libvirt.devices import address_of
 from stocktake.drivers.libvirt.disks import Image
-from stocktake.drivers.libvirt.numa import Layout, guest_topology
+from stocktake.drivers.libvirt.numa import HostLayout, guest_topology
 from stocktake.drivers.libvirt.xml import number, read_xml, size_bytes, text_of
 from stocktake.errors import InvalidData
 from stocktake.model.hypervisor import Guest
@@ -76,7 +76,7 @@ class Kept:
 
     run: int
     text: str
-    layout: Layout
+    layout: HostLayout
     definition: Definition
     asked: dict[str, Image] = field(default_factory=dict)
 
@@ -93,12 +93,12 @@ class DefinitionCache:
         self._kept: dict[str, Kept] = {}
         self.differing: dict[str, str] = {}
 
-    def kept(self, uuid: str, *, run: int, layout: Layout) -> Kept | None:
+    def kept(self, uuid: str, *, run: int, layout: HostLayout) -> Kept | None:
         """Give what stands for a guest; None if it has to be read."""
         kept = self._kept.get(uuid)
         return kept if kept is not None and kept.run == run and kept.layout is layout else None
 
-    def read(self, uuid: str, text: str, *, name: str, run: int, layout: Layout) -> Kept:
+    def read(self, uuid: str, text: str, *, name: str, run: int, layout: HostLayout) -> Kept:
         """Take a guest's document, and parse it unless it and the host are as they were."""
         before = self.kept(uuid, run=run, layout=layout)
         if before is not None and before.text == text:
@@ -138,7 +138,7 @@ class Reading(NamedTuple):
 
 
 def read_guests(
-    hypervisor: Hypervisor, cache: DefinitionCache, layout: Layout, measure: Measure, *, anew: bool
+    hypervisor: Hypervisor, cache: DefinitionCache, layout: HostLayout, measure: Measure, *, anew: bool
 ) -> Reading:
     """
     Read every guest, running or not. A guest that goes away in between is left out.
@@ -197,7 +197,7 @@ def _list(hypervisor: Hypervisor) -> list[tuple[Domain, tuple[int, int]]]:
 
 
 def _read(
-    hypervisor: Hypervisor, uuid: str, domain: Domain, cache: DefinitionCache, *, run: int, layout: Layout
+    hypervisor: Hypervisor, uuid: str, domain: Domain, cache: DefinitionCache, *, run: int, layout: HostLayout
 ) -> Kept | None:
     try:
         text = domain.XMLDesc()
@@ -222,7 +222,7 @@ def _measure(domain: Domain, kept: Kept, measure: Measure) -> tuple[list[Image],
     return images, unread
 
 
-def read_definition(text: str, *, active: bool, layout: Layout) -> Definition:
+def read_definition(text: str, *, active: bool, layout: HostLayout) -> Definition:
     """Read one domain document, each part on its own, so that what is wrong with one doesn't lose the others."""
     try:
         root = read_xml(text, where="")

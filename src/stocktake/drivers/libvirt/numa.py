@@ -89,7 +89,7 @@ def has_hyperthreading(capabilities: Element) -> bool:
 MIB = 1024**2
 
 
-class Layout(Value, frozen=True, kw_only=True):
+class HostLayout(Value, frozen=True, kw_only=True):
     """
     The host as far as placing a guest needs it.
 
@@ -113,7 +113,7 @@ class _Part(NamedTuple):
     pagesize_kb: int | None
 
 
-def guest_topology(domain: Element, vcpus: frozenset[int], layout: Layout) -> GuestTopology | None:
+def guest_topology(domain: Element, vcpus: frozenset[int], layout: HostLayout) -> GuestTopology | None:
     """
     Read where a guest sits; memory in MiB, rounded up in each cell.
 
@@ -166,7 +166,7 @@ def _affinity(domain: Element, vcpus: frozenset[int]) -> dict[int, frozenset[int
 
 
 def _parts_of_cells(
-    domain: Element, guest_cells: list[Element], vcpus: frozenset[int], pins: Mapping[int, int], layout: Layout
+    domain: Element, guest_cells: list[Element], vcpus: frozenset[int], pins: Mapping[int, int], layout: HostLayout
 ) -> list[_Part]:
     memnodes = {
         number(node.get("cellid"), what="memnode's cellid"): _only(node.get("nodeset"))
@@ -185,7 +185,7 @@ def _parts_of_cells(
     return parts
 
 
-def _home(domain: Element, pinned_to: set[int], layout: Layout) -> int | None:
+def _home(domain: Element, pinned_to: set[int], layout: HostLayout) -> int | None:
     """Say which host cell binds a guest or a part of it: numatune's, that of its pins, or the only one there is."""
     bound = _bound(domain)
     if bound is not None:
@@ -200,7 +200,7 @@ def _bound(domain: Element) -> int | None:
 
 
 def _parts_of_whole(
-    domain: Element, affinity: Mapping[int, frozenset[int]], vcpus: frozenset[int], layout: Layout
+    domain: Element, affinity: Mapping[int, frozenset[int]], vcpus: frozenset[int], layout: HostLayout
 ) -> list[_Part]:
     """
     Divide a guest without cells of its own by the host cells that its CPUs are in.
@@ -228,7 +228,7 @@ def _parts_of_whole(
     return parts
 
 
-def _pagesize_kb(domain: Element, cell_id: int, layout: Layout) -> int | None:
+def _pagesize_kb(domain: Element, cell_id: int, layout: HostLayout) -> int | None:
     """Say which huge pages back a guest cell, KiB; None for ordinary memory."""
     huge = domain.find("./memoryBacking/hugepages")
     if huge is None:

@@ -17,9 +17,8 @@ from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
 from stocktake.ledger import EVERYONE, DatabaseLedger
-from stocktake.web.calls import AGENTS, Call, Query, route
+from stocktake.web.calls import AGENTS, ALIVE, STREAM_HEADERS, STREAM_MEDIA, Call, Query, either, route
 from stocktake.web.status import NotServed
-from stocktake.web.streams import ALIVE, HEADERS, MEDIA, either
 
 STREAM_S: Final = 600.0
 LISTENERS_MAX: Final = 10_000
@@ -83,7 +82,9 @@ async def changes(call: Call[Asked, None]) -> Response:
     ears: Ears = state.ears
     if ears.full:
         raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, "too many agents listen", remedy="Run another server.")
-    return StreamingResponse(_stream(ears, call.query.host, call.stopping), media_type=MEDIA, headers=HEADERS)
+    return StreamingResponse(
+        _stream(ears, call.query.host, call.stopping), media_type=STREAM_MEDIA, headers=STREAM_HEADERS
+    )
 
 
 async def _stream(ears: Ears, host: str, stopping: asyncio.Event) -> AsyncIterator[str]:
@@ -99,4 +100,4 @@ async def _stream(ears: Ears, host: str, stopping: asyncio.Event) -> AsyncIterat
                 yield "data: changed\n\n"
 
 
-ROUTES = (route("GET", "/v1/ledger/changes", changes, AGENTS, media=MEDIA, hidden=True),)
+ROUTES = (route("GET", "/v1/ledger/changes", changes, AGENTS, media=STREAM_MEDIA, hidden=True),)

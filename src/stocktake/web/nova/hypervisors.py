@@ -24,7 +24,7 @@ from stocktake.model.workload import Service
 from stocktake.views.nodes import service_word
 from stocktake.web.calls import READERS, Call, Query, Reply, Text
 from stocktake.web.context import Web
-from stocktake.web.nova.versions import UUIDS, Link, answered, nova, version_asked
+from stocktake.web.nova import UUIDS, Link, answered, nova, version_asked
 from stocktake.web.status import NotServed
 
 # Nova's own: a longer page is cut, and the next one linked.
@@ -59,21 +59,21 @@ class HypervisorsQuery(OneQuery, frozen=True, kw_only=True):
     hypervisor_hostname_pattern: Text | None = None
 
 
-class Server(Value, frozen=True, kw_only=True):
+class NovaServer(Value, frozen=True, kw_only=True):
     """An instance on a hypervisor."""
 
     uuid: str
     name: str
 
 
-class Hypervisor(Value, frozen=True, kw_only=True):
+class NovaHypervisor(Value, frozen=True, kw_only=True):
     """A line of a list."""
 
     id: str
     hypervisor_hostname: str
     state: Literal["up", "down"]
     status: Literal["enabled", "disabled"]
-    servers: tuple[Server, ...] | UnsetType = UNSET
+    servers: tuple[NovaServer, ...] | UnsetType = UNSET
 
 
 class ServiceOf(Value, frozen=True, kw_only=True):
@@ -84,7 +84,7 @@ class ServiceOf(Value, frozen=True, kw_only=True):
     disabled_reason: str | None
 
 
-class HypervisorDetail(Hypervisor, frozen=True, kw_only=True):
+class HypervisorDetail(NovaHypervisor, frozen=True, kw_only=True):
     """Everything of one."""
 
     hypervisor_type: str
@@ -105,7 +105,7 @@ class HypervisorDetail(Hypervisor, frozen=True, kw_only=True):
     cpu_info: Any
 
 
-class HypervisorUptime(Hypervisor, frozen=True, kw_only=True):
+class HypervisorUptime(NovaHypervisor, frozen=True, kw_only=True):
     """How long one runs already, in the words of `uptime`."""
 
     uptime: str
@@ -114,14 +114,14 @@ class HypervisorUptime(Hypervisor, frozen=True, kw_only=True):
 class Hypervisors(Value, frozen=True, kw_only=True):
     """A page of hypervisors; those of one have all fields that it has."""
 
-    hypervisors: tuple[Hypervisor, ...]
+    hypervisors: tuple[NovaHypervisor, ...]
     hypervisors_links: tuple[Link, ...] | UnsetType = UNSET
 
 
 class OneHypervisor(Value, frozen=True, kw_only=True):
     """One hypervisor."""
 
-    hypervisor: Hypervisor
+    hypervisor: NovaHypervisor
 
 
 class Statistics(Value, frozen=True, kw_only=True):
@@ -149,7 +149,7 @@ class HypervisorStatistics(Value, frozen=True, kw_only=True):
 
 def listed(call: Call[HypervisorsQuery, None]) -> Reply[Hypervisors]:
     """List hypervisors, by name."""
-    return _list(call, Hypervisor)
+    return _list(call, NovaHypervisor)
 
 
 def detailed(call: Call[HypervisorsQuery, None]) -> Reply[Hypervisors]:
@@ -200,7 +200,7 @@ def uptime_text(booted_at: datetime, now: datetime) -> str:
     return f" {now:%H:%M:%S} up {long}{rest_s // 3600:2d}:{rest_s // 60 % 60:02d},  ? users,  load average: ?, ?, ?"
 
 
-def _list(call: Call[HypervisorsQuery, None], kind: type[Hypervisor]) -> Reply[Hypervisors]:
+def _list(call: Call[HypervisorsQuery, None], kind: type[NovaHypervisor]) -> Reply[Hypervisors]:
     version = version_asked(call.request, UUIDS)
     ledger, query = call.web.ledger, call.query
     nodes = ledger.nodes() if kind is HypervisorDetail else ledger.nodes_in_brief()
@@ -246,12 +246,12 @@ def _node(call: Call[Any, None]) -> ComputeNode:
 
 
 def _shown(
-    kind: type[Hypervisor],
+    kind: type[NovaHypervisor],
     node: ComputeNode,
     service: Service | None,
     web: Web,
-    servers: Mapping[str, Sequence[Server]] | None,
-) -> Hypervisor:
+    servers: Mapping[str, Sequence[NovaServer]] | None,
+) -> NovaHypervisor:
     fields = _fields(node, service, web)
     if servers is not None:
         fields["servers"] = tuple(servers[node.uuid])
@@ -289,11 +289,11 @@ def _cpu_info(text: str) -> Any:
         return {}
 
 
-def _servers(web: Web, nodes: Iterable[ComputeNode]) -> Mapping[str, Sequence[Server]]:
+def _servers(web: Web, nodes: Iterable[ComputeNode]) -> Mapping[str, Sequence[NovaServer]]:
     """Find the instances on nodes, by the nodes' uuids."""
-    by_place: dict[tuple[str | None, str | None], list[Server]] = defaultdict(list)
+    by_place: dict[tuple[str | None, str | None], list[NovaServer]] = defaultdict(list)
     for one in web.ledger.instances():
-        by_place[one.host, one.node].append(Server(uuid=one.uuid, name=one.name or one.uuid))
+        by_place[one.host, one.node].append(NovaServer(uuid=one.uuid, name=one.name or one.uuid))
     return {node.uuid: by_place[node.host, node.hypervisor_hostname] for node in nodes}
 
 

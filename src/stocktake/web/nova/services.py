@@ -15,27 +15,26 @@ from msgspec import Meta
 from stocktake.errors import NotFound
 from stocktake.model.books import ComputeNode
 from stocktake.model.value import Value
-from stocktake.model.workload import Instance
-from stocktake.model.workload import Service as Agent
+from stocktake.model.workload import Instance, Service
 from stocktake.views.finding import find_service
 from stocktake.views.nodes import service_word
 from stocktake.web.calls import OPERATORS, READERS, Call, Query, Reply, Text
 from stocktake.web.context import Web
-from stocktake.web.nova.versions import UUIDS, answered, nova, version_asked
+from stocktake.web.nova import UUIDS, answered, nova, version_asked
 from stocktake.web.status import NotServed
 
 BINARY = "nova-compute"
 ZONE = "nova"
 
 
-class ServicesQuery(Query, frozen=True, kw_only=True):
+class NovaServicesQuery(Query, frozen=True, kw_only=True):
     """Which services."""
 
     host: Text | None = None
     binary: Text | None = None
 
 
-class Service(Value, frozen=True, kw_only=True):
+class NovaService(Value, frozen=True, kw_only=True):
     """A service; `updated_at` is its last sign of life, in UTC."""
 
     id: str
@@ -52,16 +51,16 @@ class Service(Value, frozen=True, kw_only=True):
 class Services(Value, frozen=True, kw_only=True):
     """Services, by host."""
 
-    services: tuple[Service, ...]
+    services: tuple[NovaService, ...]
 
 
 class OneService(Value, frozen=True, kw_only=True):
     """One service."""
 
-    service: Service
+    service: NovaService
 
 
-class Change(Value, frozen=True, kw_only=True):
+class ServiceChange(Value, frozen=True, kw_only=True):
     """What a service shall be; None leaves it as it is."""
 
     status: Literal["enabled", "disabled"] | None = None
@@ -69,7 +68,7 @@ class Change(Value, frozen=True, kw_only=True):
     forced_down: bool | None = None
 
 
-class Host(Value, frozen=True, kw_only=True):
+class NovaHost(Value, frozen=True, kw_only=True):
     """A line of the list of hosts."""
 
     host_name: str
@@ -80,10 +79,10 @@ class Host(Value, frozen=True, kw_only=True):
 class Hosts(Value, frozen=True, kw_only=True):
     """Hosts, by name."""
 
-    hosts: tuple[Host, ...]
+    hosts: tuple[NovaHost, ...]
 
 
-class Amounts(Value, frozen=True, kw_only=True):
+class HostAmounts(Value, frozen=True, kw_only=True):
     """What a host has or uses, or what a project was sold on it: vCPUs, MiB, GiB."""
 
     host: str
@@ -96,7 +95,7 @@ class Amounts(Value, frozen=True, kw_only=True):
 class Resource(Value, frozen=True, kw_only=True):
     """A line of a host's page."""
 
-    resource: Amounts
+    resource: HostAmounts
 
 
 class OneHost(Value, frozen=True, kw_only=True):
@@ -111,7 +110,7 @@ class Aggregates(Value, frozen=True, kw_only=True):
     aggregates: tuple[Value, ...] = ()
 
 
-def listed(call: Call[ServicesQuery, None]) -> Reply[Services]:
+def listed(call: Call[NovaServicesQuery, None]) -> Reply[Services]:
     """List the services, by host."""
     version = version_asked(call.request, UUIDS)
     found = call.web.ledger.services() if call.query.binary in (None, BINARY) else ()
@@ -119,7 +118,7 @@ def listed(call: Call[ServicesQuery, None]) -> Reply[Services]:
     return answered(Services(services=tuple(_shown(one, call.web) for one in asked)), version)
 
 
-def changed(call: Call[None, Change]) -> Reply[OneService]:
+def changed(call: Call[None, ServiceChange]) -> Reply[OneService]:
     """
     Enable or disable a service, or say that its host is down whatever its agent says.
 
@@ -142,7 +141,7 @@ def changed(call: Call[None, Change]) -> Reply[OneService]:
 def hosts(call: Call[None, None]) -> Reply[Hosts]:
     """List the hosts, by name."""
     version = version_asked(call.request)
-    known = tuple(Host(host_name=service.host) for service in call.web.ledger.services())
+    known = tuple(NovaHost(host_name=service.host) for service in call.web.ledger.services())
     return answered(Hosts(hosts=known), version)
 
 
@@ -167,10 +166,10 @@ def aggregates(call: Call[None, None]) -> Reply[Aggregates]:
     return answered(Aggregates(), version_asked(call.request))
 
 
-def _shown(service: Agent, web: Web) -> Service:
+def _shown(service: Service, web: Web) -> NovaService:
     word = service_word(service, web.clock.now(), web.settings.service_down_time)
     seen = service.last_seen_up or service.updated_at
-    return Service(
+    return NovaService(
         id=service.uuid,
         host=service.host,
         status="disabled" if service.disabled else "enabled",
@@ -181,16 +180,16 @@ def _shown(service: Agent, web: Web) -> Service:
     )
 
 
-def _of_nodes(host: str, project: str, nodes: tuple[ComputeNode, ...], end: str) -> Amounts:
+def _of_nodes(host: str, project: str, nodes: tuple[ComputeNode, ...], end: str) -> HostAmounts:
     cpu, memory_mb, disk_gb = (
         sum(getattr(node, name + end) for node in nodes) for name in ("vcpus", "memory_mb", "local_gb")
     )
-    return Amounts(host=host, project=project, cpu=cpu, memory_mb=memory_mb, disk_gb=disk_gb)
+    return HostAmounts(host=host, project=project, cpu=cpu, memory_mb=memory_mb, disk_gb=disk_gb)
 
 
-def _of_instances(host: str, project: str, instances: "tuple[Instance, ...] | list[Instance]") -> Amounts:
+def _of_instances(host: str, project: str, instances: "tuple[Instance, ...] | list[Instance]") -> HostAmounts:
     flavors = [one.flavor for one in instances]
-    return Amounts(
+    return HostAmounts(
         host=host,
         project=project,
         cpu=sum(flavor.vcpus for flavor in flavors),

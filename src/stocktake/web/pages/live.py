@@ -19,11 +19,10 @@ from starlette.responses import Response, StreamingResponse
 
 from stocktake.errors import StocktakeError
 from stocktake.model.value import encode
-from stocktake.web.calls import READERS, Call, Stage, route
+from stocktake.web.calls import ALIVE, READERS, STREAM_HEADERS, STREAM_MEDIA, Call, Stage, either, route
 from stocktake.web.context import Web
 from stocktake.web.pages.fleet import TILES_MAX
 from stocktake.web.status import NotServed
-from stocktake.web.streams import ALIVE, HEADERS, MEDIA, either
 
 LOG = logging.getLogger(__name__)
 EVERY_S = 1.0
@@ -123,7 +122,7 @@ async def live(call: Call[None, None]) -> Response:
     watch: Watch = state.watch
     if watch.full:
         raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open", remedy="Close some.")
-    return StreamingResponse(_stream(watch, call.stopping), media_type=MEDIA, headers=HEADERS)
+    return StreamingResponse(_stream(watch, call.stopping), media_type=STREAM_MEDIA, headers=STREAM_HEADERS)
 
 
 async def _stream(watch: Watch, stopping: asyncio.Event) -> AsyncIterator[str]:
@@ -145,4 +144,4 @@ async def _stream(watch: Watch, stopping: asyncio.Event) -> AsyncIterator[str]:
                 yield f"data: {encode(nodes if len(nodes) <= TILES_MAX else 'many')}\n\n"
 
 
-ROUTES = (route("GET", "/live", live, READERS, media=MEDIA, hidden=True),)
+ROUTES = (route("GET", "/live", live, READERS, media=STREAM_MEDIA, hidden=True),)

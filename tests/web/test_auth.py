@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.clock import SystemClock
-from stocktake.web.limits import BURST_S, Rates
+from stocktake.web.auth import BURST_S, Rates
 
 
 class Still(SystemClock):
