@@ -14,12 +14,12 @@ from pathlib import Path
 
 from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger
 from stocktake.model.allocation import Allocation
 from stocktake.model.workload import Flavor
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
@@ -34,20 +34,20 @@ def measured(directory: Path) -> list[dict[str, str | float]]:
 
 
 def _foreign(directory: Path) -> dict[str, str | float]:
-    with _opened(directory, placement="none", allocations="foreign") as (parts, claims, node):
+    with _opened(directory, placement="none", allocations="foreign") as (context, claims, node):
         taken = [_ms(lambda: _claim(claims, node)) for _ in range(CLAIMS)]
-        floor = _floor_ms(Path(parts.settings.database.connection.removeprefix("sqlite:///")))
+        floor = _floor_ms(Path(context.settings.database.connection.removeprefix("sqlite:///")))
     return _row("claims on one node, allocations foreign", taken, floor)
 
 
 def _own(directory: Path) -> dict[str, str | float]:
-    with _opened(directory, placement="embedded", allocations="own") as (parts, claims, node):
+    with _opened(directory, placement="embedded", allocations="own") as (context, claims, node):
         _claim(claims, node)
         taken: list[float] = []
         floor: list[float] = []
         for _ in range(OWN_CLAIMS):
             taken.append(_ms(lambda: _claim(claims, node)))
-            floor.append(_ms(_put(parts, node)))
+            floor.append(_ms(_put(context, node)))
     return _row("claims on one node, allocations own", taken, statistics.median(floor))
 
 
@@ -55,11 +55,11 @@ def _claim(claims: Claims, node: str) -> None:
     assert isinstance(claims.build(node, SMALL), Claimed)
 
 
-def _put(parts: Parts, node: str) -> Callable[[], object]:
+def _put(context: Context, node: str) -> Callable[[], object]:
     """Make the bare request that allocates for a new consumer."""
     held = {node: {"VCPU": 1, "MEMORY_MB": 64, "DISK_GB": 1}}
-    allocation = Allocation(consumer=parts.ids.uuid(), resources=held)
-    return lambda: parts.scheduler.allocate([allocation])
+    allocation = Allocation(consumer=context.ids.uuid(), resources=held)
+    return lambda: context.scheduler.allocate([allocation])
 
 
 def _floor_ms(path: Path) -> float:
@@ -98,7 +98,7 @@ def _ms(call: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _opened(directory: Path, *, placement: str, allocations: str) -> Iterator[tuple[Parts, Claims, str]]:
+def _opened(directory: Path, *, placement: str, allocations: str) -> Iterator[tuple[Context, Claims, str]]:
     """One node of a size that nothing is refused on, taken stock of once."""
     directory.mkdir()
     flags = {
@@ -110,10 +110,10 @@ def _opened(directory: Path, *, placement: str, allocations: str) -> Iterator[tu
         "allocations": allocations,
     }
     clock, ids = SystemClock(), RandomIds()
-    parts = open_parts(read_settings(None, {}, {**flags, "cpu_allocation_ratio": 1000.0}), clock, ids)
-    refresh(parts)
-    (node,) = parts.ledger.nodes()
-    ledger = parts.ledger
+    context = open_context(read_settings(None, {}, {**flags, "cpu_allocation_ratio": 1000.0}), clock, ids)
+    refresh(context)
+    (node,) = context.ledger.nodes()
+    ledger = context.ledger
     assert isinstance(ledger, DatabaseLedger)
-    yield parts, claims_with(parts.settings, ledger, parts.scheduler, clock, ids), node.uuid
-    close_parts(parts)
+    yield context, claims_with(context.settings, ledger, context.scheduler, clock, ids), node.uuid
+    close_context(context)

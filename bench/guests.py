@@ -25,11 +25,11 @@ from tests.system.readback import remote
 from tests.system.running import Agent, Host
 from tests.system.scraping import health
 
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.base import Watching
-from stocktake.refresh.cache import Memory
-from stocktake.refresh.context import Parts
+from stocktake.refresh.cache import RefreshCache
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
@@ -64,33 +64,33 @@ def _settings(server: PrivateLibvirtd) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _opened(server: PrivateLibvirtd) -> Iterator[Parts]:
+def _opened(server: PrivateLibvirtd) -> Iterator[Context]:
     with tempfile.TemporaryDirectory(prefix="stocktake-bench-") as state:
         given = {**_settings(server), "state_path": state}
-        parts = open_parts(read_settings(None, {}, given), SystemClock(), RandomIds())
-        assert isinstance(parts.driver, Watching)
+        context = open_context(read_settings(None, {}, given), SystemClock(), RandomIds())
+        assert isinstance(context.driver, Watching)
         # What an agent does: without it nothing is kept between passes.
-        parts.driver.watch(lambda: None)
-        yield parts
-        close_parts(parts)
+        context.driver.watch(lambda: None)
+        yield context
+        close_context(context)
 
 
 def _passes(server: PrivateLibvirtd) -> list[Row]:
     """Measure a first pass, and steady ones beside their floors."""
-    with _opened(server) as parts:
-        memory = Memory()
+    with _opened(server) as context:
+        cache = RefreshCache()
         # Most of a first pass is loading the embedded Placement, whoever asks it.
-        loading_ms = _ms(parts.scheduler.providers)
-        first_ms = loading_ms + _ms(lambda: refresh(parts, full=True, memory=memory))
-        refresh(parts, memory=memory)
-        names = parts.driver.node_names()
+        loading_ms = _ms(context.scheduler.providers)
+        first_ms = loading_ms + _ms(lambda: refresh(context, full=True, cache=cache))
+        refresh(context, cache=cache)
+        names = context.driver.node_names()
         bare = libvirt.openReadOnly(server.uri)
         timed: dict[str, list[float]] = {"survey": [], "bare": [], "refresh": [], "floor": []}
         for _ in range(ROUNDS):
-            timed["survey"].append(_ms(lambda: parts.driver.survey(names)))
+            timed["survey"].append(_ms(lambda: context.driver.survey(names)))
             timed["bare"].append(_ms(lambda: _bare_calls(bare)))
-            timed["refresh"].append(_ms(lambda: refresh(parts, memory=memory)))
-            timed["floor"].append(_ms(lambda: (_bare_calls(bare), _bare_rows(parts), parts.scheduler.providers())))
+            timed["refresh"].append(_ms(lambda: refresh(context, cache=cache)))
+            timed["floor"].append(_ms(lambda: (_bare_calls(bare), _bare_rows(context), context.scheduler.providers())))
         bare.close()
     median = {name: statistics.median(times) for name, times in timed.items()}
     return [
@@ -120,8 +120,8 @@ def _bare_calls(hypervisor: libvirt.virConnect) -> object:
     )
 
 
-def _bare_rows(parts: Parts) -> object:
-    connection = sqlite3.connect(parts.settings.database.connection.removeprefix("sqlite:///"))
+def _bare_rows(context: Context) -> object:
+    connection = sqlite3.connect(context.settings.database.connection.removeprefix("sqlite:///"))
     tables = ("compute_nodes", "instances", "migrations")
     rows = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
     connection.close()

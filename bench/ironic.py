@@ -27,10 +27,10 @@ from tests.servers.placement import PlacementServer, free_port, private_placemen
 from tests.system.readback import Readback, remote
 from tests.system.running import Host
 
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.refresh.cache import Memory
-from stocktake.refresh.context import Parts
+from stocktake.refresh.cache import RefreshCache
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
@@ -65,21 +65,21 @@ def measured(directory: Path) -> list[Row]:
 
 def _steady(state: Path, ironic: IronicServer, there: PlacementServer) -> Row:
     """A pass over nodes of which none changed."""
-    with _parts(state, ironic.url, remote(there)) as parts:
-        listing = _timed_list(parts)
-        memory = Memory()
-        first_ms = _milliseconds(lambda: refresh(parts, memory=memory))
-        refresh(parts, memory=memory)
+    with _context(state, ironic.url, remote(there)) as context:
+        listing = _timed_list(context)
+        cache = RefreshCache()
+        first_ms = _milliseconds(lambda: refresh(context, cache=cache))
+        refresh(context, cache=cache)
         beside: list[float] = []
         lists: list[float] = []
         plain: list[float] = []
         for _ in range(RUNS):
             plain.append(_milliseconds(lambda: _plain_list(ironic.url)))
             listing.clear()
-            whole_ms = _milliseconds(lambda: refresh(parts, memory=memory))
+            whole_ms = _milliseconds(lambda: refresh(context, cache=cache))
             lists.append(sum(listing))
             beside.append(whole_ms - sum(listing))
-        full_ms = _milliseconds(lambda: refresh(parts, full=True, memory=memory))
+        full_ms = _milliseconds(lambda: refresh(context, full=True, cache=cache))
     return {
         "case": f"{NODES:,} nodes, nothing changed",
         "first_ms": round(first_ms, 1),
@@ -164,14 +164,14 @@ def _sized(directory: Path, size: int) -> Row:
 
 def _pass(state: Path, url: str) -> dict[str, float]:
     """Take stock a few times; CPU time is this process's alone, whatever else the machine does, memory its most."""
-    with _parts(state, url, {"mode": "none"}) as parts:
-        memory = Memory()
-        first_ms = _milliseconds(lambda: refresh(parts, memory=memory))
+    with _context(state, url, {"mode": "none"}) as context:
+        cache = RefreshCache()
+        first_ms = _milliseconds(lambda: refresh(context, cache=cache))
         steady: list[float] = []
         cpu: list[float] = []
         for _ in range(RUNS):
             begun = time.process_time()
-            steady.append(_milliseconds(lambda: refresh(parts, memory=memory)))
+            steady.append(_milliseconds(lambda: refresh(context, cache=cache)))
             cpu.append((time.process_time() - begun) * 1000)
     return {
         "first_ms": first_ms,
@@ -239,7 +239,7 @@ def _node(number: int) -> dict[str, object]:
 
 
 @contextmanager
-def _parts(state: Path, url: str, placement: object) -> Iterator[Parts]:
+def _context(state: Path, url: str, placement: object) -> Iterator[Context]:
     flags = {
         "state_path": state,
         "host": "bench",
@@ -249,17 +249,17 @@ def _parts(state: Path, url: str, placement: object) -> Iterator[Parts]:
         "placement": placement,
         "provider_config_location": state / "provider_config",
     }
-    parts = open_parts(read_settings(None, {}, flags), SystemClock(), RandomIds())
+    context = open_context(read_settings(None, {}, flags), SystemClock(), RandomIds())
     try:
-        yield parts
+        yield context
     finally:
-        close_parts(parts)
+        close_context(context)
 
 
-def _timed_list(parts: Parts) -> list[float]:
+def _timed_list(context: Context) -> list[float]:
     """Have the driver's listings timed, in ms."""
     spans: list[float] = []
-    listed = parts.driver.node_names
+    listed = context.driver.node_names
 
     def timed() -> tuple[str, ...]:
         begun = time.perf_counter()
@@ -267,7 +267,7 @@ def _timed_list(parts: Parts) -> list[float]:
         spans.append((time.perf_counter() - begun) * 1000)
         return names
 
-    parts.driver.node_names = timed  # type: ignore[method-assign]
+    context.driver.node_names = timed  # type: ignore[method-assign]
     return spans
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fake.fleet import node_name
 from stocktake.model.workload import Flavor, Instance
-from stocktake.refresh.cache import Memory
-from stocktake.refresh.context import Parts
+from stocktake.refresh.cache import RefreshCache
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
@@ -49,15 +49,15 @@ def measured(directory: Path) -> list[dict[str, str | float]]:
 
 def _measured(case: Case, folder: Path) -> dict[str, str | float]:
     folder.mkdir()
-    with prepared(case, folder) as parts:
-        memory = Memory()
-        first_ms = _ms(lambda: refresh(parts, memory=memory))
-        refresh(parts, memory=memory)
+    with prepared(case, folder) as context:
+        cache = RefreshCache()
+        first_ms = _ms(lambda: refresh(context, cache=cache))
+        refresh(context, cache=cache)
         steady: list[float] = []
         floor: list[float] = []
         for _ in range(RUNS):
-            steady.append(_ms(lambda: refresh(parts, memory=memory)))
-            floor.append(_ms(floor_of(parts)))
+            steady.append(_ms(lambda: refresh(context, cache=cache)))
+            floor.append(_ms(floor_of(context)))
     median, least = statistics.median(steady), statistics.median(floor)
     return {
         "case": case.name,
@@ -78,8 +78,8 @@ def _ms(call: Callable[[], object]) -> float:
 
 
 @contextmanager
-def prepared(case: Case, directory: Path) -> Iterator[Parts]:
-    """Open the parts of a fleet whose instances are in the ledger; nothing is refreshed yet."""
+def prepared(case: Case, directory: Path) -> Iterator[Context]:
+    """Open the context of a fleet whose instances are in the ledger; nothing is refreshed yet."""
     flags = {
         "host": "bench",
         "state_path": directory,
@@ -88,14 +88,14 @@ def prepared(case: Case, directory: Path) -> Iterator[Parts]:
         "placement": {"mode": "embedded"},
     }
     clock, ids = SystemClock(), RandomIds()
-    parts = open_parts(read_settings(None, {}, flags), clock, ids)
+    context = open_context(read_settings(None, {}, flags), clock, ids)
     flavor = Flavor(vcpus=1, memory_mb=512, root_gb=1)
-    parts.ledger.put_instances(
+    context.ledger.put_instances(
         [
             Instance(
                 uuid=ids.uuid(),
                 host="bench",
-                node=node_name(number, parts.settings.fake.prefix),
+                node=node_name(number, context.settings.fake.prefix),
                 vm_state="active",
                 project_id=f"project-{index % 10}",
                 flavor=flavor,
@@ -104,17 +104,17 @@ def prepared(case: Case, directory: Path) -> Iterator[Parts]:
             for index in range(case.instances)
         ]
     )
-    yield parts
-    close_parts(parts)
+    yield context
+    close_context(context)
 
 
-def floor_of(parts: Parts) -> Callable[[], object]:
+def floor_of(context: Context) -> Callable[[], object]:
     """
     Give the bare calls of a pass: the rows by the database's own client, and the scheduler's list.
 
     What the rows mean is not worked out.
     """
-    path = parts.settings.database.connection.removeprefix("sqlite:///")
+    path = context.settings.database.connection.removeprefix("sqlite:///")
 
     def floor() -> object:
         connection = sqlite3.connect(path)
@@ -123,6 +123,6 @@ def floor_of(parts: Parts) -> Callable[[], object]:
             for table in ("compute_nodes", "instances", "migrations")
         ]
         connection.close()
-        return rows, parts.scheduler.providers() if parts.settings.placement.mode != "none" else ()
+        return rows, context.scheduler.providers() if context.settings.placement.mode != "none" else ()
 
     return floor

@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from tests.parts import REPORT, a_guest
+from tests.context import REPORT, a_guest
 from tests.servers.postgres import PrivatePostgres, private_postgres
 from tests.servers.serve import Served, served
 
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger, NodeSave, open_ledger
 from stocktake.model.access import digest_of
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
@@ -86,8 +86,8 @@ def guests_of(number: int) -> list[str]:
 
 
 @contextmanager
-def agents(directory: Path, url: str, tokens: Sequence[str], first: int = 0) -> Iterator[list[Parts]]:
-    """Open the parts of every host from the first on, its books behind the server."""
+def agents(directory: Path, url: str, tokens: Sequence[str], first: int = 0) -> Iterator[list[Context]]:
+    """Open the context of every host from the first on, its books behind the server."""
     opened = []
     for number, token in enumerate(tokens, first):
         host = f"host-{number}"
@@ -104,12 +104,12 @@ def agents(directory: Path, url: str, tokens: Sequence[str], first: int = 0) -> 
             "ledger": url,
             "server": {"token": token},
         }
-        opened.append(open_parts(read_settings(None, {}, flags), SystemClock(), RandomIds()))
+        opened.append(open_context(read_settings(None, {}, flags), SystemClock(), RandomIds()))
     try:
         yield opened
     finally:
-        for parts in opened:
-            close_parts(parts)
+        for context in opened:
+            close_context(context)
 
 
 def _reported(
@@ -130,7 +130,7 @@ def _reported(
             yield _row(f"{HOSTS:,} agents x {GUESTS} guests, {name}", number, began_s, before, used(server, database))
 
 
-def reported_for(opened: Sequence[Parts], seconds: float, changed_every: int = 0) -> int:
+def reported_for(opened: Sequence[Context], seconds: float, changed_every: int = 0) -> int:
     """
     Let agents report, each as soon as its turn comes again; give how many passes that were.
 
@@ -143,11 +143,11 @@ def reported_for(opened: Sequence[Parts], seconds: float, changed_every: int = 0
     def report(thread: int) -> None:
         mine = opened[thread::THREADS]
         while time.perf_counter() < until_s:
-            for parts in mine:
+            for context in mine:
                 happens = changed_every > 0 and done[thread] % changed_every == 0
                 if happens:
-                    change(parts)
-                result = refresh(parts)
+                    change(context)
+                result = refresh(context)
                 assert result.fine, result.failed
                 assert bool(result.changed) == happens
                 done[thread] += 1
@@ -162,9 +162,9 @@ def reported_for(opened: Sequence[Parts], seconds: float, changed_every: int = 0
     return sum(done)
 
 
-def change(parts: Parts) -> None:
+def change(context: Context) -> None:
     """Let a guest of a host start or end."""
-    file = parts.settings.fake.fleet
+    file = context.settings.fake.fleet
     assert file is not None
     fleet = json.loads(file.read_text())
     guest = fleet["nodes"][0]["guests"][-1]

@@ -20,7 +20,7 @@ from stocktake.model.value import decode, encode, replace
 from stocktake.model.workload import NodeWork
 from stocktake.refresh.run import refresh
 from stocktake.verify import verify
-from tests.parts import Fleet, parts_of
+from tests.context import Fleet, context_of
 from tests.test_verify import CELL, GUEST, NODE, OTHER, REPORT, REPORTS, WORK, believed, cells, codes, refused
 
 RULES = Rules(host="cn", device_specs=(DeviceSpec(),))
@@ -203,12 +203,12 @@ def test_given_one_node_of_two_that_no_ledger_can_hold_when_refreshed_then_the_o
     lie: Mapping[str, object], tmp_path: Path
 ) -> None:
     fleet = Fleet(tmp_path / "fleet.json").has("honest").has("liar")
-    with parts_of(tmp_path) as parts:
-        refresh(parts)
+    with context_of(tmp_path) as context:
+        refresh(context)
         fleet.has("honest", report={"vcpus": 24}).has("liar", report=lie)
-        result = refresh(parts)
+        result = refresh(context)
         assert result.failed.keys() == {"liar"}
-        nodes = {node.hypervisor_hostname: node for node in parts.ledger.nodes()}
+        nodes = {node.hypervisor_hostname: node for node in context.ledger.nodes()}
     assert (nodes["honest"].vcpus, nodes["honest"].failure) == (24, None)
     assert nodes["liar"].vcpus == 16
     assert nodes["liar"].failure is not None
@@ -219,9 +219,9 @@ def test_given_a_node_that_calls_itself_otherwise_when_refreshed_again_then_it_i
     tmp_path: Path,
 ) -> None:
     Fleet(tmp_path / "fleet.json").has("one", report={"hypervisor_hostname": "other"}).has("two")
-    with parts_of(tmp_path) as parts:
-        first = refresh(parts)
-        second = refresh(parts)
-        assert [node.hypervisor_hostname for node in parts.ledger.nodes()] == ["one", "two"]
+    with context_of(tmp_path) as context:
+        first = refresh(context)
+        second = refresh(context)
+        assert [node.hypervisor_hostname for node in context.ledger.nodes()] == ["one", "two"]
     assert (second.changed, second.failed, second.deleted) == (set(), {}, [])
     assert first.nodes == second.nodes

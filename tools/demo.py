@@ -10,14 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fake.fleet import DEVICE_SPEC
 from stocktake.drivers.fake.work import Work, generate_work
 from stocktake.ledger import NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.pci import PciRecord
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
 
@@ -48,36 +48,36 @@ def main(arguments: Sequence[str]) -> int:
     config.write_text(_settings(directory, nodes), encoding="utf-8")
     clock = SystemClock()
     settings = read_settings(config, {}, {})
-    parts = open_parts(settings, clock, RandomIds())
+    context = open_context(settings, clock, RandomIds())
     try:
         # The nodes must be in the ledger before devices of theirs can be held.
-        refresh(parts)
+        refresh(context)
         work = generate_work(SEED, nodes, host=settings.host, now=clock.now())
-        parts.ledger.put_instances(work.instances)
-        parts.ledger.put_migrations(work.migrations)
-        hold(parts, work)
-        refresh(parts)
+        context.ledger.put_instances(work.instances)
+        context.ledger.put_migrations(work.migrations)
+        hold(context, work)
+        refresh(context)
     finally:
-        close_parts(parts)
+        close_context(context)
     program = Path(sys.executable).with_name("stocktake")
     status = subprocess.call([program, "--config", config, "nodes"])
     print(NEXT.format(directory=directory, config=config, program=program, node="node-00001"))
     return 0 if status == 1 else status
 
 
-def hold(parts: Parts, work: Work) -> None:
+def hold(context: Context, work: Work) -> None:
     """Let the generated instances hold their PCI devices."""
     held = work.pci_devices
-    before = parts.ledger.work(parts.rules.host, tuple(held), {})
+    before = context.ledger.work(context.rules.host, tuple(held), {})
     saves: list[NodeSave] = []
     for name, devices in held.items():
         record = before[name].record
         assert record is not None, "the first refresh made it"
         there: Mapping[str, PciRecord] = {device.address: device for device in before[name].pci_devices}
         merged = {**there, **{device.address: device for device in devices}}
-        tally = Tally(node=record, entries=parts.ledger.entries(record.uuid), pci_devices=tuple(merged.values()))
+        tally = Tally(node=record, entries=context.ledger.entries(record.uuid), pci_devices=tuple(merged.values()))
         saves.append(NodeSave(tally=tally, expected_generation=record.generation))
-    outcome = parts.ledger.save(saves)
+    outcome = context.ledger.save(saves)
     assert not outcome.conflicts, "nobody else writes to the demonstration's ledger"
 
 

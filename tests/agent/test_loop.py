@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.agent.health import Watch
+from stocktake.agent.health import AgentHealth
 from stocktake.agent.loop import Agent
 from stocktake.drivers.base import Driver
 from stocktake.errors import IdentityError, LedgerUnreachable, SettingsError, StocktakeError
 from stocktake.model.hypervisor import Survey
 from stocktake.model.value import replace as changed
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.settings import Supervisor
-from tests.parts import Fleet, a_guest, parts_of
+from tests.context import Fleet, a_guest, context_of
 from tests.servers.systemd import Systemd, listening, status_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -97,22 +97,22 @@ class WatchedDriver:
 class Stage:
     """An agent, its clock and what it works with."""
 
-    def __init__(self, parts: Parts, clock: SteppedClock, fleet: Fleet) -> None:
+    def __init__(self, context: Context, clock: SteppedClock, fleet: Fleet) -> None:
         self.clock = clock
         self.fleet = fleet
-        self.driver = WatchedDriver(parts.driver, clock)
-        self.parts = replace(parts, driver=self.driver)
-        self.opened: list[Callable[[], Parts]] = []
+        self.driver = WatchedDriver(context.driver, clock)
+        self.context = replace(context, driver=self.driver)
+        self.opened: list[Callable[[], Context]] = []
         self.agent = Agent(self._open, clock, lambda: 0.5, busy_s=lambda: 0.0)
 
-    def _open(self) -> Parts:
-        return self.opened.pop(0)() if self.opened else self.parts
+    def _open(self) -> Context:
+        return self.opened.pop(0)() if self.opened else self.context
 
-    def watched(self, systemd: Systemd) -> Watch:
+    def watched(self, systemd: Systemd) -> AgentHealth:
         """Let the agent tell a systemd that waits an hour for signs of life."""
-        watch = Watch(self.clock, supervisor=Supervisor(systemd.address, 3600.0))
-        self.agent = Agent(self._open, self.clock, lambda: 0.5, watch, lambda: 0.0)
-        return watch
+        health = AgentHealth(self.clock, supervisor=Supervisor(systemd.address, 3600.0))
+        self.agent = Agent(self._open, self.clock, lambda: 0.5, health, lambda: 0.0)
+        return health
 
     def run(self, seconds: float) -> list[float]:
         """Run for so long; give when the driver was asked."""
@@ -125,13 +125,13 @@ class Stage:
 def stage(tmp_path: Path) -> Iterator[Stage]:
     clock = SteppedClock()
     fleet = Fleet(tmp_path / "fleet.json").has("one")
-    with parts_of(tmp_path, clock=clock) as parts:
-        yield Stage(parts, clock, fleet)
+    with context_of(tmp_path, clock=clock) as context:
+        yield Stage(context, clock, fleet)
 
 
-def again(stage: Stage, **changes: object) -> Parts:
-    """Parts whose settings differ; the ledger stays open."""
-    return replace(stage.parts, settings=changed(stage.parts.settings, **changes))
+def again(stage: Stage, **changes: object) -> Context:
+    """Context whose settings differ; the ledger stays open."""
+    return replace(stage.context, settings=changed(stage.context.settings, **changes))
 
 
 def test_given_the_default_interval_when_it_runs_then_the_first_pass_is_at_once_and_a_fleet_is_out_of_step(
@@ -141,12 +141,12 @@ def test_given_the_default_interval_when_it_runs_then_the_first_pass_is_at_once_
 
 
 def test_given_an_interval_when_it_runs_then_it_is_kept(stage: Stage) -> None:
-    stage.parts = again(stage, update_resources_interval=7)
+    stage.context = again(stage, update_resources_interval=7)
     assert stage.run(20) == [0, 3.5, 10.5, 17.5]
 
 
 def test_given_a_negative_interval_when_it_runs_then_only_a_wake_up_refreshes(stage: Stage) -> None:
-    stage.parts = again(stage, update_resources_interval=-1)
+    stage.context = again(stage, update_resources_interval=-1)
     stage.clock.at.append((1500.0, stage.agent.reload))
     assert stage.run(3600) == [0, 500]
 
@@ -177,13 +177,13 @@ def test_given_a_failure_that_ends_when_it_runs_then_that_is_logged_and_the_inte
 
 def test_given_it_runs_when_seconds_pass_then_it_says_that_it_lives(stage: Stage) -> None:
     stage.run(35)
-    (service,) = stage.parts.ledger.services()
+    (service,) = stage.context.ledger.services()
     assert service.version
     assert service.last_seen_up == START + timedelta(seconds=1030)
 
 
 def test_given_new_settings_when_reloaded_then_they_hold_from_the_next_pass_which_is_now(stage: Stage) -> None:
-    before = stage.parts
+    before = stage.context
     stage.opened = [lambda: before, lambda: again(stage, update_resources_interval=5)]
     stage.clock.at.append((1035.0, stage.agent.reload))
     assert stage.run(48) == [0, 30, 35, 40, 45]
@@ -192,10 +192,10 @@ def test_given_new_settings_when_reloaded_then_they_hold_from_the_next_pass_whic
 def test_given_wrong_settings_when_reloaded_then_the_old_ones_stay(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def wrong() -> Parts:
+    def wrong() -> Context:
         raise SettingsError("no such thing", where="stocktake.toml line 3")
 
-    before = stage.parts
+    before = stage.context
     stage.opened = [lambda: before, wrong]
     stage.clock.at.append((1035.0, stage.agent.reload))
     assert stage.run(100) == [0, 30, 35, 95]
@@ -203,7 +203,7 @@ def test_given_wrong_settings_when_reloaded_then_the_old_ones_stay(
 
 
 def test_given_a_part_that_is_away_at_the_start_when_it_runs_then_it_waits_for_it(stage: Stage) -> None:
-    def away() -> Parts:
+    def away() -> Context:
         raise LedgerUnreachable("no answer", where="the ledger")
 
     stage.opened = [away, away, away]
@@ -213,11 +213,11 @@ def test_given_a_part_that_is_away_at_the_start_when_it_runs_then_it_waits_for_i
 def test_given_another_hosts_id_when_it_starts_then_it_ends_and_nothing_is_written(stage: Stage) -> None:
     stage.run(1)
     stranger = Agent(
-        lambda: replace(stage.parts, rules=changed(stage.parts.rules, host="omega")), stage.clock, lambda: 0.5
+        lambda: replace(stage.context, rules=changed(stage.context.rules, host="omega")), stage.clock, lambda: 0.5
     )
     with pytest.raises(IdentityError):
         stranger.run()
-    assert [service.host for service in stage.parts.ledger.services()] == ["alpha"]
+    assert [service.host for service in stage.context.ledger.services()] == ["alpha"]
 
 
 def test_given_a_stop_before_the_first_pass_when_it_runs_then_it_ends(stage: Stage) -> None:
@@ -229,7 +229,7 @@ def test_given_a_stop_before_the_first_pass_when_it_runs_then_it_ends(stage: Sta
 def test_given_a_guest_that_starts_between_passes_when_the_next_pass_ran_then_the_record_has_it(stage: Stage) -> None:
     stage.clock.at.append((1010.0, lambda: stage.fleet.has("one", guests=[a_guest(GUEST)])))
     stage.run(35)
-    assert stage.parts.ledger.node("one").vcpus_used == 2
+    assert stage.context.ledger.node("one").vcpus_used == 2
 
 
 # What happens between passes.
@@ -278,13 +278,13 @@ def test_given_an_event_during_a_pass_then_one_more_pass_follows(stage: Stage) -
 
 
 def test_given_no_periodic_pass_when_something_happens_then_there_is_one_for_that(stage: Stage) -> None:
-    stage.parts = again(stage, update_resources_interval=-1)
+    stage.context = again(stage, update_resources_interval=-1)
     happens(stage, 100)
     assert stage.run(3600) == pytest.approx([0, 100.02])
 
 
 def test_given_a_longer_time_to_settle_then_it_holds(stage: Stage) -> None:
-    stage.parts = again(stage, event_settle_s=2.0)
+    stage.context = again(stage, event_settle_s=2.0)
     happens(stage, 10, 11)
     assert stage.run(20) == pytest.approx([0, 13])
 
@@ -306,7 +306,7 @@ def test_given_an_event_whose_pass_fails_then_it_is_tried_again_and_the_interval
 def test_given_events_all_the_time_then_it_says_that_it_lives(stage: Stage) -> None:
     happens(stage, *(number / 10 for number in range(1, 300)))
     stage.run(30)
-    (service,) = stage.parts.ledger.services()
+    (service,) = stage.context.ledger.services()
     assert service.last_seen_up is not None
     assert service.last_seen_up >= START + timedelta(seconds=1020)
 
@@ -318,7 +318,7 @@ def test_given_a_driver_that_sees_guests_start_then_what_happens_meanwhile_is_an
 
 
 def test_given_new_settings_when_reloaded_then_the_new_driver_is_watched(stage: Stage) -> None:
-    before = stage.parts
+    before = stage.context
     other = WatchedDriver(before.driver, stage.clock)
     stage.opened = [lambda: before, lambda: replace(before, driver=other)]
     stage.clock.at += [(1005.0, stage.agent.reload), (1010.0, other.happens)]
@@ -334,7 +334,7 @@ def lines_of(systemd: Systemd) -> list[str]:
 def test_given_an_idle_agent_when_hours_pass_then_it_gives_signs_of_life_in_time_whatever_its_intervals(
     stage: Stage, tmp_path: Path
 ) -> None:
-    stage.parts = again(stage, update_resources_interval=-1, report_interval=100_000, service_down_time=200_000)
+    stage.context = again(stage, update_resources_interval=-1, report_interval=100_000, service_down_time=200_000)
     with listening(tmp_path) as systemd:
         stage.watched(systemd)
         stage.run(3600)
@@ -347,13 +347,13 @@ def test_given_a_reload_when_it_is_done_then_it_was_told_from_its_signal_to_its_
     stage: Stage, tmp_path: Path
 ) -> None:
     with listening(tmp_path) as systemd:
-        watch = stage.watched(systemd)
-        before = stage.parts
+        health = stage.watched(systemd)
+        before = stage.context
         stage.opened = [lambda: before, lambda: again(stage, update_resources_interval=5)]
         stage.clock.at.append((1005.0, stage.agent.reload))
         stage.run(8)
         told = [line.partition("=")[0] for line in lines_of(systemd)]
-    assert watch.life.interval_s == 5
+    assert health.life.interval_s == 5
     assert [name for name in told if name != "WATCHDOG"] == [
         "EXTEND_TIMEOUT_USEC",
         "READY",
@@ -368,12 +368,12 @@ def test_given_a_pass_that_fails_when_it_is_over_then_the_watch_knows_what_broke
     stage: Stage, tmp_path: Path
 ) -> None:
     with listening(tmp_path) as systemd:
-        watch = stage.watched(systemd)
+        health = stage.watched(systemd)
         stage.clock.at.append((1005.0, lambda: setattr(stage.fleet, "listing", {"raise": "DriverUnreachable"})))
         stage.clock.at.append((1005.5, stage.fleet.write))
         stage.run(40)
-    assert watch.life.parts["driver"]
-    assert watch.life.nodes["one"].stale
+    assert health.life.parts["driver"]
+    assert health.life.nodes["one"].stale
 
 
 def test_given_another_hosts_id_when_it_starts_then_systemd_is_told_why_and_never_that_it_is_ready(
@@ -381,10 +381,10 @@ def test_given_another_hosts_id_when_it_starts_then_systemd_is_told_why_and_neve
 ) -> None:
     stage.run(1)
     with listening(tmp_path) as systemd:
-        watch = Watch(stage.clock, supervisor=Supervisor(systemd.address))
-        other = replace(stage.parts, rules=changed(stage.parts.rules, host="omega"))
+        health = AgentHealth(stage.clock, supervisor=Supervisor(systemd.address))
+        other = replace(stage.context, rules=changed(stage.context.rules, host="omega"))
         with pytest.raises(IdentityError):
-            Agent(lambda: other, stage.clock, lambda: 0.5, watch, lambda: 0.0).run()
+            Agent(lambda: other, stage.clock, lambda: 0.5, health, lambda: 0.0).run()
         told = systemd.drain()
     assert "belongs to host" in status_of(told[-1])
     assert not any("READY=1" in message for message in told)

@@ -36,12 +36,12 @@ def test_given_a_pass_that_takes_minutes_when_it_runs_then_it_is_no_silence_even
     stage: Stage,
 ) -> None:
     def seen() -> object:
-        service = stage.parts.ledger.service("alpha")
+        service = stage.context.ledger.service("alpha")
         assert service is not None
         return service.last_seen_up
 
     scheduler = SlowScheduler(stage.clock, seen)
-    stage.parts = replace(again(stage, update_resources_interval=3600), scheduler=scheduler)
+    stage.context = replace(again(stage, update_resources_interval=3600), scheduler=scheduler)
     stage.run(1)
     assert scheduler.beats[:4] == [START + timedelta(seconds=1000 + 25 * number) for number in (1, 2, 3, 4)]
 
@@ -64,9 +64,9 @@ def test_given_a_scheduler_when_hours_pass_then_each_node_is_read_back_within_th
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     scheduler = Drifting(stage.clock)
-    stage.parts = replace(again(stage, update_resources_interval=100), scheduler=scheduler)
+    stage.context = replace(again(stage, update_resources_interval=100), scheduler=scheduler)
     passes = stage.run(9050)
-    (node,) = stage.parts.ledger.nodes()
+    (node,) = stage.context.ledger.nodes()
     assert {uuid for uuid, _ in scheduler.asked} == {node.uuid}
     times = [at_s for _, at_s in scheduler.asked]
     # The second was no answer, and is asked for again with the next sign of life.

@@ -1,4 +1,4 @@
-"""Two hosts to claim on, each with its parts on one ledger, and what their books say when they are counted anew."""
+"""Two hosts to claim on, each with its context on one ledger, and what their books say when they are counted anew."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,9 +14,9 @@ from stocktake.model.pci import PciAlias
 from stocktake.model.topology import HostCell, HostPages, HostTopology
 from stocktake.model.value import plain, replace
 from stocktake.model.workload import Flavor, Instance
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
-from tests.parts import Fleet, database_of, parts_of
+from tests.context import Fleet, context_of, database_of
 
 HOSTS = ("alpha", "beta")
 GPU = PciAlias(name="gpu", vendor_id="10de", product_id="20b5")
@@ -94,28 +94,28 @@ class Desk:
     Claims on two hosts that share a ledger.
 
     Attributes:
-        parts: of each host, by its name.
+        context: of each host, by its name.
         fleets: what their hypervisors say.
     """
 
-    parts: Mapping[str, Parts]
+    context: Mapping[str, Context]
     fleets: Mapping[str, Fleet]
     claims: Claims
     clock: Time
 
     def node(self, host: str = "alpha") -> ComputeNode:
         """Give a host's record."""
-        return self.parts["alpha"].ledger.node(f"node-{host}")
+        return self.context["alpha"].ledger.node(f"node-{host}")
 
     def entries(self, host: str = "alpha") -> dict[tuple[str, str], Entry]:
         """Give a host's entries by kind and holder, without what is reserved."""
-        found = self.parts["alpha"].ledger.entries(self.node(host).uuid)
+        found = self.context["alpha"].ledger.entries(self.node(host).uuid)
         return {(entry.kind, entry.id): entry for entry in found if entry.kind != "reserved"}
 
     def refresh(self, *hosts: str) -> None:
         """Take stock of these hosts, or all."""
         for host in hosts or HOSTS:
-            assert refresh(self.parts[host]).fine
+            assert refresh(self.context[host]).fine
 
     def is_true(self) -> None:
         """Hold every record to a whole count: nothing of it may change."""
@@ -133,12 +133,12 @@ class Desk:
 
     def instance(self, uuid: str) -> Instance:
         """Read an instance, deleted or not."""
-        return next(one for one in self.parts["alpha"].ledger.instances(deleted=True) if one.uuid == uuid)
+        return next(one for one in self.context["alpha"].ledger.instances(deleted=True) if one.uuid == uuid)
 
     def holders(self, host: str = "alpha") -> dict[str, str]:
         """Say who holds which device."""
         node = self.node(host)
-        with database_of(self.parts["alpha"]).transaction() as books:
+        with database_of(self.context["alpha"]).transaction() as books:
             found = books.devices(node.uuid)
         return {record.address: record.instance_uuid for record in found if record.instance_uuid}
 
@@ -161,7 +161,7 @@ def open_desk(
     """
     clock = Time()
     with ExitStack() as stack:
-        parts: dict[str, Parts] = {}
+        context: dict[str, Context] = {}
         fleets: dict[str, Fleet] = {}
         for host in HOSTS:
             folder = tmp_path / host
@@ -175,10 +175,10 @@ def open_desk(
                 "host": host,
                 **settings,
             }
-            parts[host] = stack.enter_context(parts_of(folder, clock=clock, **given))
-        first = parts["alpha"]
+            context[host] = stack.enter_context(context_of(folder, clock=clock, **given))
+        first = context["alpha"]
         claims = Claims(database_of(first), first.scheduler, rules or ClaimRules(aliases=ALIASES), clock, RandomIds())
-        desk = Desk(parts, fleets, claims, clock)
+        desk = Desk(context, fleets, claims, clock)
         desk.refresh()
         yield desk
 

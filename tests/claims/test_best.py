@@ -26,7 +26,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 def best(desk: Desk, flavor: Flavor, *, meanwhile: bool = False) -> Claimed | tuple[Refused, ...]:
     """Claim on the best; `meanwhile` lets somebody else take all of the first between the look and the claim."""
-    parts = desk.parts["alpha"]
+    context = desk.context["alpha"]
     asked: list[str] = []
 
     def claim(node: str, limits: Limits) -> Claimed | Refused:
@@ -36,7 +36,7 @@ def best(desk: Desk, flavor: Flavor, *, meanwhile: bool = False) -> Claimed | tu
         asked.append(node)
         return desk.claims.build(node, Request(flavor=flavor), limits=limits)
 
-    return claim_best(parts.ledger, parts.settings, wanted(flavor, ()), claim, now=desk.clock.now())
+    return claim_best(context.ledger, context.settings, wanted(flavor, ()), claim, now=desk.clock.now())
 
 
 def test_given_nodes_when_claimed_then_the_emptiest_is_taken_and_filled_by_its_capacity(desk: Desk) -> None:

@@ -13,7 +13,7 @@ from stocktake.model.fitting import Limits
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance
 from tests.claims.desk import LARGE, SMALL, Desk, flavor, open_desk
-from tests.parts import a_guest
+from tests.context import a_guest
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_given_limits_when_nothing_fits_then_every_reason_is_given_with_its_numb
     assert missing["numa.pinned_cpus"] == (6, 4, 4)
     assert missing["PCPU"][:2] == (6, 1)
     assert desk.node() == before
-    assert desk.parts["alpha"].ledger.instances() == ()
+    assert desk.context["alpha"].ledger.instances() == ()
 
 
 def test_given_a_limit_when_it_is_reached_then_the_last_that_fits_is_granted_and_no_more(desk: Desk) -> None:
@@ -150,7 +150,7 @@ def test_given_a_flavor_that_can_t_be_read_when_claimed_then_the_spec_is_named_a
     with pytest.raises(InvalidData) as refusal:
         desk.claims.build("node-alpha", Request(flavor=flavor(**asked)))
     assert refusal.value.where == where
-    assert desk.parts["alpha"].ledger.instances() == ()
+    assert desk.context["alpha"].ledger.instances() == ()
 
 
 def test_given_an_unknown_node_when_claimed_on_then_the_nearest_is_named(desk: Desk) -> None:

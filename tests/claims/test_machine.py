@@ -130,7 +130,7 @@ class Promises(RuleBasedStateMachine):
         """Let a machine go somewhere else's storage, as who shelves it writes it, and unshelve it."""
         instance = self.desk.instance(data.draw(st.sampled_from(self.settled)))
         gone = replace(instance, host=None, node=None, vm_state="shelved_offloaded", numa_topology=None)
-        self.desk.parts["alpha"].ledger.change_instances([gone])
+        self.desk.context["alpha"].ledger.change_instances([gone])
         self.desk.refresh()
         done = self.desk.claims.unshelve(instance.uuid, "node-beta")
         event(f"unshelve: {type(done).__name__}")
@@ -152,8 +152,8 @@ class Promises(RuleBasedStateMachine):
         """Every record is what a whole count gives, and nothing is held twice."""
         if not hasattr(self, "desk"):
             return
-        found = self.desk.parts["alpha"].ledger.instances()
-        moves = self.desk.parts["alpha"].ledger.migrations()
+        found = self.desk.context["alpha"].ledger.instances()
+        moves = self.desk.context["alpha"].ledger.migrations()
         self.pending = [one.uuid for one in found if one.vm_state == "building"]
         self.settled = [one.uuid for one in found if one.vm_state == "active" and one.task_state is None]
         self.moving = [move.instance_uuid for move in moves if move.claim_expires_at is not None]
@@ -208,7 +208,7 @@ class OwnPromises(Promises):
         wanted: dict[str, dict[str, dict[str, int]]] = {}
         for host in HOSTS:
             node = self.desk.node(host)
-            ledger = self.desk.parts["alpha"].ledger
+            ledger = self.desk.context["alpha"].ledger
             entries, devices = ledger.entries(node.uuid), ledger.devices([node.uuid])[node.uuid]
             for consumer, resources in wanted_of(node, entries, devices, report_pci=True).items():
                 wanted.setdefault(consumer, {}).update(resources)

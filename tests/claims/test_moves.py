@@ -144,7 +144,7 @@ def test_given_a_guest_on_large_pages_when_it_would_have_others_then_the_live_mi
 
 def test_given_a_host_that_lives_when_evacuated_then_it_is_refused_unless_forced(desk: Desk) -> None:
     uuid = desk.built().uuid
-    desk.parts["alpha"].ledger.heartbeat("alpha", version="1")
+    desk.context["alpha"].ledger.heartbeat("alpha", version="1")
     with pytest.raises(InvalidInput, match="run twice"):
         desk.claims.move(uuid, "evacuation", "node-beta")
     desk.clock.pass_by(61)
@@ -161,7 +161,7 @@ def test_given_a_host_that_lives_when_evacuated_then_it_is_refused_unless_forced
 def test_given_a_shelved_instance_when_unshelved_then_it_takes_room_at_once(desk: Desk) -> None:
     instance = desk.built(of=PINNED)
     shelved = replace(instance, host=None, node=None, vm_state="shelved_offloaded", numa_topology=None)
-    desk.parts["alpha"].ledger.change_instances([shelved])
+    desk.context["alpha"].ledger.change_instances([shelved])
     desk.refresh()
     assert kinds(desk, "alpha") == {}
     assert isinstance(desk.claims.unshelve(instance.uuid, "node-beta"), Claimed)

@@ -33,7 +33,7 @@ def test_given_a_build_when_the_block_fails_then_it_is_given_back_and_the_failur
     with pytest.raises(type(trouble)), building(desk.claims, "node-alpha", Request(flavor=SMALL)):
         raise trouble
     assert desk.node().memory_mb_used == before.memory_mb_used
-    assert desk.parts["alpha"].ledger.instances() == ()
+    assert desk.context["alpha"].ledger.instances() == ()
 
 
 def test_given_a_build_whose_guest_was_seen_when_the_block_fails_then_it_is_given_back_too(desk: Desk) -> None:
@@ -44,7 +44,7 @@ def test_given_a_build_whose_guest_was_seen_when_the_block_fails_then_it_is_give
 
     with pytest.raises(ValueError, match="late"):
         build()
-    assert desk.parts["alpha"].ledger.instances() == ()
+    assert desk.context["alpha"].ledger.instances() == ()
 
 
 def test_given_no_room_when_entered_then_it_raises_with_every_reason_and_the_block_is_not_run(desk: Desk) -> None:

@@ -15,7 +15,7 @@ from stocktake.ledger import DatabaseLedger, read
 from stocktake.model.value import plain
 from tests.claims.desk import DEVICE_SPEC, devices, two_cells
 from tests.claims.race import NODE_LIMITS, RACERS, Racers
-from tests.parts import Fleet
+from tests.context import Fleet
 from tests.system.readback import read_back
 from tests.system.running import Agent, Host
 

@@ -18,11 +18,11 @@ from stocktake.ledger import DatabaseLedger
 from stocktake.model.workload import Flavor
 from stocktake.placement import NoScheduler
 from stocktake.placement.overrides import overrides_for
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.locked import Count
 from stocktake.refresh.run import refresh
+from tests.context import Fleet, a_guest, an_instance, context_of
 from tests.ledger.behind import a_server, connected_to
-from tests.parts import Fleet, a_guest, an_instance, parts_of
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.serve import HOST
 
@@ -61,7 +61,7 @@ def requests_sent() -> Iterator[list[str]]:
 class Pair:
     """A host whose books are behind a server, and the ledger that they are in."""
 
-    parts: Parts
+    context: Context
     fleet: Fleet
     ledger: DatabaseLedger
 
@@ -81,16 +81,16 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
         contextlib.closing(connected_to(at, "agent")) as remote,
     ):
         ledger.put_instances([an_instance(GUEST, host=HOST, node="one")])
-        with parts_of(tmp_path, host=HOST, ledger=remote) as parts:
-            yield Pair(parts, fleet, ledger)
+        with context_of(tmp_path, host=HOST, ledger=remote) as context:
+            yield Pair(context, fleet, ledger)
 
 
 def test_given_nothing_that_happened_when_refreshed_then_one_request_is_sent(pair: Pair) -> None:
-    first = refresh(pair.parts)
+    first = refresh(pair.context)
     assert first.changed == {"one"}
-    refresh(pair.parts)
+    refresh(pair.context)
     with requests_sent() as sent:
-        again = refresh(pair.parts)
+        again = refresh(pair.context)
     assert sent == ["standing"]
     assert (again.changed, again.nodes) == (set(), first.nodes)
 
@@ -101,7 +101,7 @@ def test_given_anything_that_others_changed_when_refreshed_then_it_is_seen(pair:
     stranger = "bbbbbbbb-0000-4000-8000-000000000002"
     pair.fleet.has("one", guests=[a_guest(GUEST), a_guest(stranger)])
     for _ in range(3):
-        refresh(pair.parts)
+        refresh(pair.context)
     node = pair.ledger.node("one")
     if what == "an instance":
         pair.ledger.delete_instances([GUEST])
@@ -113,7 +113,7 @@ def test_given_anything_that_others_changed_when_refreshed_then_it_is_seen(pair:
         pair.ledger.delete_node(node.uuid)
     else:
         pair.ledger.put_instances([an_instance(stranger, host="elsewhere", node="else")])
-    refresh(pair.parts)
+    refresh(pair.context)
     kinds = sorted((entry.kind, entry.id) for entry in pair.ledger.entries(node.uuid) if entry.kind != "reserved")
     there = pair.ledger.node("one")
     seen = {
@@ -125,52 +125,52 @@ def test_given_anything_that_others_changed_when_refreshed_then_it_is_seen(pair:
     }
     assert seen[what], kinds
     with requests_sent() as sent:
-        refresh(pair.parts)
+        refresh(pair.context)
     assert sent[-1] == "standing"
 
 
 def test_given_a_claim_whose_guest_is_there_when_refreshed_then_it_is_kept_from_afar(pair: Pair) -> None:
-    refresh(pair.parts)
+    refresh(pair.context)
     claimed = pair.claims.build("one", Request(flavor=SMALL))
     assert isinstance(claimed, Claimed)
     uuid = claimed.instance.uuid
     pair.fleet.has("one", guests=[a_guest(GUEST), a_guest(uuid)])
-    refresh(pair.parts)
+    refresh(pair.context)
     (found,) = pair.ledger.instances(named=uuid)
     assert (found.vm_state, found.claim_expires_at) == ("active", None)
 
 
 def test_given_a_claim_that_has_expired_when_refreshed_then_it_is_given_back_from_afar(pair: Pair) -> None:
-    refresh(pair.parts)
+    refresh(pair.context)
     claimed = pair.claims.build("one", Request(flavor=SMALL), expires_s=0.001)
     assert isinstance(claimed, Claimed)
-    assert claimed.instance.uuid in refresh(pair.parts).expired
+    assert claimed.instance.uuid in refresh(pair.context).expired
     assert pair.ledger.instances(named=claimed.instance.uuid) == ()
-    refresh(pair.parts)
+    refresh(pair.context)
     assert pair.ledger.node("one").vcpus_used == 2
 
 
 def test_given_a_node_counted_with_its_row_held_when_done_from_afar_then_it_is_saved(pair: Pair) -> None:
-    refresh(pair.parts)
-    parts, before = pair.parts, pair.ledger.node("one")
+    refresh(pair.context)
+    context, before = pair.context, pair.ledger.node("one")
     pair.ledger.put_instances([an_instance("cccccccc-0000-4000-8000-000000000003", host=HOST, node="one")])
-    views = audit(parts.driver, parts.monitors, ("one",), my_ip=parts.settings.my_ip, limit=parts.limit)
+    views = audit(context.driver, context.monitors, ("one",), my_ip=context.settings.my_ip, limit=context.limit)
     view = views["one"]
     assert not isinstance(view, StocktakeError)
-    done = parts.ledger.held(
+    done = context.ledger.held(
         Count(
             host=HOST,
             views={"one": view},
             uuids={"one": before.uuid},
-            rules=parts.rules,
-            overrides={"one": overrides_for(parts.overrides, "one", before.uuid)},
+            rules=context.rules,
+            overrides={"one": overrides_for(context.overrides, "one", before.uuid)},
             disabled=False,
         )
     )
     after = pair.ledger.node("one")
     assert done.outcome.saved == {before.uuid: after}
     assert (after.vcpus_used, after.generation) == (before.vcpus_used + 2, before.generation + 1)
-    assert refresh(parts).changed == set()
+    assert refresh(context).changed == set()
 
 
 def test_given_no_server_when_asked_then_it_is_unreachable_in_bounded_time() -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.client import connected
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import AccessDenied, IdentityError
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import placement_of, read_settings
-from tests.parts import REPORT
+from tests.context import REPORT
 from tests.servers.serve import HOST, OTHER_HOST, Served, secret_of, served
 
 
@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @contextlib.contextmanager
-def an_agent(folder: Path, server: Served, host: str, token: str) -> Iterator[Parts]:
+def an_agent(folder: Path, server: Served, host: str, token: str) -> Iterator[Context]:
     """Open what an agent works with."""
     folder.mkdir(exist_ok=True)
     (folder / "fleet.json").write_text(json.dumps({"nodes": [{"name": f"{host}.example", "resources": REPORT}]}))
@@ -37,22 +37,22 @@ def an_agent(folder: Path, server: Served, host: str, token: str) -> Iterator[Pa
         "ledger": server.url,
         "server.token": secret_of(token),
     }
-    parts = open_parts(read_settings(None, {}, flags), SystemClock(), RandomIds())
+    context = open_context(read_settings(None, {}, flags), SystemClock(), RandomIds())
     try:
-        yield parts
+        yield context
     finally:
-        close_parts(parts)
+        close_context(context)
 
 
 def test_given_a_url_and_a_token_when_refreshed_then_ledger_and_placement_have_the_node(
     server: Served, tmp_path: Path
 ) -> None:
-    with an_agent(tmp_path / "one", server, HOST, "agent") as parts:
-        assert placement_of(parts.settings).url == f"{server.url}/placement"
-        first = refresh(parts)
+    with an_agent(tmp_path / "one", server, HOST, "agent") as context:
+        assert placement_of(context.settings).url == f"{server.url}/placement"
+        first = refresh(context)
         assert (first.fine, first.failed, first.unsynced) == (True, {}, {})
         assert first.writes > 0
-        assert refresh(parts).writes == 0
+        assert refresh(context).writes == 0
     node = first.nodes[f"{HOST}.example"]
     with server.client("operator") as client:
         stock = client.get(f"/placement/resource_providers/{node.uuid}/inventories").json()["inventories"]
@@ -63,11 +63,11 @@ def test_given_a_url_and_a_token_when_refreshed_then_ledger_and_placement_have_t
 
 
 def test_given_a_vanished_node_when_refreshed_then_its_provider_goes_too(server: Served, tmp_path: Path) -> None:
-    with an_agent(tmp_path / "two", server, OTHER_HOST, "other") as parts:
-        node = refresh(parts).nodes[f"{OTHER_HOST}.example"]
+    with an_agent(tmp_path / "two", server, OTHER_HOST, "other") as context:
+        node = refresh(context).nodes[f"{OTHER_HOST}.example"]
         (tmp_path / "two" / "fleet.json").write_text(json.dumps({"nodes": []}))
-        assert refresh(parts).deleted == [node.hypervisor_hostname]
-        assert parts.ledger.deleted_nodes(OTHER_HOST) == ()
+        assert refresh(context).deleted == [node.hypervisor_hostname]
+        assert context.ledger.deleted_nodes(OTHER_HOST) == ()
     with server.client("operator") as client:
         assert client.get(f"/placement/resource_providers/{node.uuid}").status_code == 404
 
@@ -76,11 +76,11 @@ def test_given_another_hosts_token_or_identity_when_refreshed_then_nothing_is_wr
     server: Served, tmp_path: Path
 ) -> None:
     folder = tmp_path / "three"
-    with an_agent(folder, server, "third", "agent") as parts, pytest.raises(AccessDenied):
-        refresh(parts)
-    with an_agent(tmp_path / "one", server, HOST, "agent") as parts:
-        refresh(parts)
+    with an_agent(folder, server, "third", "agent") as context, pytest.raises(AccessDenied):
+        refresh(context)
+    with an_agent(tmp_path / "one", server, HOST, "agent") as context:
+        refresh(context)
     (tmp_path / "four").mkdir()
     (tmp_path / "four" / "compute_id").write_text((tmp_path / "one" / "compute_id").read_text())
-    with an_agent(tmp_path / "four", server, OTHER_HOST, "other") as parts, pytest.raises(IdentityError, match=HOST):
-        refresh(parts)
+    with an_agent(tmp_path / "four", server, OTHER_HOST, "other") as context, pytest.raises(IdentityError, match=HOST):
+        refresh(context)

@@ -17,7 +17,7 @@ from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance, Migration
-from stocktake.refresh.claim_expiry import Lapse
+from stocktake.refresh.claim_expiry import ClaimExpiry
 from tests.ledger.behind import a_server, connected_to
 from tests.ledger.conftest import DOORS, database_of
 from tests.ledger.making import exported, instance, migration, node, saved
@@ -126,7 +126,7 @@ FOREIGN: dict[str, Callable[[Ours], object]] = {
         [migration(2, it.their_instance.uuid, source_compute=OTHER_HOST, dest_compute="third")]
     ),
     "thin_history": lambda it: it.agent.thin_history([it.theirs.uuid]),
-    "held lapse": lambda it: it.agent.held(Lapse(host=OTHER_HOST, own=False)),
+    "held lapse": lambda it: it.agent.held(ClaimExpiry(host=OTHER_HOST, own=False)),
 }
 
 
@@ -183,7 +183,7 @@ def test_given_a_lapse_that_names_others_when_done_then_they_stay_as_they_are(ou
     ours.ledger.change_instances([expired])
     before = exported(ours.ledger)
     uuids = frozenset({expired.uuid})
-    ours.agent.held(Lapse(host=HOST, running=uuids, stopped=uuids, late=uuids, moving=uuids, own=True))
+    ours.agent.held(ClaimExpiry(host=HOST, running=uuids, stopped=uuids, late=uuids, moving=uuids, own=True))
     assert exported(ours.ledger) == before
 
 
@@ -208,7 +208,7 @@ def test_given_a_viewer_when_it_reads_then_it_may_and_when_it_writes_then_it_may
         for write in (
             lambda: viewer.save([a_save(ours.mine)]),
             lambda: viewer.heartbeat(HOST, version="1"),
-            lambda: viewer.held(Lapse(host=HOST, own=False)),
+            lambda: viewer.held(ClaimExpiry(host=HOST, own=False)),
         ):
             with pytest.raises(AccessDenied):
                 write()

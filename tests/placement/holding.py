@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from stocktake.model.allocation import Allocation, Holdings
 from stocktake.model.provider import ProviderTree
-from stocktake.placement import Healed, Scheduler
+from stocktake.placement import Scheduler, SyncedAllocations
 from stocktake.placement.allocations import read_held
 from stocktake.placement.scheduler import Ask
 from tests.placement.scheduler_doors import Door, agreed
@@ -32,11 +32,11 @@ def healed(
     node: ProviderTree,
     held: Mapping[str, Mapping[str, Mapping[str, int]]],
     ask: Ask | None = None,
-) -> Healed:
+) -> SyncedAllocations:
     """Take one node through a pass."""
     agreed(scheduler.sync({"n": node})["n"])
-    answer = scheduler.agree({"n": holdings(node, held)}, ask or knowing())["n"]
-    assert isinstance(answer, Healed), answer
+    answer = scheduler.sync_allocations({"n": holdings(node, held)}, ask or knowing())["n"]
+    assert isinstance(answer, SyncedAllocations), answer
     return answer
 
 

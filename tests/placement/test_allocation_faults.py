@@ -11,7 +11,7 @@ import pytest
 from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable
 from stocktake.model.allocation import Allocation, Holdings
 from stocktake.model.provider import ProviderTree
-from stocktake.placement import Healed, Scheduler
+from stocktake.placement import Scheduler, SyncedAllocations
 from tests.placement.making import tree
 from tests.placement.scheduler_doors import Door, agreed, http_door, seen, some_name
 from tests.servers.placement import PlacementServer, private_placement
@@ -140,12 +140,14 @@ def test_given_one_consumer_that_others_keep_changing_when_healed_then_it_is_tri
     for one in (stuck, fine):
         door.allocate(one.consumer, {node.root.uuid: {"VCPU": 2}})
     server.misbehave("PUT", f"/allocations/{stuck.consumer}", status=409, code=CONCURRENT)
-    answer = scheduler.agree({"n": holdings(node, stuck, fine)}, knows_all)["n"]
-    assert isinstance(answer, Healed)
+    answer = scheduler.sync_allocations({"n": holdings(node, stuck, fine)}, knows_all)["n"]
+    assert isinstance(answer, SyncedAllocations)
     assert [(problem.code, problem.about) for problem in answer.problems] == [("allocation-refused", stuck.consumer)]
     assert seen(door, fine.consumer).resources == fine.resources
     server.behave()
-    assert scheduler.agree({"n": holdings(node, stuck, fine)}, knows_all) == {"n": Healed(writes=1)}
+    assert scheduler.sync_allocations({"n": holdings(node, stuck, fine)}, knows_all) == {
+        "n": SyncedAllocations(writes=1)
+    }
     assert seen(door, stuck.consumer).resources == stuck.resources
 
 
@@ -157,11 +159,11 @@ def test_given_a_stranger_that_others_keep_changing_when_healed_then_only_that_n
     door.allocate(stranger.consumer, stranger.resources)  # type: ignore[arg-type]
     server.misbehave("PUT", f"/allocations/{stranger.consumer}", status=409, code=CONCURRENT)
     nodes = {"n": holdings(node), "o": holdings(other, one_vcpu(other))}
-    answers = scheduler.agree(nodes, knows_all)
+    answers = scheduler.sync_allocations(nodes, knows_all)
     assert isinstance(answers["n"], PlacementConflict)
-    assert answers["o"] == Healed(writes=1)
+    assert answers["o"] == SyncedAllocations(writes=1)
     server.behave()
-    assert scheduler.agree({"n": nodes["n"]}, knows_all) == {"n": Healed(writes=1)}
+    assert scheduler.sync_allocations({"n": nodes["n"]}, knows_all) == {"n": SyncedAllocations(writes=1)}
 
 
 def test_given_errors_500_for_all_when_healed_then_only_the_first_few_are_asked_and_the_settled_are_fine(
@@ -171,13 +173,13 @@ def test_given_errors_500_for_all_when_healed_then_only_the_first_few_are_asked_
     settled = list(trees)[:5]
     scheduler.sync(trees)
     nodes = {name: holdings(node) for name, node in trees.items()}
-    scheduler.agree({name: nodes[name] for name in settled}, knows_all)
+    scheduler.sync_allocations({name: nodes[name] for name in settled}, knows_all)
     server.misbehave("GET", "/allocations", status=500)
     requests = scheduler.requests
-    answers = scheduler.agree(nodes, knows_all)
+    answers = scheduler.sync_allocations(nodes, knows_all)
     assert scheduler.requests - requests == 3
     assert answers.keys() == nodes.keys()
-    assert {name for name, answer in answers.items() if isinstance(answer, Healed)} == set(settled)
+    assert {name for name, answer in answers.items() if isinstance(answer, SyncedAllocations)} == set(settled)
     assert all(isinstance(answer, PlacementUnreachable) for name, answer in answers.items() if name not in settled)
 
 
@@ -189,10 +191,10 @@ def test_given_an_error_500_once_when_healed_then_that_node_fails_and_the_next_p
     nodes = {name: holdings(node, one_vcpu(node)) for name, node in trees.items()}
     first, second, third = trees
     server.misbehave("GET", f"{trees[second].root.uuid}/allocations", status=500, times=1)
-    answers = scheduler.agree(nodes, knows_all)
+    answers = scheduler.sync_allocations(nodes, knows_all)
     assert isinstance(answers[second], PlacementUnreachable)
-    assert (answers[first], answers[third]) == (Healed(writes=1), Healed(writes=1))
-    assert scheduler.agree(nodes, knows_all)[second] == Healed(writes=1)
+    assert (answers[first], answers[third]) == (SyncedAllocations(writes=1), SyncedAllocations(writes=1))
+    assert scheduler.sync_allocations(nodes, knows_all)[second] == SyncedAllocations(writes=1)
 
 
 def test_given_it_hangs_when_many_are_healed_then_one_time_limit_is_waited_for(
@@ -203,7 +205,7 @@ def test_given_it_hangs_when_many_are_healed_then_one_time_limit_is_waited_for(
     scheduler.sync(trees)
     server.misbehave("GET", "/allocations", how="hang")
     began_s = monotonic()
-    answers = scheduler.agree({name: holdings(node) for name, node in trees.items()}, knows_all)
+    answers = scheduler.sync_allocations({name: holdings(node) for name, node in trees.items()}, knows_all)
     assert monotonic() - began_s < 3
     assert len(answers) == 20
     assert all(isinstance(answer, PlacementUnreachable) for answer in answers.values())
@@ -223,10 +225,12 @@ def test_given_it_goes_away_when_it_is_back_then_claims_and_healing_go_on(tmp_pa
             scheduler.allocate([missing])
         with pytest.raises(PlacementUnreachable):
             scheduler.allocate([Allocation(consumer=claimed.consumer)])
-        assert isinstance(scheduler.agree({"n": holdings(node)}, knows_all)["n"], PlacementUnreachable)
+        assert isinstance(scheduler.sync_allocations({"n": holdings(node)}, knows_all)["n"], PlacementUnreachable)
         own.start()
         agreed(scheduler.sync({"n": node})["n"])
-        assert scheduler.agree({"n": holdings(node, claimed, missing)}, knows_all) == {"n": Healed(writes=1)}
+        assert scheduler.sync_allocations({"n": holdings(node, claimed, missing)}, knows_all) == {
+            "n": SyncedAllocations(writes=1)
+        }
         assert scheduler.allocations(node.root.uuid).keys() == {claimed.consumer, missing.consumer}
         scheduler.close()
         door.other.close()

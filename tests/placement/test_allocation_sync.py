@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from stocktake.placement import Healed, NoScheduler, Scheduler
+from stocktake.placement import NoScheduler, Scheduler, SyncedAllocations
 from tests.placement.holding import DEVICE, healed, holdings, knowing, on, some_consumer
 from tests.placement.making import child, stock, tree, with_children, with_root
 from tests.placement.scheduler_doors import Door, agreed, seen, some_name
@@ -22,7 +22,7 @@ def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_st
     assert on(door, node) == held
     assert healed(scheduler, node, held).writes == 0
     requests, writes = scheduler.requests, scheduler.writes
-    assert healed(scheduler, node, held) == Healed()
+    assert healed(scheduler, node, held) == SyncedAllocations()
     assert (scheduler.requests - requests, scheduler.writes - writes) == (1, 0)
 
 
@@ -37,7 +37,7 @@ def test_given_everything_right_already_when_a_new_process_heals_then_it_only_re
     def nobody(name: str, strangers: frozenset[str]) -> frozenset[str]:
         raise AssertionError(f"nothing is wrong with {name} and {strangers}")
 
-    assert healed(other, node, held, nobody) == Healed()
+    assert healed(other, node, held, nobody) == SyncedAllocations()
     assert other.writes == 0
     other.close()
 
@@ -100,7 +100,7 @@ def test_given_a_consumer_that_the_ledger_knows_and_does_not_have_here_when_heal
             "consumer_generation": None,
         }
         assert door.other.write("PUT", f"/allocations/{moved}", body, version=(1, 30)).fine
-    assert healed(scheduler, node, {}, knowing(gone, moved)) == Healed(writes=2)
+    assert healed(scheduler, node, {}, knowing(gone, moved)) == SyncedAllocations(writes=2)
     assert on(door, node) == {}
     there = seen(door, moved)
     assert there.resources == {elsewhere.root.uuid: {"VCPU": 2}}
@@ -197,7 +197,7 @@ def test_given_devices_when_healed_then_only_the_provider_that_changed_is_read_a
     assert seen(door, other).resources == {node.root.uuid: {"VCPU": 1}, theirs: {DEVICE: 1}}
     requests, writes = scheduler.requests, scheduler.writes
     changed = {**held, one: {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}}
-    assert healed(scheduler, full, changed) == Healed(writes=1)
+    assert healed(scheduler, full, changed) == SyncedAllocations(writes=1)
     # The list, the root's allocations, the consumer, and the write.
     assert (scheduler.requests - requests, scheduler.writes - writes) == (4, 1)
     assert seen(door, one).resources == {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}
@@ -224,8 +224,8 @@ def test_given_a_node_that_was_not_synced_when_healed_then_it_is_left_for_the_ne
 ) -> None:
     node, other = tree(some_name()), tree(some_name())
     scheduler.sync({"n": node})
-    asked = scheduler.agree({"n": holdings(node, {}), "other": holdings(other, {})}, knowing())
-    assert asked == {"n": Healed()}
+    asked = scheduler.sync_allocations({"n": holdings(node, {}), "other": holdings(other, {})}, knowing())
+    assert asked == {"n": SyncedAllocations()}
 
 
 def test_given_a_deleted_node_when_it_comes_back_then_its_allocations_do_too(door: Door, scheduler: Scheduler) -> None:
@@ -240,4 +240,4 @@ def test_given_a_deleted_node_when_it_comes_back_then_its_allocations_do_too(doo
 
 def test_given_no_scheduler_when_healed_then_it_agrees() -> None:
     node = tree("n")
-    assert NoScheduler().agree({"n": holdings(node, {"c": {}})}, knowing()) == {"n": Healed()}
+    assert NoScheduler().sync_allocations({"n": holdings(node, {"c": {}})}, knowing()) == {"n": SyncedAllocations()}

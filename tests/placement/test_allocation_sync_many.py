@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stocktake.errors import PlacementConflict, StocktakeError
-from stocktake.placement import Healed, Scheduler
+from stocktake.placement import Scheduler, SyncedAllocations
 from stocktake.placement.allocation_sync import TOGETHER_MAX
 from tests.placement.holding import healed, holdings, knowing, on, some_consumer
 from tests.placement.making import stock, tree, with_root
@@ -23,11 +23,11 @@ def test_given_books_that_changed_since_they_were_read_when_healed_then_nothing_
     door.allocate(claimed, {node.root.uuid: {"VCPU": 1}})
     writes = scheduler.writes
     held = {stale: {node.root.uuid: {"VCPU": 1}}}
-    assert scheduler.agree({"n": holdings(node, held)}, lambda *_: None) == {}
+    assert scheduler.sync_allocations({"n": holdings(node, held)}, lambda *_: None) == {}
     assert scheduler.writes == writes
     assert on(door, node).keys() == {claimed}
     new = {claimed: {node.root.uuid: {"VCPU": 1}}}
-    assert healed(scheduler, node, new) == Healed()
+    assert healed(scheduler, node, new) == SyncedAllocations()
 
 
 @pytest.mark.parametrize("wanted", [0, 3])
@@ -46,14 +46,14 @@ def test_given_a_claim_just_before_the_writing_when_healed_then_what_it_wrote_st
         return strangers
 
     held = {consumer: {node.root.uuid: {"VCPU": wanted}}} if wanted else {}
-    answer = scheduler.agree({"n": holdings(node, held)}, claim)["n"]
+    answer = scheduler.sync_allocations({"n": holdings(node, held)}, claim)["n"]
     if wanted:
-        assert isinstance(answer, Healed)
+        assert isinstance(answer, SyncedAllocations)
         assert [problem.code for problem in answer.problems] == ["allocation-refused"]
     else:
         assert isinstance(answer, PlacementConflict)
     assert on(door, node) == {consumer: {node.root.uuid: {"VCPU": 5}}}
-    assert healed(scheduler, node, {consumer: {node.root.uuid: {"VCPU": 5}}}) == Healed()
+    assert healed(scheduler, node, {consumer: {node.root.uuid: {"VCPU": 5}}}) == SyncedAllocations()
 
 
 def test_given_many_new_consumers_when_healed_then_they_are_written_together(door: Door, scheduler: Scheduler) -> None:
@@ -62,7 +62,7 @@ def test_given_many_new_consumers_when_healed_then_they_are_written_together(doo
     held = {some_consumer(): {node.root.uuid: {"VCPU": 1}} for _ in range(count)}
     scheduler.sync({"n": node})
     requests = scheduler.requests
-    assert scheduler.agree({"n": holdings(node, held)}, knowing()) == {"n": Healed(writes=2)}
+    assert scheduler.sync_allocations({"n": holdings(node, held)}, knowing()) == {"n": SyncedAllocations(writes=2)}
     assert scheduler.requests - requests == 3
     assert on(door, node) == held
 
@@ -86,11 +86,11 @@ def test_given_many_nodes_when_told_to_stop_then_the_rest_is_left_for_the_next_p
     consumers = {name: some_consumer() for name in trees}
     nodes = {name: holdings(node, {consumers[name]: {node.root.uuid: {"VCPU": 1}}}) for name, node in trees.items()}
     stops = iter([False, False, True])
-    assert list(scheduler.agree(nodes, knowing(), stop=lambda: next(stops))) == list(trees)[:2]
-    answers: dict[str, Healed | StocktakeError] = scheduler.agree(nodes, knowing())
+    assert list(scheduler.sync_allocations(nodes, knowing(), stop=lambda: next(stops))) == list(trees)[:2]
+    answers: dict[str, SyncedAllocations | StocktakeError] = scheduler.sync_allocations(nodes, knowing())
     # Those that were healed are read once more, as our writes have changed their generations: none is remembered yet.
     assert answers.keys() == trees.keys()
-    assert {name: answer.writes for name, answer in answers.items() if isinstance(answer, Healed)} == {
+    assert {name: answer.writes for name, answer in answers.items() if isinstance(answer, SyncedAllocations)} == {
         name: int(number >= 2) for number, name in enumerate(trees)
     }
 

@@ -18,15 +18,15 @@ from stocktake.model.workload import Migration, NodeWork
 from stocktake.placement import Scheduler
 from stocktake.placement.allocations import read_held
 from stocktake.placement.scheduler import never
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.report.save import Books, Reported, carried, save, sync
-from tests.parts import Fleet, an_instance, parts_of
+from tests.context import Fleet, an_instance, context_of
 from tests.placement.making import tree
 from tests.placement.scheduler_doors import Door, seen, some_name
 from tests.refresh.test_identity import a_node
 
-Opened = Callable[..., AbstractContextManager[Parts]]
+Opened = Callable[..., AbstractContextManager[Context]]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def opened(tmp_path: Path, door: Door) -> Opened:
         placement["connection"] = section.connection
     else:
         placement |= {"url": section.url, "auth_type": section.auth_type, "auth": section.auth}
-    return partial(parts_of, tmp_path, placement=placement)
+    return partial(context_of, tmp_path, placement=placement)
 
 
 def an_entry(consumer: str | None, **fields: object) -> Entry:
@@ -152,12 +152,12 @@ def test_given_deleted_instances_when_reported_then_they_are_not_looked_at_again
 ) -> None:
     name, gone = some_name(), str(uuid.uuid4())
     Fleet(tmp_path / "fleet.json").has(name)
-    with opened(allocations="own" if own else "foreign") as parts:
-        parts.ledger.put_instances([an_instance(gone, host="alpha", node=name)])
-        parts.ledger.delete_instances([gone])
-        assert parts.ledger.work("alpha", [name], {})[name].deleted_uuids == {gone}
-        assert refresh(parts).fine
-        assert parts.ledger.work("alpha", [name], {})[name].deleted_uuids == frozenset()
+    with opened(allocations="own" if own else "foreign") as context:
+        context.ledger.put_instances([an_instance(gone, host="alpha", node=name)])
+        context.ledger.delete_instances([gone])
+        assert context.ledger.work("alpha", [name], {})[name].deleted_uuids == {gone}
+        assert refresh(context).fine
+        assert context.ledger.work("alpha", [name], {})[name].deleted_uuids == frozenset()
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -166,13 +166,13 @@ def test_given_a_deleted_instances_allocation_when_refreshed_then_the_setting_sa
 ) -> None:
     name, gone = some_name(), str(uuid.uuid4())
     Fleet(tmp_path / "fleet.json").has(name)
-    with opened(allocations="own" if own else "foreign") as parts:
-        refresh(parts)
-        root = parts.ledger.node(name).uuid
-        parts.ledger.put_instances([an_instance(gone, host="alpha", node=name)])
+    with opened(allocations="own" if own else "foreign") as context:
+        refresh(context)
+        root = context.ledger.node(name).uuid
+        context.ledger.put_instances([an_instance(gone, host="alpha", node=name)])
         door.allocate(gone, {root: {"VCPU": 2, "MEMORY_MB": 64}})
-        parts.ledger.delete_instances([gone])
-        assert refresh(parts).fine
+        context.ledger.delete_instances([gone])
+        assert refresh(context).fine
         assert read_held(door.other, [root])[0].keys() == (set() if own else {gone})
 
 
@@ -269,8 +269,8 @@ def test_given_a_claim_while_a_pass_saves_when_it_is_tallied_again_then_the_entr
 ) -> None:
     name, guest = some_name(), str(uuid.uuid4())
     fleet = Fleet(tmp_path / "fleet.json").has(name)
-    with parts_of(tmp_path, ledger=claiming) as parts:
-        refresh(parts)
+    with context_of(tmp_path, ledger=claiming) as context:
+        refresh(context)
         root = claiming.node(name).uuid
 
         def promise() -> None:
@@ -281,7 +281,7 @@ def test_given_a_claim_while_a_pass_saves_when_it_is_tallied_again_then_the_entr
         # What the scheduler says changes the row too: then the entries are written once more.
         claiming.save([with_stale_name(claiming, name)])
         claiming.claim = promise
-        refresh(parts)
+        refresh(context)
         assert [entry.id for entry in claiming.entries(root)] == ["host", guest]
 
 

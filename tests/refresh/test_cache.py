@@ -7,11 +7,11 @@ import pytest
 from stocktake.model.hypervisor import Host, HostView, Refusal
 from stocktake.model.value import replace
 from stocktake.model.workload import NodeWork
-from stocktake.refresh.cache import Memory
+from stocktake.refresh.cache import RefreshCache
 from stocktake.refresh.run import refresh
 from stocktake.report.save import Books
 from stocktake.verify import verify
-from tests.parts import REPORT, Fleet, a_guest, an_instance, parts_of
+from tests.context import REPORT, Fleet, a_guest, an_instance, context_of
 
 VIEW = HostView(node="n", report=REPORT)
 
@@ -42,9 +42,9 @@ class Counting:
     ],
 )
 def test_given_a_view_when_it_is_as_before_then_it_is_verified_once(changed: HostView, times: int) -> None:
-    memory, counting = Memory(), Counting()
-    first = memory.verdict(VIEW, counting.verify)
-    again = memory.verdict(changed, counting.verify)
+    cache, counting = RefreshCache(), Counting()
+    first = cache.verdict(VIEW, counting.verify)
+    again = cache.verdict(changed, counting.verify)
     assert (counting.verified, again is first) == (times, times == 1)
 
 
@@ -60,36 +60,36 @@ def test_given_a_view_when_it_is_as_before_then_it_is_verified_once(changed: Hos
 def test_given_a_node_when_all_it_was_counted_from_is_the_same_then_it_is_counted_once(
     work: NodeWork, uuid: str, times: int, *, disabled: bool
 ) -> None:
-    memory, counting = Memory(), Counting()
-    host = memory.verdict(VIEW, counting.verify)
+    cache, counting = RefreshCache(), Counting()
+    host = cache.verdict(VIEW, counting.verify)
     assert isinstance(host, Host)
-    memory.books(host, NodeWork(), "u", disabled=False, count=counting.count)
-    memory.books(host, work, uuid, disabled=disabled, count=counting.count)
+    cache.books(host, NodeWork(), "u", disabled=False, count=counting.count)
+    cache.books(host, work, uuid, disabled=disabled, count=counting.count)
     assert counting.counted == times
 
 
 def test_given_a_node_that_is_gone_then_it_is_forgotten() -> None:
-    memory, counting = Memory(), Counting()
-    memory.verdict(VIEW, counting.verify)
-    memory.keep(())
-    memory.verdict(VIEW, counting.verify)
+    cache, counting = RefreshCache(), Counting()
+    cache.verdict(VIEW, counting.verify)
+    cache.keep(())
+    cache.verdict(VIEW, counting.verify)
     assert counting.verified == 2
 
 
 def test_given_passes_with_and_without_a_memory_then_their_books_are_the_same(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path / "fleet.json").has("a", guests=[a_guest("g1")]).has("b", guests=[])
-    memory = Memory()
-    with parts_of(tmp_path) as parts:
-        refresh(parts, memory=memory)
+    cache = RefreshCache()
+    with context_of(tmp_path) as context:
+        refresh(context, cache=cache)
         for change in (
             lambda: fleet.has("a", guests=[a_guest("g1"), a_guest("g2")]),
-            lambda: parts.ledger.put_instances([an_instance("i1", host="alpha", node="b")]),
-            lambda: parts.ledger.delete_instances(["i1"]),
+            lambda: context.ledger.put_instances([an_instance("i1", host="alpha", node="b")]),
+            lambda: context.ledger.delete_instances(["i1"]),
             lambda: fleet.has("b", report={"vcpus": 3}),
             lambda: None,
         ):
             change()
-            remembered = refresh(parts, memory=memory).nodes
+            remembered = refresh(context, cache=cache).nodes
             # A pass that remembers nothing finds nothing to change.
-            assert refresh(parts).changed == set()
-            assert {row.hypervisor_hostname: row for row in parts.ledger.nodes()} == remembered
+            assert refresh(context).changed == set()
+            assert {row.hypervisor_hostname: row for row in context.ledger.nodes()} == remembered

@@ -14,9 +14,9 @@ from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger, Transaction, open_ledger
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance, Migration
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
-from tests.parts import Fleet, a_guest, an_instance, database_of, dump, parts_of
+from tests.context import Fleet, a_guest, an_instance, context_of, database_of, dump
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SOON, LONG_AGO = NOON + timedelta(minutes=10), NOON - timedelta(seconds=1)
@@ -56,15 +56,15 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, fleet: Fleet) -> Iterator[Parts]:
+def context(tmp_path: Path, fleet: Fleet) -> Iterator[Context]:
     with opened(tmp_path) as made:
         refresh(made)
         yield made
 
 
 @contextmanager
-def opened(tmp_path: Path, **settings: Any) -> Iterator[Parts]:
-    with parts_of(tmp_path, clock=Noon(), pci={"device_spec": [{"vendor_id": "10de"}]}, **settings) as made:
+def opened(tmp_path: Path, **settings: Any) -> Iterator[Context]:
+    with context_of(tmp_path, clock=Noon(), pci={"device_spec": [{"vendor_id": "10de"}]}, **settings) as made:
         yield made
 
 
@@ -74,18 +74,18 @@ def a_claim(expires_at: datetime | None, **fields: Any) -> Instance:
     return an_instance(GUEST, host="alpha", node="one", **said)
 
 
-def put(parts: Parts, instance: Instance, *moves: Migration) -> None:
-    parts.ledger.put_instances([instance])
-    parts.ledger.put_migrations(moves)
+def put(context: Context, instance: Instance, *moves: Migration) -> None:
+    context.ledger.put_instances([instance])
+    context.ledger.put_migrations(moves)
 
 
-def the_instance(parts: Parts) -> Instance:
-    (found,) = parts.ledger.instances()
+def the_instance(context: Context) -> Instance:
+    (found,) = context.ledger.instances()
     return found
 
 
-def the_move(parts: Parts) -> Migration:
-    (found,) = parts.ledger.migrations(all=True)
+def the_move(context: Context) -> Migration:
+    (found,) = context.ledger.migrations(all=True)
     return found
 
 
@@ -105,21 +105,21 @@ def the_move(parts: Parts) -> Migration:
     ],
 )
 def test_given_a_claim_of_a_build_when_refreshed_then_its_guest_or_the_time_settles_it(
-    fleet: Fleet, parts: Parts, expires_at: datetime | None, guest: str | None, becomes: str
+    fleet: Fleet, context: Context, expires_at: datetime | None, guest: str | None, becomes: str
 ) -> None:
-    put(parts, a_claim(expires_at))
+    put(context, a_claim(expires_at))
     if guest is not None:
         fleet.has("one", guests=[a_guest(GUEST, state=guest, active=guest == "running")])
-    result = refresh(parts)
+    result = refresh(context)
     assert result.fine
     counted = 0 if becomes == "given back" else 1
     assert (result.nodes["one"].vcpus_used, result.nodes["one"].running_vms) == (2 * counted, counted)
     assert result.nodes["one"].memory_mb_used == 512 + 2048 * counted
     if becomes == "given back":
-        assert (result.expired, parts.ledger.instances()) == ([GUEST], ())
+        assert (result.expired, context.ledger.instances()) == ([GUEST], ())
         return
     assert result.expired == []
-    found = the_instance(parts)
+    found = the_instance(context)
     states = {"pending": ("building", None), "active": ("active", 1), "stopped": ("stopped", 4)}
     assert (found.vm_state, found.power_state) == states[becomes]
     assert found.claim_expires_at == (expires_at if becomes == "pending" else None)
@@ -127,52 +127,52 @@ def test_given_a_claim_of_a_build_when_refreshed_then_its_guest_or_the_time_sett
     assert result.nodes["one"].stats[f"num_vm_{found.vm_state}"] == 1
 
 
-def test_given_settled_claims_when_refreshed_again_then_nothing_is_written(fleet: Fleet, parts: Parts) -> None:
-    put(parts, a_claim(LONG_AGO))
+def test_given_settled_claims_when_refreshed_again_then_nothing_is_written(fleet: Fleet, context: Context) -> None:
+    put(context, a_claim(LONG_AGO))
     fleet.has("one", guests=[a_guest(GUEST)])
-    refresh(parts)
-    before = dump(parts.ledger)
-    assert refresh(parts).changed == set()
-    assert dump(parts.ledger) == before
+    refresh(context)
+    before = dump(context.ledger)
+    assert refresh(context).changed == set()
+    assert dump(context.ledger) == before
 
 
 def test_given_an_expired_claim_when_given_back_then_that_is_told_once(
-    parts: Parts, caplog: pytest.LogCaptureFixture
+    context: Context, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(parts, a_claim(LONG_AGO))
-    refresh(parts)
-    refresh(parts)
+    put(context, a_claim(LONG_AGO))
+    refresh(context)
+    refresh(context)
     told = [record for record in caplog.records if record.name == "stocktake.refresh.claim_expiry"]
     assert [vars(record)["instance"] for record in told] == [GUEST]
 
 
-def test_given_a_node_in_trouble_when_refreshed_then_no_claim_on_it_expires(fleet: Fleet, parts: Parts) -> None:
+def test_given_a_node_in_trouble_when_refreshed_then_no_claim_on_it_expires(fleet: Fleet, context: Context) -> None:
     """Whether its guest is there can't be known."""
-    put(parts, a_claim(LONG_AGO))
+    put(context, a_claim(LONG_AGO))
     fleet.has("one", fault={"raise": "DriverError"})
-    assert refresh(parts).expired == []
-    assert the_instance(parts).vm_state == "building"
+    assert refresh(context).expired == []
+    assert the_instance(context).vm_state == "building"
     fleet.has("one")
-    assert refresh(parts).expired == [GUEST]
+    assert refresh(context).expired == [GUEST]
 
 
-def test_given_only_one_node_asked_for_when_refreshed_then_claims_on_others_wait(parts: Parts) -> None:
-    put(parts, a_claim(LONG_AGO))
-    assert refresh(parts, only="two").expired == []
-    assert refresh(parts, only="one").expired == [GUEST]
+def test_given_only_one_node_asked_for_when_refreshed_then_claims_on_others_wait(context: Context) -> None:
+    put(context, a_claim(LONG_AGO))
+    assert refresh(context, only="two").expired == []
+    assert refresh(context, only="one").expired == [GUEST]
 
 
 @pytest.mark.parametrize(("expires_at", "guest"), [(SOON, False), (LONG_AGO, False), (LONG_AGO, True)])
 def test_given_a_claim_of_an_unshelve_when_refreshed_then_its_guest_settles_it_or_it_is_shelved_again(
-    fleet: Fleet, parts: Parts, expires_at: datetime, *, guest: bool
+    fleet: Fleet, context: Context, expires_at: datetime, *, guest: bool
 ) -> None:
     shelved = an_instance(GUEST, host="alpha", node="one", vm_state="shelved_offloaded")
     shelved = replace(shelved, host=None, node=None)
-    put(parts, lifecycle.unshelving(shelved, ONE, None, expires_at))
+    put(context, lifecycle.unshelving(shelved, ONE, None, expires_at))
     if guest:
         fleet.has("one", guests=[a_guest(GUEST)])
-    result = refresh(parts)
-    found = the_instance(parts)
+    result = refresh(context)
+    found = the_instance(context)
     if guest:
         assert (found.vm_state, found.task_state, found.node, result.expired) == ("active", None, "one", [])
     elif expires_at == SOON:
@@ -209,19 +209,19 @@ def a_move(
 )
 @pytest.mark.parametrize(("source", "dest"), [(ONE, TWO), (AWAY, ONE), (ONE, AWAY)])
 def test_given_an_expired_move_when_refreshed_then_it_is_aborted_and_the_instance_is_where_it_was(
-    parts: Parts, kind: MoveKind, status: str, source: Location, dest: Location
+    context: Context, kind: MoveKind, status: str, source: Location, dest: Location
 ) -> None:
     instance, move = a_move(kind, source, dest, LONG_AGO)
-    put(parts, instance, move)
-    result = refresh(parts)
+    put(context, instance, move)
+    result = refresh(context)
     assert result.expired == [GUEST]
-    found = the_instance(parts)
+    found = the_instance(context)
     assert (found.host, found.node, found.vm_state, found.task_state) == (source.host, source.node, "active", None)
     assert (found.migration_context, found.new_flavor) == (None, None)
-    assert (the_move(parts).status, the_move(parts).claim_expires_at) == (status, None)
+    assert (the_move(context).status, the_move(context).claim_expires_at) == (status, None)
     used = {name: result.nodes[name].vcpus_used for name in ("one", "two")}
     assert used == {"one": 2 if source == ONE else 0, "two": 0}
-    assert refresh(parts).expired == []
+    assert refresh(context).expired == []
 
 
 def finish(ledger: DatabaseLedger, instance: Instance, move: Migration) -> None:
@@ -233,13 +233,13 @@ def finish(ledger: DatabaseLedger, instance: Instance, move: Migration) -> None:
 
 
 @pytest.mark.parametrize("status", ["pre-migrating", "finished"])
-def test_given_a_move_that_is_not_over_when_refreshed_then_it_keeps_its_room(parts: Parts, status: str) -> None:
+def test_given_a_move_that_is_not_over_when_refreshed_then_it_keeps_its_room(context: Context, status: str) -> None:
     instance, move = a_move("resize", ONE, TWO, SOON if status == "pre-migrating" else None)
-    put(parts, instance, move)
+    put(context, instance, move)
     if status == "finished":
-        finish(database_of(parts), instance, move)
-    result = refresh(parts)
-    assert (result.expired, the_move(parts).status) == ([], status)
+        finish(database_of(context), instance, move)
+    result = refresh(context)
+    assert (result.expired, the_move(context).status) == ([], status)
     assert {name: result.nodes[name].vcpus_used for name in ("one", "two")} == {"one": 2, "two": 4}
 
 
@@ -249,77 +249,77 @@ def test_given_an_expired_resize_with_devices_when_aborted_then_only_those_of_th
 ) -> None:
     """On its own node, the instance keeps the device that it had."""
     fleet.has("one", report={"pci_passthrough_devices": DEVICES})
-    with opened(tmp_path) as parts:
-        refresh(parts)
+    with opened(tmp_path) as context:
+        refresh(context)
         instance, move = a_move("resize", ONE, dest, LONG_AGO, devices=(GPU_2,))
         before = replace(instance.migration_context, old_pci_devices=(GPU,))
-        put(parts, replace(instance, migration_context=before), move)
-        with database_of(parts).transaction() as books:
-            (held,) = books.hold([parts.ledger.node("one").uuid]).values()
+        put(context, replace(instance, migration_context=before), move)
+        with database_of(context).transaction() as books:
+            (held,) = books.hold([context.ledger.node("one").uuid]).values()
             devices = [
                 replace(one, status="claimed", instance_uuid=GUEST) if one.address == GPU or dest == ONE else one
                 for one in books.devices(held.uuid)
             ]
             books.write_books(held, held, gone=(), come=(), devices=devices)
-        result = refresh(parts)
+        result = refresh(context)
         assert result.expired == [GUEST]
-        found = parts.ledger.work("alpha", ["one"], {})["one"].pci_devices
+        found = context.ledger.work("alpha", ["one"], {})["one"].pci_devices
         assert [(one.address, one.instance_uuid) for one in found] == [(GPU, GUEST), (GPU_2, None)]
         assert [pool.count for pool in result.nodes["one"].pci_device_pools] == [1]
 
 
 def test_given_an_expired_move_of_an_instance_that_is_deleted_when_refreshed_then_its_room_is_given_back_once(
-    parts: Parts, caplog: pytest.LogCaptureFixture
+    context: Context, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A deleted instance's record is still there, and would hold the room for ever."""
     instance, move = a_move("resize", AWAY, ONE, LONG_AGO)
-    put(parts, instance, move)
-    parts.ledger.delete_instances([GUEST])
-    result = refresh(parts)
-    assert (the_move(parts).status, the_move(parts).claim_expires_at) == ("failed", None)
+    put(context, instance, move)
+    context.ledger.delete_instances([GUEST])
+    result = refresh(context)
+    assert (the_move(context).status, the_move(context).claim_expires_at) == ("failed", None)
     assert result.nodes["one"].vcpus_used == 0
-    assert (result.expired, refresh(parts).expired) == ([GUEST], [])
+    assert (result.expired, refresh(context).expired) == ([GUEST], [])
     assert len([record for record in caplog.records if record.name == "stocktake.refresh.claim_expiry"]) == 1
 
 
 def test_given_an_expired_move_that_the_instance_is_not_in_when_refreshed_then_it_is_an_error_and_no_other_is(
-    parts: Parts,
+    context: Context,
 ) -> None:
     instance, move = a_move("resize", ONE, TWO, None)
     stale = replace(move, id=2, uuid=None, claim_expires_at=LONG_AGO)
-    put(parts, instance, move, stale)
-    result = refresh(parts)
-    found = {one.id: one for one in parts.ledger.migrations(all=True)}
+    put(context, instance, move, stale)
+    result = refresh(context)
+    found = {one.id: one for one in context.ledger.migrations(all=True)}
     assert [(one.status, one.claim_expires_at) for one in found.values()] == [("pre-migrating", None), ("error", None)]
-    assert the_instance(parts).task_state == "resize_prep"
+    assert the_instance(context).task_state == "resize_prep"
     assert result.nodes["two"].vcpus_used == 4
-    assert refresh(parts).expired == []
+    assert refresh(context).expired == []
 
 
 @pytest.mark.parametrize(("guest", "expires_at"), [(True, SOON), (False, LONG_AGO)])
 def test_given_a_claim_whose_state_somebody_else_settled_when_refreshed_then_it_stays_and_is_pending_no_more(
-    fleet: Fleet, parts: Parts, expires_at: datetime, *, guest: bool
+    fleet: Fleet, context: Context, expires_at: datetime, *, guest: bool
 ) -> None:
     """A program that knows Nova's columns only; the pass of the whole host must not fail for it, nor its machine go."""
-    put(parts, a_claim(expires_at, vm_state="active", task_state=None))
+    put(context, a_claim(expires_at, vm_state="active", task_state=None))
     if guest:
         fleet.has("one", guests=[a_guest(GUEST)])
-    result = refresh(parts)
+    result = refresh(context)
     assert result.fine
-    found = the_instance(parts)
+    found = the_instance(context)
     assert (found.vm_state, found.claim_expires_at, result.expired) == ("active", None, [])
     assert result.nodes["one"].running_vms == 1
 
 
 @pytest.mark.parametrize("status", ["migrating", "error"])
 def test_given_an_expired_move_that_somebody_else_took_on_when_refreshed_then_it_stays_and_is_pending_no_more(
-    parts: Parts, status: str
+    context: Context, status: str
 ) -> None:
     instance, move = a_move("resize", ONE, TWO, LONG_AGO)
-    put(parts, instance, replace(move, status=status))
-    result = refresh(parts)
+    put(context, instance, replace(move, status=status))
+    result = refresh(context)
     assert (result.fine, result.expired) == (True, [])
-    assert (the_move(parts).status, the_move(parts).claim_expires_at) == (status, None)
+    assert (the_move(context).status, the_move(context).claim_expires_at) == (status, None)
     assert result.nodes["two"].vcpus_used == 4
 
 
@@ -355,11 +355,11 @@ def test_given_an_expired_claim_that_somebody_renews_or_settles_meanwhile_when_r
     left: list[object],
 ) -> None:
     fleet.has("one", guests=guests)
-    with parts_of(tmp_path, clock=Noon(), ledger=interrupted(tmp_path, meanwhile)) as parts:
-        put(parts, a_claim(LONG_AGO))
-        result = refresh(parts)
+    with context_of(tmp_path, clock=Noon(), ledger=interrupted(tmp_path, meanwhile)) as context:
+        put(context, a_claim(LONG_AGO))
+        result = refresh(context)
         assert (result.fine, result.expired) == (True, [])
-        found = parts.ledger.instances()
+        found = context.ledger.instances()
         assert [(one.vm_state, one.claim_expires_at) for one in found] == left
         assert result.nodes["one"].running_vms == len(found)
 
@@ -368,11 +368,11 @@ def test_given_a_running_guest_whose_claim_is_given_back_meanwhile_when_refreshe
     tmp_path: Path, fleet: Fleet
 ) -> None:
     fleet.has("one", guests=[a_guest(GUEST)])
-    with parts_of(tmp_path, clock=Noon(), ledger=interrupted(tmp_path, release)) as parts:
-        put(parts, a_claim(SOON))
-        result = refresh(parts)
-        assert (result.fine, parts.ledger.instances()) == (True, ())
-        kinds = [entry.kind for entry in parts.ledger.entries(result.nodes["one"].uuid)]
+    with context_of(tmp_path, clock=Noon(), ledger=interrupted(tmp_path, release)) as context:
+        put(context, a_claim(SOON))
+        result = refresh(context)
+        assert (result.fine, context.ledger.instances()) == (True, ())
+        kinds = [entry.kind for entry in context.ledger.entries(result.nodes["one"].uuid)]
         assert kinds == ["reserved", "orphan"]
 
 
@@ -381,19 +381,19 @@ def test_given_an_expired_move_that_is_finished_meanwhile_when_refreshed_then_it
 ) -> None:
     instance, move = a_move("resize", ONE, TWO, LONG_AGO)
     go = interrupted(tmp_path, lambda ledger: finish(ledger, instance, move))
-    with parts_of(tmp_path, clock=Noon(), ledger=go) as parts:
-        put(parts, instance, move)
-        result = refresh(parts)
-        assert (result.expired, the_move(parts).status, the_instance(parts).node) == ([], "finished", "two")
+    with context_of(tmp_path, clock=Noon(), ledger=go) as context:
+        put(context, instance, move)
+        result = refresh(context)
+        assert (result.expired, the_move(context).status, the_instance(context).node) == ([], "finished", "two")
 
 
 @pytest.mark.parametrize(("allocations", "still_held"), [("own", {GUEST}), ("foreign", set())])
 def test_given_an_expired_claim_when_given_back_then_the_scheduler_is_told_only_if_it_is_ours(
     tmp_path: Path, fleet: Fleet, allocations: str, still_held: set[str]
 ) -> None:
-    with opened(tmp_path, allocations=allocations) as parts:
-        refresh(parts)
-        put(parts, a_claim(LONG_AGO))
+    with opened(tmp_path, allocations=allocations) as context:
+        refresh(context)
+        put(context, a_claim(LONG_AGO))
         # The pass is told to stop once the claim is settled: it reports nothing more.
-        refresh(parts, stop=lambda: not parts.ledger.instances())
-        assert parts.ledger.work("alpha", ["one"], {})["one"].deleted_uuids == still_held
+        refresh(context, stop=lambda: not context.ledger.instances())
+        assert context.ledger.work("alpha", ["one"], {})["one"].deleted_uuids == still_held

@@ -18,9 +18,9 @@ from stocktake.errors import (
 )
 from stocktake.model.problem import ordered
 from stocktake.model.value import replace as changed
-from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.context import Context, Pass
 from stocktake.refresh.run import refresh
-from tests.parts import Fleet, a_guest, an_instance, dump, parts_of
+from tests.context import Fleet, a_guest, an_instance, context_of, dump
 
 FIRST = "aaaaaaaa-0000-4000-8000-000000000001"
 SECOND = "aaaaaaaa-0000-4000-8000-000000000002"
@@ -34,74 +34,74 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, fleet: Fleet) -> Iterator[Parts]:
-    with parts_of(tmp_path) as opened:
+def context(tmp_path: Path, fleet: Fleet) -> Iterator[Context]:
+    with context_of(tmp_path) as opened:
         yield opened
 
 
-def test_given_a_new_node_when_refreshed_then_its_record_is_whole(fleet: Fleet, parts: Parts) -> None:
+def test_given_a_new_node_when_refreshed_then_its_record_is_whole(fleet: Fleet, context: Context) -> None:
     fleet.has("one", guests=[a_guest(GUEST)])
-    result = refresh(parts)
+    result = refresh(context)
     assert result.fine
-    (node,) = parts.ledger.nodes()
+    (node,) = context.ledger.nodes()
     assert result.nodes == {"one": node}
     assert (node.host, node.host_ip, node.vcpus, node.vcpus_used) == ("alpha", "192.0.2.7", 16, 2)
     assert (node.memory_mb_used, node.local_gb_used, node.free_ram_mb) == (512 + 1024, 10, 65536 - 1536)
-    assert [entry.kind for entry in parts.ledger.entries(node.uuid)] == ["reserved", "orphan"]
-    assert parts.ledger.services()[0].host == "alpha"
+    assert [entry.kind for entry in context.ledger.entries(node.uuid)] == ["reserved", "orphan"]
+    assert context.ledger.services()[0].host == "alpha"
     assert set(result.seconds) == {"read", "list", "audit", "verify", "tally", "save", "report"}
 
 
-def test_given_nothing_changed_when_refreshed_again_then_nothing_is_written(fleet: Fleet, parts: Parts) -> None:
+def test_given_nothing_changed_when_refreshed_again_then_nothing_is_written(fleet: Fleet, context: Context) -> None:
     fleet.has("one", guests=[a_guest(GUEST)]).has("two")
-    refresh(parts)
-    before = dump(parts.ledger)
-    result = refresh(parts)
+    refresh(context)
+    before = dump(context.ledger)
+    result = refresh(context)
     assert (result.changed, result.writes) == (set(), 0)
-    assert dump(parts.ledger) == before
+    assert dump(context.ledger) == before
 
 
-def test_given_any_pass_when_it_ran_then_it_tells_what_it_was_made_of(fleet: Fleet, parts: Parts) -> None:
+def test_given_any_pass_when_it_ran_then_it_tells_what_it_was_made_of(fleet: Fleet, context: Context) -> None:
     sleeper = a_guest(FIRST, state="shutoff", active=False)
     fleet.has("one", guests=[a_guest(GUEST), sleeper]).has("two", guests=[]).has("unsaid")
-    first = refresh(parts)
+    first = refresh(context)
     assert (first.known, first.saves, first.conflicts) == ((), 3, 0)
-    second = refresh(parts)
+    second = refresh(context)
     assert [row.hypervisor_hostname for row in second.known] == ["one", "two", "unsaid"]
     assert (second.saves, second.guests) == (0, {"one": 1, "two": 0})
     assert [entry.kind for entry in second.entries["one"]] == ["reserved", "orphan", "orphan"]
 
 
 def test_given_a_pass_that_raises_when_it_was_given_what_to_fill_then_that_has_what_it_knew(
-    fleet: Fleet, parts: Parts
+    fleet: Fleet, context: Context
 ) -> None:
     fleet.has("one")
-    refresh(parts)
+    refresh(context)
     fleet.listing = {"raise": "DriverUnreachable", "text": "gone"}
     fleet.write()
     told = Pass()
     with pytest.raises(DriverUnreachable):
-        refresh(parts, into=told)
+        refresh(context, into=told)
     assert [row.hypervisor_hostname for row in told.known] == ["one"]
     assert set(told.seconds) == {"read"}
 
 
 def test_given_one_node_in_trouble_when_refreshed_then_the_others_are_fresh_and_it_says_why(
-    fleet: Fleet, parts: Parts
+    fleet: Fleet, context: Context
 ) -> None:
     fleet.has("raises").has("lies").has("lacks").has("well")
-    refresh(parts)
+    refresh(context)
     fleet.has("raises", fault={"raise": "DriverError", "text": "it burns"})
     fleet.has("lies", fault={"lie": {"memory_mb": -5, "vcpus": "many"}})
     fleet.has("lacks", fault={"omit": ["local_gb", "numa_topology"]})
     fleet.has("well", guests=[a_guest(GUEST)])
-    result = refresh(parts)
+    result = refresh(context)
     assert {name: type(error) for name, error in result.failed.items()} == {
         "raises": DriverError,
         "lies": ReportRefused,
         "lacks": ReportRefused,
     }
-    rows = {row.hypervisor_hostname: row for row in parts.ledger.nodes()}
+    rows = {row.hypervisor_hostname: row for row in context.ledger.nodes()}
     assert rows["well"].vcpus_used == 2
     assert rows["well"].failure is None
     assert rows["raises"].failure is not None
@@ -111,149 +111,156 @@ def test_given_one_node_in_trouble_when_refreshed_then_the_others_are_fresh_and_
     assert rows["lies"].memory_mb == 65536
 
 
-def test_given_a_node_that_recovers_when_refreshed_then_its_failure_is_gone(fleet: Fleet, parts: Parts) -> None:
+def test_given_a_node_that_recovers_when_refreshed_then_its_failure_is_gone(fleet: Fleet, context: Context) -> None:
     fleet.has("one")
-    refresh(parts)
+    refresh(context)
     fleet.has("one", fault={"raise": "DriverError"})
-    refresh(parts)
-    before = dump(parts.ledger)
-    refresh(parts)
-    assert dump(parts.ledger) == before
+    refresh(context)
+    before = dump(context.ledger)
+    refresh(context)
+    assert dump(context.ledger) == before
     fleet.has("one")
-    assert refresh(parts).fine
-    assert parts.ledger.node("one").failure is None
+    assert refresh(context).fine
+    assert context.ledger.node("one").failure is None
 
 
 def test_given_a_driver_that_can_not_list_when_refreshed_then_nothing_is_deleted_and_all_carry_it(
-    fleet: Fleet, parts: Parts
+    fleet: Fleet, context: Context
 ) -> None:
     fleet.has("one").has("two")
-    refresh(parts)
+    refresh(context)
     fleet.listing = {"raise": "DriverUnreachable", "text": "no answer"}
     fleet.write()
     with pytest.raises(DriverUnreachable):
-        refresh(parts)
-    rows = parts.ledger.nodes()
+        refresh(context)
+    rows = context.ledger.nodes()
     assert [row.failure.code for row in rows if row.failure] == ["DriverUnreachable", "DriverUnreachable"]
 
 
-def test_given_only_one_node_asked_for_when_refreshed_then_no_other_is_touched(fleet: Fleet, parts: Parts) -> None:
+def test_given_only_one_node_asked_for_when_refreshed_then_no_other_is_touched(fleet: Fleet, context: Context) -> None:
     fleet.has("one").has("two")
-    refresh(parts)
+    refresh(context)
     fleet.loses("two").has("one", guests=[a_guest(GUEST)]).has("three")
-    result = refresh(parts, only="one")
+    result = refresh(context, only="one")
     assert result.nodes.keys() == {"one"}
-    assert {row.hypervisor_hostname for row in parts.ledger.nodes()} == {"one", "two"}
+    assert {row.hypervisor_hostname for row in context.ledger.nodes()} == {"one", "two"}
     with pytest.raises(NodeNotFound, match="nowhere"):
-        refresh(parts, only="nowhere")
+        refresh(context, only="nowhere")
 
 
-def test_given_a_vanished_node_when_refreshed_then_it_is_deleted(fleet: Fleet, parts: Parts) -> None:
+def test_given_a_vanished_node_when_refreshed_then_it_is_deleted(fleet: Fleet, context: Context) -> None:
     fleet.has("one").has("two").has("three")
-    refresh(parts)
+    refresh(context)
     fleet.loses("two")
-    result = refresh(parts)
+    result = refresh(context)
     assert result.deleted == ["two"]
-    assert {row.hypervisor_hostname for row in parts.ledger.nodes()} == {"one", "three"}
-    assert parts.ledger.deleted_nodes("alpha") == ()
+    assert {row.hypervisor_hostname for row in context.ledger.nodes()} == {"one", "three"}
+    assert context.ledger.deleted_nodes("alpha") == ()
 
 
 @pytest.mark.parametrize("reason", ["instances", "still exists"])
 def test_given_a_vanished_node_that_may_not_go_when_refreshed_then_it_stays_and_says_why(
-    fleet: Fleet, parts: Parts, reason: str
+    fleet: Fleet, context: Context, reason: str
 ) -> None:
     fleet.has("one").has("two").has("three")
-    refresh(parts)
+    refresh(context)
     if reason == "instances":
-        parts.ledger.put_instances([an_instance(GUEST, host="alpha", node="two")])
+        context.ledger.put_instances([an_instance(GUEST, host="alpha", node="two")])
         fleet.loses("two")
     else:
         fleet.has("two", listed=False)
-    result = refresh(parts)
+    result = refresh(context)
     assert result.deleted == []
     assert reason in result.kept["two"]
-    failure = parts.ledger.node("two").failure
+    failure = context.ledger.node("two").failure
     assert failure is not None
     assert failure.code == "node-vanished"
-    before = dump(parts.ledger)
-    refresh(parts)
-    assert dump(parts.ledger) == before
+    before = dump(context.ledger)
+    refresh(context)
+    assert dump(context.ledger) == before
 
 
 def test_given_many_vanish_at_once_when_refreshed_then_they_go_only_once_a_second_pass_agrees(
-    fleet: Fleet, parts: Parts
+    fleet: Fleet, context: Context
 ) -> None:
     fleet.has("one").has("two").has("three")
-    refresh(parts)
+    refresh(context)
     fleet.loses("two", "three")
-    assert refresh(parts).deleted == []
-    assert sorted(refresh(parts).deleted) == ["three", "two"]
+    assert refresh(context).deleted == []
+    assert sorted(refresh(context).deleted) == ["three", "two"]
 
 
 @pytest.mark.parametrize("asked", range(12))
 def test_given_a_stop_at_any_question_when_the_next_pass_ran_then_what_vanished_is_gone(
-    fleet: Fleet, parts: Parts, asked: int
+    fleet: Fleet, context: Context, asked: int
 ) -> None:
     fleet.has("one").has("two").has("three")
-    refresh(parts)
+    refresh(context)
     fleet.loses("two", "three")
-    refresh(parts)
+    refresh(context)
     questions = itertools.count()
-    refresh(parts, stop=lambda: next(questions) >= asked)
-    assert refresh(parts).fine
-    assert refresh(parts).fine
-    assert [row.hypervisor_hostname for row in parts.ledger.nodes()] == ["one"]
-    assert parts.ledger.deleted_nodes("alpha") == ()
+    refresh(context, stop=lambda: next(questions) >= asked)
+    assert refresh(context).fine
+    assert refresh(context).fine
+    assert [row.hypervisor_hostname for row in context.ledger.nodes()] == ["one"]
+    assert context.ledger.deleted_nodes("alpha") == ()
 
 
-def test_given_many_vanish_and_come_back_when_they_vanish_again_then_it_counts_anew(fleet: Fleet, parts: Parts) -> None:
+def test_given_many_vanish_and_come_back_when_they_vanish_again_then_it_counts_anew(
+    fleet: Fleet, context: Context
+) -> None:
     fleet.has("one").has("two").has("three")
-    refresh(parts)
+    refresh(context)
     fleet.loses("two", "three")
-    refresh(parts)
+    refresh(context)
     fleet.has("two").has("three")
-    refresh(parts)
+    refresh(context)
     fleet.loses("two", "three")
-    assert refresh(parts).deleted == []
+    assert refresh(context).deleted == []
 
 
 def test_given_another_hosts_node_when_it_vanishes_here_then_it_is_left_alone(
-    tmp_path: Path, fleet: Fleet, parts: Parts
+    tmp_path: Path, fleet: Fleet, context: Context
 ) -> None:
     fleet.has("one", report={"uuid": FIRST}).has("two", report={"uuid": SECOND}).has("three", report={"uuid": THIRD})
-    refresh(parts)
+    refresh(context)
     other = tmp_path / "beta"
     other.mkdir()
     theirs = Fleet(other / "fleet.json").has("two", report={"uuid": SECOND})
     assert theirs.nodes
-    with parts_of(other, host="beta", database={"connection": parts.settings.database.connection}) as beta:
+    with context_of(other, host="beta", database={"connection": context.settings.database.connection}) as beta:
         moved = refresh(beta)
         assert moved.moved == {"two": "alpha"}
         fleet.loses("two")
-        assert refresh(parts).deleted == []
+        assert refresh(context).deleted == []
         assert beta.ledger.node("two").host == "beta"
         assert beta.ledger.node("two").uuid == SECOND
 
 
 def test_given_a_driver_that_renumbers_a_node_when_refreshed_then_only_that_node_stops(
-    fleet: Fleet, parts: Parts
+    fleet: Fleet, context: Context
 ) -> None:
     fleet.has("one", report={"uuid": FIRST}).has("two", report={"uuid": SECOND})
-    refresh(parts)
+    refresh(context)
     fleet.has("one", report={"uuid": THIRD})
-    result = refresh(parts)
+    result = refresh(context)
     assert isinstance(result.failed["one"], IdentityError)
-    assert parts.ledger.node("one").uuid == FIRST
+    assert context.ledger.node("one").uuid == FIRST
     assert "two" in result.nodes
 
 
-def test_given_another_name_when_refreshed_then_nothing_is_written(tmp_path: Path, fleet: Fleet, parts: Parts) -> None:
+def test_given_another_name_when_refreshed_then_nothing_is_written(
+    tmp_path: Path, fleet: Fleet, context: Context
+) -> None:
     fleet.has("one")
-    refresh(parts)
-    before = dump(parts.ledger)
-    with parts_of(tmp_path, host="omega", ledger=parts.ledger) as renamed, pytest.raises(IdentityError, match="alpha"):
+    refresh(context)
+    before = dump(context.ledger)
+    with (
+        context_of(tmp_path, host="omega", ledger=context.ledger) as renamed,
+        pytest.raises(IdentityError, match="alpha"),
+    ):
         refresh(renamed)
-    with parts_of(tmp_path) as again:
+    with context_of(tmp_path) as again:
         assert dump(again.ledger) == before
 
 
@@ -261,14 +268,14 @@ def test_given_auto_adoption_when_a_guest_appears_then_it_is_an_instance_and_cou
     tmp_path: Path, fleet: Fleet
 ) -> None:
     fleet.has("one", guests=[a_guest(GUEST), a_guest(FIRST, active=False, state="shutoff")])
-    with parts_of(tmp_path, adopt="auto") as parts:
-        result = refresh(parts)
+    with context_of(tmp_path, adopt="auto") as context:
+        result = refresh(context)
         assert result.adopted == [GUEST]
-        (instance,) = parts.ledger.instances()
+        (instance,) = context.ledger.instances()
         assert (instance.uuid, instance.adopted, instance.node) == (GUEST, True, "one")
-        node = parts.ledger.node("one")
+        node = context.ledger.node("one")
         assert (node.vcpus_used, node.memory_mb_used, node.local_gb_used, node.running_vms) == (2, 1536, 10, 1)
-        assert refresh(parts).adopted == []
+        assert refresh(context).adopted == []
 
 
 def test_given_auto_adoption_when_an_adopted_guest_is_undefined_then_its_instance_goes(
@@ -276,53 +283,53 @@ def test_given_auto_adoption_when_an_adopted_guest_is_undefined_then_its_instanc
 ) -> None:
     promised = an_instance(SECOND, host="alpha", node="one")
     fleet.has("one", guests=[a_guest(GUEST)])
-    with parts_of(tmp_path, adopt="auto") as parts:
-        parts.ledger.put_instances([promised])
-        refresh(parts)
+    with context_of(tmp_path, adopt="auto") as context:
+        context.ledger.put_instances([promised])
+        refresh(context)
         fleet.has("one", guests=[])
-        refresh(parts)
-        assert [instance.uuid for instance in parts.ledger.instances()] == [SECOND]
-        assert parts.ledger.node("one").vcpus_used == 2
+        refresh(context)
+        assert [instance.uuid for instance in context.ledger.instances()] == [SECOND]
+        assert context.ledger.node("one").vcpus_used == 2
 
 
 def test_given_a_ledger_that_is_away_when_refreshed_then_the_pass_is_skipped_and_the_next_is_right(
     tmp_path: Path, fleet: Fleet
 ) -> None:
     fleet.has("one", guests=[a_guest(GUEST)])
-    with parts_of(tmp_path) as parts:
-        refresh(parts)
-        path = Path(parts.settings.database.connection.removeprefix("sqlite:///"))
-        parts.ledger.close()
+    with context_of(tmp_path) as context:
+        refresh(context)
+        path = Path(context.settings.database.connection.removeprefix("sqlite:///"))
+        context.ledger.close()
         away = path.with_suffix(".away")
         path.rename(away)
         path.mkdir()
         with pytest.raises(LedgerUnreachable):
-            refresh(parts)
+            refresh(context)
         path.rmdir()
         away.rename(path)
         fleet.has("one")
-        assert refresh(parts).nodes["one"].vcpus_used == 0
+        assert refresh(context).nodes["one"].vcpus_used == 0
 
 
-def test_given_a_stop_when_asked_between_steps_then_nothing_is_half_done(fleet: Fleet, parts: Parts) -> None:
+def test_given_a_stop_when_asked_between_steps_then_nothing_is_half_done(fleet: Fleet, context: Context) -> None:
     fleet.has("one")
-    result = refresh(parts, stop=lambda: True)
+    result = refresh(context, stop=lambda: True)
     assert result.nodes == {}
-    assert parts.ledger.nodes() == ()
-    assert refresh(parts).nodes.keys() == {"one"}
+    assert context.ledger.nodes() == ()
+    assert refresh(context).nodes.keys() == {"one"}
 
 
 def test_given_auto_and_a_hypervisor_that_is_down_when_refreshed_then_the_host_is_not_taken_for_a_bare_one(
     tmp_path: Path, fleet: Fleet
 ) -> None:
     fleet.has("one", report={"hypervisor_type": "QEMU"})
-    with parts_of(tmp_path) as parts:
-        refresh(parts)
-        settings = changed(parts.settings, compute_driver="auto")
-        bare = replace(parts, settings=settings, driver=open_host(settings, parts.clock))
+    with context_of(tmp_path) as context:
+        refresh(context)
+        settings = changed(context.settings, compute_driver="auto")
+        bare = replace(context, settings=settings, driver=open_host(settings, context.clock))
         with pytest.raises(DriverUnreachable, match="QEMU"):
             refresh(bare)
-        node = parts.ledger.node("one")
+        node = context.ledger.node("one")
         assert (node.hypervisor_type, node.failure and node.failure.code) == ("QEMU", "DriverUnreachable")
 
 
@@ -330,14 +337,14 @@ def test_given_a_ledger_that_was_lost_when_refreshed_then_the_new_one_is_not_tak
     tmp_path: Path, fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     fleet.has("one")
-    with parts_of(tmp_path) as parts:
-        refresh(parts)
-        refresh(parts)
+    with context_of(tmp_path) as context:
+        refresh(context)
+        refresh(context)
     assert "knows nothing of it" not in caplog.text
     for file in tmp_path.glob("ledger.db*"):
         file.unlink()
-    with parts_of(tmp_path) as parts:
-        assert refresh(parts).fine
+    with context_of(tmp_path) as context:
+        assert refresh(context).fine
     assert "knows nothing of it" in caplog.text
 
 
@@ -345,9 +352,9 @@ def test_given_problems_of_the_view_and_of_the_report_when_refreshed_then_they_a
     tmp_path: Path, fleet: Fleet
 ) -> None:
     fleet.has("one", report={"memory_mb_used": -1}, guests=[a_guest(GUEST, vcpus=-1)])
-    with parts_of(tmp_path, reserved_host_memory_mb=99999) as parts:
-        refresh(parts)
-        (node,) = parts.ledger.nodes()
-        assert refresh(parts).changed == set()
+    with context_of(tmp_path, reserved_host_memory_mb=99999) as context:
+        refresh(context)
+        (node,) = context.ledger.nodes()
+        assert refresh(context).changed == set()
     assert [problem.code for problem in node.problems] == ["guest-impossible", "reserved-above-total", "used-negative"]
     assert node.problems == ordered(reversed(node.problems))

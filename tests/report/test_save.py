@@ -18,7 +18,7 @@ from stocktake.model.workload import NodeWork
 from stocktake.placement import NoScheduler, Synced
 from stocktake.placement.scheduler import never
 from stocktake.report.save import ROUNDS_MAX, Books, Reported, carried, changed, save, save_of, sync
-from tests.parts import dump
+from tests.context import dump
 from tests.refresh.test_identity import THEIRS, a_node
 from tests.servers.postgres import postgres, postgres_url
 

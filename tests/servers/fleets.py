@@ -8,7 +8,7 @@ from stocktake.drivers.fake.work import generate_work
 from stocktake.ledger import open_ledger
 from stocktake.model.value import replace
 from stocktake.refresh.run import refresh
-from tests.parts import parts_of
+from tests.context import context_of
 
 SEED = 1
 
@@ -37,7 +37,7 @@ def stocked(
     settings = {"host": host, "fake": {"nodes": nodes, "seed": SEED, "prefix": host}, **more}
     state = directory / host
     state.mkdir(exist_ok=True)
-    with parts_of(state, clock=clock, ledger=ledger, **settings) as parts:
-        result = refresh(parts)
+    with context_of(state, clock=clock, ledger=ledger, **settings) as context:
+        result = refresh(context)
         assert result.fine, result
         ledger.heartbeat(host, version=__version__)

@@ -75,7 +75,7 @@ def an_instance_comes(world: World) -> str:
         volume_backed=world.dice.below(4) == 0,
         created_at=world.clock.now(),
     )
-    at.service.parts.ledger.put_instances([instance])
+    at.service.context.ledger.put_instances([instance])
     where = world.any_node() if world.dice.below(6) == 0 else at
     if where is not None and world.dice.below(5):
         where.here["guests"] = [*where.here["guests"], world.a_guest_of(where, uuid, flavor)]
@@ -92,7 +92,7 @@ def an_instance_changes(world: World) -> str:
     at = world.any_node()
     if at is not None and world.dice.below(5) == 0 and not is_allocated(world, instance.uuid):
         changed = replace(changed, host=at.service.host, node=at.node)
-    world.services["alpha"].parts.ledger.change_instances([changed])
+    world.services["alpha"].context.ledger.change_instances([changed])
     return f"instance {instance.uuid} is {changed.vm_state} {changed.task_state} on {changed.node}"
 
 
@@ -105,7 +105,7 @@ def an_instance_goes(world: World) -> str:
     instance = world.any_instance()
     if instance is None:
         return "no instance to delete"
-    world.services["alpha"].parts.ledger.delete_instances([instance.uuid])
+    world.services["alpha"].context.ledger.delete_instances([instance.uuid])
     return f"instance {instance.uuid} goes from {instance.node}"
 
 
@@ -145,7 +145,7 @@ def an_instance_moves(world: World) -> str:
         created_at=world.clock.now(),
         updated_at=world.clock.now() if world.dice.below(2) else None,
     )
-    ledger = world.services["alpha"].parts.ledger
+    ledger = world.services["alpha"].context.ledger
     ledger.change_instances([moving])
     ledger.put_migrations([migration])
     return f"instance {instance.uuid} moves to {dest.node} by migration {number} ({migration.status})"
@@ -156,7 +156,7 @@ def a_device_is_claimed(world: World) -> str:
     at = world.any_node()
     if at is None:
         return "no node to claim of"
-    ledger = at.service.parts.ledger
+    ledger = at.service.context.ledger
     work = ledger.work(at.service.host, (at.node,), {})[at.node]
     free = [record for record in work.pci_devices if record.status == "available"]
     if work.record is None or not free or not work.instances:
@@ -238,10 +238,10 @@ def a_machine_changes(world: World) -> str:
 def a_service_is_switched(world: World) -> str:
     """An operator disables it, or enables it."""
     service = world.any_service()
-    row = service.parts.ledger.service(service.host)
+    row = service.context.ledger.service(service.host)
     if row is None:
         return f"{service.host} is not registered yet"
-    service.parts.ledger.set_service(service.host, disabled=not row.disabled, reason=None if row.disabled else "sim")
+    service.context.ledger.set_service(service.host, disabled=not row.disabled, reason=None if row.disabled else "sim")
     return f"{service.host} is {'enabled' if row.disabled else 'disabled'}"
 
 
@@ -271,7 +271,7 @@ def somebody_allocates(world: World) -> str:
         return f"{name} is taken"
     instances = [
         one.uuid
-        for one in at.service.parts.ledger.instances(host=at.service.host, node=at.node)
+        for one in at.service.context.ledger.instances(host=at.service.host, node=at.node)
         if not world.own and not is_allocated(world, one.uuid)
     ]
     consumer = world.dice.pick([*instances, world.dice.uuid()]) if name == at.node else world.dice.uuid()

@@ -12,7 +12,7 @@ from stocktake.model.value import replace
 from stocktake.model.workload import Instance
 from stocktake.placement.desired_allocations import wanted
 from stocktake.placement.overrides import overrides_for
-from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.context import Context, Pass
 from stocktake.refresh.locked import books_of
 from stocktake.report.save import Books, changed
 from stocktake.verify import verify
@@ -22,47 +22,47 @@ from tests.sim.world import THEIRS, Service, World
 def check(world: World, service: Service, result: Pass) -> None:
     """Check a service's nodes after a refresh that nothing disturbed."""
     assert result.fine, (result.failed, result.unsynced)
-    parts = service.parts
+    context = service.context
     listed = [name for name, node in service.fleet.nodes.items() if node.get("listed", True)]
     assert result.nodes.keys() == set(listed)
-    rows = Counter(row.hypervisor_hostname for row in parts.ledger.nodes(host=service.host))
+    rows = Counter(row.hypervisor_hostname for row in context.ledger.nodes(host=service.host))
     assert rows == Counter(listed) | Counter(result.kept.keys())
     providers = world.there.providers()
     for name in listed:
-        record = parts.ledger.node(name)
+        record = context.ledger.node(name)
         assert record == result.nodes[name]
         assert record.failure is None
-        books = fresh_books(parts, name)
+        books = fresh_books(context, name)
         assert not changed(books.tally.node, record), "the record is what a fresh tally of the ledger gives"
-        entries = parts.ledger.entries(record.uuid)
+        entries = context.ledger.entries(record.uuid)
         assert entries == books.tally.entries
         check_sums(record, entries)
         check_holders(service, name, entries)
-        devices = parts.ledger.work(service.host, (name,), {})[name].pci_devices
+        devices = context.ledger.work(service.host, (name,), {})[name].pci_devices
         check_devices(service, name, record, devices)
         check_placement(world, providers, books)
         if world.own:
-            check_own(world, parts, record, books)
+            check_own(world, context, record, books)
         else:
             check_foreign(world, books)
 
 
-def fresh_books(parts: Parts, name: str) -> Books:
+def fresh_books(context: Context, name: str) -> Books:
     """Tally a node anew from what the ledger and the driver say now."""
-    survey = parts.driver.survey((name,))[name]
+    survey = context.driver.survey((name,))[name]
     assert isinstance(survey, Survey)
     report = {**survey.report, "cpu_info": encoded(survey.report["cpu_info"])}
-    view = HostView(node=name, report=report, guests=survey.guests, host_ip=parts.settings.my_ip)
+    view = HostView(node=name, report=report, guests=survey.guests, host_ip=context.settings.my_ip)
     host = verify(view)
     assert isinstance(host, Host)
     guests = {name: frozenset(guest.uuid for guest in host.guests or ())}
-    work = parts.ledger.work(parts.rules.host, (name,), guests)[name]
-    service = parts.ledger.service(parts.rules.host)
+    work = context.ledger.work(context.rules.host, (name,), guests)[name]
+    service = context.ledger.service(context.rules.host)
     assert service is not None
     assert work.record is not None
     uuid = work.record.uuid
-    overrides = overrides_for(parts.overrides, host.hypervisor_hostname, uuid)
-    return books_of(host, work, parts.rules, overrides, uuid=uuid, disabled=service.disabled)
+    overrides = overrides_for(context.overrides, host.hypervisor_hostname, uuid)
+    return books_of(host, work, context.rules, overrides, uuid=uuid, disabled=service.disabled)
 
 
 def encoded(cpu_info: object) -> object:
@@ -102,7 +102,7 @@ def check_holders(service: Service, name: str, entries: Collection[Entry]) -> No
     kinds: dict[str, list[str]] = {}
     for entry in entries:
         kinds.setdefault(entry.kind, []).append(entry.id)
-    instances = service.parts.ledger.instances(host=service.host, node=name)
+    instances = service.context.ledger.instances(host=service.host, node=name)
     counted = {one.uuid for one in instances if counts(one)}
     assert sorted(kinds.get("instance", [])) == sorted(counted)
     moves = kinds.get("migration", [])
@@ -160,7 +160,7 @@ def check_foreign(world: World, books: Books) -> None:
         assert world.there.consumers(provider.name) == world.held.get(provider.name, set())
 
 
-def check_own(world: World, parts: Parts, record: ComputeNode, books: Books) -> None:
+def check_own(world: World, context: Context, record: ComputeNode, books: Books) -> None:
     """Whoever is counted holds what he should, unless it is refused; of the others only strangers hold anything."""
     refused = {problem.about for problem in record.problems if problem.code == "placement-allocation-refused"}
     classes = frozenset(name for provider in books.tree.providers for name in provider.inventories)
@@ -173,4 +173,4 @@ def check_own(world: World, parts: Parts, record: ComputeNode, books: Books) -> 
             who: held[provider.uuid] for who, held in shares.items() if who not in refused and provider.uuid in held
         }
         assert strangers <= found.keys()
-        assert parts.ledger.known_consumers(found.keys() - strangers) == found.keys() - strangers
+        assert context.ledger.known_consumers(found.keys() - strangers) == found.keys() - strangers

@@ -19,9 +19,9 @@ from stocktake.ledger import open_ledger
 from stocktake.model.topology import GuestCell, GuestTopology
 from stocktake.model.value import plain
 from stocktake.model.workload import Flavor, Instance
-from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.context import Context, Pass
 from stocktake.refresh.run import refresh
-from tests.parts import Fleet, a_guest, parts_of
+from tests.context import Fleet, a_guest, context_of
 from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote
 
@@ -61,7 +61,7 @@ class SimIds:
 
 
 class Service:
-    """One of the two: its fleet, and its parts, which are opened anew when it starts again."""
+    """One of the two: its fleet, and its context, which is opened anew when it starts again."""
 
     def __init__(self, host: str, directory: Path, opened: Callable[["Service"], Any]) -> None:
         directory.mkdir()
@@ -70,12 +70,12 @@ class Service:
         self.fleet = Fleet(directory / "fleet.json").write()
         self._open = opened
         self._stack = ExitStack()
-        self.parts: Parts = self._stack.enter_context(opened(self))
+        self.context: Context = self._stack.enter_context(opened(self))
 
     def restart(self) -> None:
         """End and start: whatever was only remembered is forgotten."""
         self.close()
-        self.parts = self._stack.enter_context(self._open(self))
+        self.context = self._stack.enter_context(self._open(self))
 
     def close(self) -> None:
         """End."""
@@ -128,9 +128,9 @@ class World:
         self.services = {host: Service(host, directory / host, self._opened) for host in HOSTS}
 
     @contextmanager
-    def _opened(self, service: Service) -> Iterator[Parts]:
+    def _opened(self, service: Service) -> Iterator[Context]:
         ledger = open_ledger(f"sqlite:///{self._file}", clock=self.clock, ids=self._ids, wait_s=LOCK_WAIT_S)
-        with parts_of(
+        with context_of(
             service.directory,
             clock=self.clock,
             ledger=ledger,
@@ -138,8 +138,8 @@ class World:
             placement=remote(self.server, retries_max=1),
             pci={"device_spec": DEVICE_SPEC},
             allocations="own" if self.own else "foreign",
-        ) as parts:
-            yield parts
+        ) as context:
+            yield context
 
     def close(self) -> None:
         """End all."""
@@ -171,7 +171,7 @@ class World:
 
     def any_instance(self) -> Instance | None:
         """Draw an instance that is not deleted."""
-        instances = self.services["alpha"].parts.ledger.instances()
+        instances = self.services["alpha"].context.ledger.instances()
         return self.dice.pick(instances) if instances else None
 
     def a_flavor(self) -> Flavor:
@@ -270,7 +270,7 @@ class World:
             f"refresh {service.host}{' full' if full else ''}{f' cut at {stop_after}' if stop_after else ''}"
         )
         try:
-            result = refresh(service.parts, full=full, stop=stop)
+            result = refresh(service.context, full=full, stop=stop)
         except StocktakeError as error:
             self.trace.append(f"  {error.code}: {error.what}")
             if not self.faulty:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
-from tests.parts import Fleet, parts_of
+from tests.context import Fleet, context_of
 from tests.servers.placement import PlacementServer, private_placement
 from tests.servers.postgres import postgres, postgres_url
 from tests.system.readback import Readback, remote
@@ -45,17 +45,17 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, fleet: Fleet, server: PlacementServer, request: pytest.FixtureRequest) -> Iterator[Parts]:
+def context(tmp_path: Path, fleet: Fleet, server: PlacementServer, request: pytest.FixtureRequest) -> Iterator[Context]:
     """Three nodes, taken stock of once; a driver gets 0.3 s, a request half a second. A test may say who allocates."""
     for name in NAMES:
         fleet.has(name)
     placement = remote(server, timeout_s=0.5, retries_max=1)
     who = getattr(request, "param", "foreign")
-    with parts_of(tmp_path, placement=placement, driver_timeout_s=0.3, allocations=who) as opened:
+    with context_of(tmp_path, placement=placement, driver_timeout_s=0.3, allocations=who) as opened:
         assert refresh(opened).fine
         yield opened
 
 
-def used(parts: Parts) -> dict[str, int]:
+def used(context: Context) -> dict[str, int]:
     """Give the vCPUs in use by node."""
-    return {row.hypervisor_hostname: row.vcpus_used for row in parts.ledger.nodes()}
+    return {row.hypervisor_hostname: row.vcpus_used for row in context.ledger.nodes()}

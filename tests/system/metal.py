@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.settings import read_settings
 from tests.system.readback import Readback
 
@@ -20,10 +20,10 @@ QUICK = {"timeout_s": 2.0, "api_max_retries": 1, "api_retry_interval": 0.05}
 
 
 @contextmanager
-def metal_parts(
+def metal_context(
     state: Path, url: str, *, placement: object, ironic: Mapping[str, object] | None = None, **settings: object
-) -> Iterator[Parts]:
-    """Open a host's parts on an Ironic."""
+) -> Iterator[Context]:
+    """Open a host's context on an Ironic."""
     flags = {
         "state_path": state,
         "host": HOST,
@@ -34,11 +34,11 @@ def metal_parts(
         "provider_config_location": state / "provider_config",
         **settings,
     }
-    parts = open_parts(read_settings(None, {}, flags), SystemClock(), RandomIds())
+    context = open_context(read_settings(None, {}, flags), SystemClock(), RandomIds())
     try:
-        yield parts
+        yield context
     finally:
-        close_parts(parts)
+        close_context(context)
 
 
 @dataclass(frozen=True, slots=True)

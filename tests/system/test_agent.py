@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stocktake import __version__
-from tests.parts import Fleet, a_guest
+from tests.context import Fleet, a_guest
 from tests.servers.libvirtd import GuestSpec, private_libvirtd
 from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote

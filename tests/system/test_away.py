@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import Fleet, a_guest
+from tests.context import Fleet, a_guest
 from tests.servers.placement import PlacementServer
 from tests.servers.postgres import PrivatePostgres, private_postgres
 from tests.system.readback import Readback, remote

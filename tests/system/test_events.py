@@ -18,12 +18,12 @@ import libvirt
 import pytest
 
 from stocktake.agent.loop import Agent
-from stocktake.cli.session import close_parts, open_parts
+from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_settings
-from tests.parts import an_instance
+from tests.context import an_instance
 from tests.servers.libvirtd import GuestSpec, PrivateLibvirtd, private_libvirtd
 from tests.system import running
 from tests.system.running import Host
@@ -171,19 +171,19 @@ def test_given_many_guests_that_start_together_then_passes_are_few_and_the_recor
 
 
 @contextmanager
-def parts_on(uri: str, state: Path, **more: object) -> Iterator[Parts]:
+def context_on(uri: str, state: Path, **more: object) -> Iterator[Context]:
     given = {"state_path": state, "host": "alpha", "my_ip": "192.0.2.7", "compute_driver": "libvirt"}
     given |= {"libvirt.connection_uri": uri, "placement.mode": "none", **more}
-    parts = open_parts(read_settings(None, {}, given), SystemClock(), RandomIds())
-    yield parts
-    close_parts(parts)
+    context = open_context(read_settings(None, {}, given), SystemClock(), RandomIds())
+    yield context
+    close_context(context)
 
 
 class Waited:
     """A ledger's records, waited for."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._pause = threading.Event()
 
     def until(self, holds: Callable[[], bool]) -> None:
@@ -194,7 +194,7 @@ class Waited:
             self._pause.wait(0.01)
 
     def vcpus_used(self) -> int | None:
-        return next((row.vcpus_used for row in self._parts.ledger.nodes()), None)
+        return next((row.vcpus_used for row in self._context.ledger.nodes()), None)
 
 
 @pytest.fixture
@@ -212,8 +212,11 @@ def test_given_ten_thousand_events_in_a_burst_then_few_passes_answer_them_and_th
     tmp_path: Path, sample: Any
 ) -> None:
     settings = {"update_resources_interval": INTERVAL_S}
-    with parts_on("test:///default", tmp_path, **settings) as parts, parts_on("test:///default", tmp_path) as other:
-        agent = Agent(lambda: parts, SystemClock(), lambda: 0.9)
+    with (
+        context_on("test:///default", tmp_path, **settings) as context,
+        context_on("test:///default", tmp_path) as other,
+    ):
+        agent = Agent(lambda: context, SystemClock(), lambda: 0.9)
         thread = threading.Thread(target=agent.run)
         thread.start()
         waited = Waited(other)
@@ -242,18 +245,18 @@ def test_given_ten_thousand_events_in_a_burst_then_few_passes_answer_them_and_th
 def test_given_a_guest_that_changed_untold_when_all_is_read_again_then_its_node_says_so_for_a_while(
     tmp_path: Path, sample: Any
 ) -> None:
-    with parts_on("test:///default", tmp_path, **{"libvirt.full_read_every": 3}) as parts:
-        parts.driver.watch(lambda: None)  # type: ignore[attr-defined]
+    with context_on("test:///default", tmp_path, **{"libvirt.full_read_every": 3}) as context:
+        context.driver.watch(lambda: None)  # type: ignore[attr-defined]
 
         def told() -> list[str]:
-            (node,) = refresh(parts).nodes.values()
+            (node,) = refresh(context).nodes.values()
             return [one.about for one in node.problems if one.code == "stale-definition"]
 
         assert told() == []
         sample.setVcpus(1)
         passes = [told() for _ in range(8)]
         assert passes == [[], [], [], *[[sample.UUIDString()]] * 3, [], []]
-        assert parts.ledger.nodes()[0].vcpus_used == 1
+        assert context.ledger.nodes()[0].vcpus_used == 1
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from stocktake.errors import NotFound
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
-from tests.parts import Fleet, a_guest, an_instance, parts_of
+from tests.context import Fleet, a_guest, an_instance, context_of
 from tests.servers.placement import PlacementServer
 from tests.system.readback import Readback, remote
 from tests.system.running import Host
@@ -137,7 +137,7 @@ def fleets(tmp_path: Path) -> tuple[Fleet, Fleet]:
 
 
 @pytest.fixture
-def pair(tmp_path: Path, fleets: tuple[Fleet, Fleet], server: PlacementServer) -> Iterator[tuple[Parts, Parts]]:
+def pair(tmp_path: Path, fleets: tuple[Fleet, Fleet], server: PlacementServer) -> Iterator[tuple[Context, Context]]:
     """Two services over one ledger: the first has four bare-metal nodes, the second none yet."""
     has_all(fleets[0])
     fleets[1].write()
@@ -147,8 +147,8 @@ def pair(tmp_path: Path, fleets: tuple[Fleet, Fleet], server: PlacementServer) -
         "pci": PCI,
     }
     with ExitStack() as opened:
-        alpha = opened.enter_context(parts_of(tmp_path / "alpha", host="alpha", **shared))
-        beta = opened.enter_context(parts_of(tmp_path / "beta", host="beta", **shared))
+        alpha = opened.enter_context(context_of(tmp_path / "alpha", host="alpha", **shared))
+        beta = opened.enter_context(context_of(tmp_path / "beta", host="beta", **shared))
         assert refresh(alpha).fine
         yield alpha, beta
 
@@ -160,7 +160,7 @@ def has_all(fleet: Fleet, **special: object) -> None:
 
 
 def test_given_a_node_that_moves_to_another_service_when_both_refresh_then_all_that_is_its_own_survives(
-    fleets: tuple[Fleet, Fleet], pair: tuple[Parts, Parts], there: Readback
+    fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context], there: Readback
 ) -> None:
     alpha, beta = pair
     there.allocate(STRANGER, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}})
@@ -187,7 +187,7 @@ def test_given_a_node_that_moves_to_another_service_when_both_refresh_then_all_t
 
 
 def test_given_a_node_that_vanishes_when_refreshed_then_its_row_provider_children_and_allocations_go(
-    fleets: tuple[Fleet, Fleet], pair: tuple[Parts, Parts], there: Readback
+    fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context], there: Readback
 ) -> None:
     alpha, _ = pair
     assert there.providers().keys() == {*UUIDS, CHILD}
@@ -206,7 +206,7 @@ def test_given_a_node_that_vanishes_when_refreshed_then_its_row_provider_childre
 
 
 def test_given_a_service_whose_only_node_was_not_there_for_a_pass_when_it_moves_then_neither_service_stops(
-    fleets: tuple[Fleet, Fleet], pair: tuple[Parts, Parts]
+    fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context]
 ) -> None:
     """An id of the service was once made of a node that has an id of its own, and which then belonged to another."""
     alpha, beta = pair
@@ -228,7 +228,7 @@ def test_given_a_service_whose_only_node_was_not_there_for_a_pass_when_it_moves_
 
 @pytest.mark.parametrize("why", ["instances", "still there", "many"])
 def test_given_nodes_that_vanish_and_may_not_go_when_refreshed_then_nothing_of_theirs_changes(
-    fleets: tuple[Fleet, Fleet], pair: tuple[Parts, Parts], there: Readback, why: str
+    fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context], there: Readback, why: str
 ) -> None:
     alpha, _ = pair
     there.allocate(STRANGER, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}})
@@ -259,7 +259,7 @@ def test_given_nodes_that_vanish_and_may_not_go_when_refreshed_then_nothing_of_t
 
 
 def test_given_a_vanished_node_whose_provider_can_not_go_when_refreshed_again_then_it_goes(
-    fleets: tuple[Fleet, Fleet], pair: tuple[Parts, Parts], server: PlacementServer, there: Readback
+    fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context], server: PlacementServer, there: Readback
 ) -> None:
     alpha, _ = pair
     server.misbehave("DELETE", "/resource_providers/", status=500)

@@ -9,10 +9,10 @@ import pytest
 
 from stocktake.errors import DriverError
 from stocktake.model.workload import Flavor, Instance
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from tests.servers.ironic import PROPERTIES, IronicServer, ironic
-from tests.system.metal import HOST, Seen, look, metal_parts
+from tests.system.metal import HOST, Seen, look, metal_context
 from tests.system.readback import Readback, remote
 
 __all__ = ["ironic"]
@@ -27,11 +27,11 @@ class Metal:
     state: Path
     ironic: IronicServer
     there: Readback
-    parts: Parts
+    context: Context
 
     def seen(self, uuid: str) -> Seen:
         """Take stock, and look at a node."""
-        result = refresh(self.parts)
+        result = refresh(self.context)
         assert result.fine, (result.failed, result.unsynced)
         return look(self.state, self.there, uuid)
 
@@ -39,8 +39,8 @@ class Metal:
 @pytest.fixture
 def metal(tmp_path: Path, ironic: IronicServer, server: Any, there: Readback) -> Iterator[Metal]:
     """A host that has taken stock of nothing yet; what a test enrols is gone after it."""
-    with metal_parts(tmp_path, ironic.url, placement=remote(server)) as parts:
-        yield Metal(tmp_path, ironic, there, parts)
+    with metal_context(tmp_path, ironic.url, placement=remote(server)) as context:
+        yield Metal(tmp_path, ironic, there, context)
     for node in ironic.ask("GET", "/v1/nodes")["nodes"]:
         ironic.maintain(node["uuid"], "the test is over")
         ironic.set(node["uuid"], instance_uuid=None)
@@ -65,7 +65,7 @@ def test_given_a_node_when_deployed_rescued_and_released_then_each_state_is_seen
     """The promise is in the ledger all the while: what it takes is counted, and the machine is not to be had."""
     ironic, uuid = metal.ironic, metal.ironic.enrol("bm-1")
     flavor = Flavor(vcpus=32, memory_mb=131072, root_gb=894)
-    metal.parts.ledger.put_instances(
+    metal.context.ledger.put_instances(
         [Instance(uuid=INSTANCE, host=HOST, node=uuid, vm_state="active", task_state="spawning", flavor=flavor)]
     )
     assert metal.seen(uuid).inventory == {"CUSTOM_GOLD": (1, 0)}
@@ -85,7 +85,7 @@ def test_given_a_node_when_deployed_rescued_and_released_then_each_state_is_seen
     assert metal.seen(uuid).stats["provision_state"] == "rescue"
     ironic.provision(uuid, "unrescue", until="active")
     ironic.undeploy(uuid)
-    metal.parts.ledger.delete_instances([INSTANCE])
+    metal.context.ledger.delete_instances([INSTANCE])
     metal.there.write("DELETE", f"/allocations/{INSTANCE}")
     seen = metal.seen(uuid)
     assert (seen.stats["provision_state"], seen.stats.get("instance_uuid")) == ("available", None)
@@ -99,19 +99,19 @@ def test_given_allocations_of_our_own_when_a_node_is_promised_then_its_instance_
 ) -> None:
     uuid = metal.ironic.enrol("bm-1")
     flavor = Flavor(vcpus=32, memory_mb=131072, root_gb=894)
-    with metal_parts(tmp_path, metal.ironic.url, placement=remote(server), allocations="own") as parts:
-        parts.ledger.put_instances([Instance(uuid=INSTANCE, host=HOST, node=uuid, vm_state="active", flavor=flavor)])
-        assert refresh(parts).fine
+    with metal_context(tmp_path, metal.ironic.url, placement=remote(server), allocations="own") as context:
+        context.ledger.put_instances([Instance(uuid=INSTANCE, host=HOST, node=uuid, vm_state="active", flavor=flavor)])
+        assert refresh(context).fine
         held = metal.there.get(f"/resource_providers/{uuid}/allocations")["allocations"]
         assert {who: one["resources"] for who, one in held.items()} == {INSTANCE: {"CUSTOM_GOLD": 1}}
         metal.ironic.deploy(uuid, INSTANCE)
-        assert refresh(parts, full=True).fine
+        assert refresh(context, full=True).fine
         seen = look(tmp_path, metal.there, uuid)
         assert (seen.inventory, seen.problems) == ({"CUSTOM_GOLD": (1, 1)}, [])
         assert metal.there.consumers(uuid) == {INSTANCE}
         metal.ironic.undeploy(uuid)
-        parts.ledger.delete_instances([INSTANCE])
-        assert refresh(parts).fine
+        context.ledger.delete_instances([INSTANCE])
+        assert refresh(context).fine
         assert metal.there.consumers(uuid) == frozenset()
 
 
@@ -122,11 +122,11 @@ def test_given_a_node_in_use_when_the_workaround_is_set_then_only_its_state_rese
     metal.ironic.set(uuid, instance_uuid=INSTANCE)
     assert metal.seen(uuid).inventory == {"CUSTOM_GOLD": (1, 1)}
     ironic = {"skip_reserve_in_use_ironic_nodes": True}
-    with metal_parts(tmp_path, metal.ironic.url, placement=remote(server), ironic=ironic) as parts:
-        assert refresh(parts).fine
+    with metal_context(tmp_path, metal.ironic.url, placement=remote(server), ironic=ironic) as context:
+        assert refresh(context).fine
         assert look(tmp_path, metal.there, uuid).inventory == {"CUSTOM_GOLD": (1, 0)}
         metal.ironic.provision(uuid, "active", until="active")
-        assert refresh(parts).fine
+        assert refresh(context).fine
         assert look(tmp_path, metal.there, uuid).inventory == {"CUSTOM_GOLD": (1, 1)}
 
 
@@ -199,7 +199,7 @@ def test_given_a_node_when_deleted_and_enrolled_anew_then_it_goes_and_comes_with
     uuid, other = metal.ironic.enrol("bm-1"), metal.ironic.enrol("bm-2")
     metal.seen(uuid)
     metal.ironic.delete(uuid)
-    result = refresh(metal.parts)
+    result = refresh(metal.context)
     assert result.deleted == [uuid]
     assert look(metal.state, metal.there, uuid) == Seen(None, None, None)
     assert look(metal.state, metal.there, other).inventory == {"CUSTOM_GOLD": (1, 0)}
@@ -221,9 +221,11 @@ def test_given_a_node_with_an_instance_when_deleted_then_it_is_kept_and_told(met
     uuid = metal.ironic.enrol("bm-1")
     metal.seen(uuid)
     flavor = Flavor(vcpus=1, memory_mb=1)
-    metal.parts.ledger.put_instances([Instance(uuid=INSTANCE, host=HOST, node=uuid, vm_state="active", flavor=flavor)])
+    metal.context.ledger.put_instances(
+        [Instance(uuid=INSTANCE, host=HOST, node=uuid, vm_state="active", flavor=flavor)]
+    )
     metal.ironic.delete(uuid)
-    result = refresh(metal.parts)
+    result = refresh(metal.context)
     assert (result.deleted, "1 instances" in result.kept[uuid]) == ([], True)
     assert look(metal.state, metal.there, uuid).problems == ["node-vanished"]
 
@@ -241,8 +243,8 @@ def test_given_a_shard_and_a_group_when_listed_then_only_their_nodes_are(metal: 
         ({"conductor_group": "", "shard": "s2"}, {other}),
         ({}, {ours, other, bare}),
     ):
-        with metal_parts(tmp_path / "x", metal.ironic.url, placement=none, ironic=dict(filters)) as parts:
-            assert set(parts.driver.node_names()) == names
+        with metal_context(tmp_path / "x", metal.ironic.url, placement=none, ironic=dict(filters)) as context:
+            assert set(context.driver.node_names()) == names
 
 
 @pytest.mark.parametrize(
@@ -259,10 +261,10 @@ def test_given_other_ways_in_when_listed_then_it_works_or_says_why(
     change = {**change}
     if "endpoint_override" in change:
         change["endpoint_override"] = change["endpoint_override"].format(port=metal.ironic.port)
-    with metal_parts(tmp_path / "x", metal.ironic.url, placement={"mode": "none"}, ironic=change) as parts:
+    with metal_context(tmp_path / "x", metal.ironic.url, placement={"mode": "none"}, ironic=change) as context:
         if said:
             with pytest.raises(DriverError) as caught:
-                parts.driver.node_names()
+                context.driver.node_names()
             assert said in str(caught.value)
         else:
-            assert len(parts.driver.node_names()) == 1
+            assert len(context.driver.node_names()) == 1

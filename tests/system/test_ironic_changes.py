@@ -11,7 +11,7 @@ from stocktake.model.hypervisor import Survey
 from tests.drivers.driver_contract import DriverContract
 from tests.servers.between import Between, between
 from tests.servers.ironic import IronicServer, private_ironic
-from tests.system.metal import metal_parts
+from tests.system.metal import metal_context
 
 NODES = 30
 SOON_S = 20.0
@@ -30,7 +30,7 @@ class TestIronic(DriverContract):
 
     @pytest.fixture
     def driver(self, tmp_path: Path, ironic: IronicServer) -> Iterator[Driver]:
-        with metal_parts(tmp_path, ironic.url, placement=NOWHERE) as parts:
+        with metal_context(tmp_path, ironic.url, placement=NOWHERE) as parts:
             yield parts.driver
 
 
@@ -67,7 +67,7 @@ class Watched:
 def watched(tmp_path: Path, ironic: IronicServer) -> Iterator[Watched]:
     """A driver that has listed all nodes once."""
     settings = {"changes_interval_s": 0.1}
-    with between(ironic.url) as proxy, metal_parts(tmp_path, proxy.url, placement=NOWHERE, ironic=settings) as parts:
+    with between(ironic.url) as proxy, metal_context(tmp_path, proxy.url, placement=NOWHERE, ironic=settings) as parts:
         yield Watched(parts.driver, proxy)
 
 

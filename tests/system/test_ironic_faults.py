@@ -10,12 +10,12 @@ import pytest
 
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.model.books import ComputeNode
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from tests.servers.between import Between, between
 from tests.servers.ironic import IronicServer, private_ironic
 from tests.servers.placement import PlacementServer
-from tests.system.metal import HOST, look, metal_parts, rows
+from tests.system.metal import HOST, look, metal_context, rows
 from tests.system.readback import Readback, remote
 from tests.system.running import Host
 
@@ -62,15 +62,15 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(state: Path, standing_between: Between, own_server: PlacementServer) -> Iterator[Parts]:
-    """The parts of that host."""
+def opened(state: Path, standing_between: Between, own_server: PlacementServer) -> Iterator[Context]:
+    """The context of that host."""
     url, placement = standing_between.url, remote(own_server)
-    with metal_parts(state, url, placement=placement, ironic=IMPATIENT, driver_timeout_s=5.0) as parts:
-        yield parts
+    with metal_context(state, url, placement=placement, ironic=IMPATIENT, driver_timeout_s=5.0) as context:
+        yield context
 
 
 @pytest.fixture
-def parts(opened: Parts, proxy: Between) -> Parts:
+def context(opened: Context, proxy: Between) -> Context:
     """The same, when it has just taken stock."""
     result = refresh(opened)
     assert (result.fine, len(result.nodes) > NODES - FEWER) == (True, True)
@@ -131,7 +131,7 @@ def test_given_a_list_that_fails_when_refreshed_then_nothing_goes_all_is_told_an
     *,
     state: Path,
     proxy: Between,
-    parts: Parts,
+    context: Context,
     there: Readback,
     path: str,
     how: dict[str, Any],
@@ -140,53 +140,53 @@ def test_given_a_list_that_fails_when_refreshed_then_nothing_goes_all_is_told_an
     before, providers = rows(state), there.everything()
     proxy.misbehave(path, **how)
     with pytest.raises(error) as caught:
-        refresh(parts)
+        refresh(context)
     assert caught.value.remedy
     assert rows(state) == before
     assert there.everything() == providers
-    failures = {row.failure.code for row in parts.ledger.nodes() if row.failure}
+    failures = {row.failure.code for row in context.ledger.nodes() if row.failure}
     assert failures == {error.__name__}
     proxy.behave()
-    result = refresh(parts)
+    result = refresh(context)
     assert (result.fine, result.deleted, len(result.nodes)) == (True, [], len(before))
-    assert not [row for row in parts.ledger.nodes() if row.failure]
+    assert not [row for row in context.ledger.nodes() if row.failure]
     assert there.everything() == providers
 
 
 @pytest.mark.parametrize("how", [{"answer": 500}, {"delay_s": 2.5}, {"cut": True}], ids=str)
 def test_given_one_page_that_fails_once_when_refreshed_then_only_that_page_is_asked_for_again(
-    proxy: Between, parts: Parts, how: dict[str, Any]
+    proxy: Between, context: Context, how: dict[str, Any]
 ) -> None:
     proxy.misbehave(SECOND_PAGE, times=1, **how)
-    assert refresh(parts).fine
+    assert refresh(context).fine
     assert len([path for path in proxy.paths if path.startswith("/v1/nodes?")]) == 4
 
 
 @pytest.mark.parametrize("change", [no_nodes, shorter], ids=["no_nodes", "shorter"])
 def test_given_a_page_that_stays_lost_when_refreshed_again_then_the_rest_is_reported_and_still_nothing_goes(
-    state: Path, proxy: Between, parts: Parts, there: Readback, change: Callable[[bytes], bytes]
+    state: Path, proxy: Between, context: Context, there: Readback, change: Callable[[bytes], bytes]
 ) -> None:
     """Each node that the list lacks is asked for by itself, and Ironic still has it."""
     before, providers = rows(state), there.providers().keys()
     proxy.misbehave(SECOND_PAGE, change=change)
     with pytest.raises(DriverError, match="the list lacks"):
-        refresh(parts)
-    result = refresh(parts)
+        refresh(context)
+    result = refresh(context)
     assert result.nodes.keys() | result.kept.keys() == before.keys()
     assert result.kept
     assert rows(state) == before
     assert there.providers().keys() == providers
     assert look(state, there, next(iter(result.kept))).problems == ["node-vanished"]
     proxy.behave()
-    assert refresh(parts).kept == {}
+    assert refresh(context).kept == {}
 
 
 def test_given_a_lost_page_when_the_program_has_just_started_then_nothing_goes_either(
-    state: Path, proxy: Between, parts: Parts, there: Readback, own_server: PlacementServer
+    state: Path, proxy: Between, context: Context, there: Readback, own_server: PlacementServer
 ) -> None:
     before = rows(state)
     proxy.misbehave(SECOND_PAGE, change=no_nodes)
-    with metal_parts(state, proxy.url, placement=remote(own_server)) as fresh:
+    with metal_context(state, proxy.url, placement=remote(own_server)) as fresh:
         result = refresh(fresh)
     assert (len(result.nodes), result.deleted) == (PAGE, [])
     assert rows(state) == before
@@ -194,7 +194,7 @@ def test_given_a_lost_page_when_the_program_has_just_started_then_nothing_goes_e
 
 
 def test_given_a_node_that_a_page_ends_with_when_it_is_deleted_between_then_the_list_begins_anew(
-    state: Path, ironic: IronicServer, proxy: Between, parts: Parts
+    state: Path, ironic: IronicServer, proxy: Between, context: Context
 ) -> None:
     gone: list[str] = []
 
@@ -206,7 +206,7 @@ def test_given_a_node_that_a_page_ends_with_when_it_is_deleted_between_then_the_
         return body
 
     proxy.misbehave("/v1/nodes?limit", change=delete_last, times=1)
-    result = refresh(parts)
+    result = refresh(context)
     assert (result.fine, result.deleted) == (True, gone)
     assert gone[0] not in rows(state)
 
@@ -225,21 +225,21 @@ def test_given_a_node_that_is_gone_when_ironic_itself_does_not_say_so_then_it_st
     *, state: Path, ironic: IronicServer, proxy: Between, own_server: PlacementServer, how: dict[str, Any], error: Any
 ) -> None:
     uuid = ironic.enrol(f"bm-{abs(hash(str(how)))}")
-    with metal_parts(state, proxy.url, placement=remote(own_server), ironic=IMPATIENT) as parts:
-        assert refresh(parts).fine
+    with metal_context(state, proxy.url, placement=remote(own_server), ironic=IMPATIENT) as context:
+        assert refresh(context).fine
     ironic.delete(uuid)
     # A program that has just started, and knows nothing of the last list.
-    with metal_parts(state, proxy.url, placement=remote(own_server), ironic=IMPATIENT) as parts:
+    with metal_context(state, proxy.url, placement=remote(own_server), ironic=IMPATIENT) as context:
         proxy.misbehave(f"/v1/nodes/{uuid}", **how)
         if error is None:
-            result = refresh(parts)
+            result = refresh(context)
             assert "can't be said" in result.kept[uuid]
         else:
             with pytest.raises(error):
-                refresh(parts)
+                refresh(context)
         assert uuid in rows(state)
         proxy.behave()
-        assert refresh(parts).deleted == [uuid]
+        assert refresh(context).deleted == [uuid]
     assert uuid not in rows(state)
 
 
@@ -254,12 +254,12 @@ def test_given_an_older_ironic_when_listed_then_its_version_is_used_or_the_error
     headers = {"X-OpenStack-Ironic-API-Maximum-Version": newest}
     proxy.misbehave("/v1/nodes", answer=406, headers=headers, times=1)
     ironic = {"shard": shard} if shard else {}
-    with metal_parts(state / "x", proxy.url, placement={"mode": "none"}, ironic=ironic) as parts:
+    with metal_context(state / "x", proxy.url, placement={"mode": "none"}, ironic=ironic) as context:
         if said:
             with pytest.raises(DriverError, match=said):
-                parts.driver.node_names()
+                context.driver.node_names()
         else:
-            assert len(parts.driver.node_names()) > NODES - FEWER
+            assert len(context.driver.node_names()) > NODES - FEWER
             assert "shard" not in proxy.paths[-1]
 
 

@@ -13,9 +13,9 @@ import pytest
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerError, LedgerUnreachable
 from stocktake.ledger import DatabaseLedger, open_ledger
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
-from tests.parts import Fleet, a_guest, database_of, dump, parts_of
+from tests.context import Fleet, a_guest, context_of, database_of, dump
 from tests.servers.placement import PlacementServer
 from tests.servers.postgres import PrivatePostgres, private_postgres
 from tests.system.conftest import NAMES, used
@@ -79,19 +79,19 @@ def away(request: pytest.FixtureRequest, tmp_path: Path) -> Away:
 
 
 @pytest.fixture
-def impatient(tmp_path: Path, fleet: Fleet, server: PlacementServer, away: Away) -> Iterator[Parts]:
+def impatient(tmp_path: Path, fleet: Fleet, server: PlacementServer, away: Away) -> Iterator[Context]:
     """Three nodes taken stock of; a locked ledger is waited for half a second."""
     for name in NAMES:
         fleet.has(name)
     ledger = open_ledger(away.url, clock=SystemClock(), ids=RandomIds(), wait_s=0.5)
-    with parts_of(tmp_path, placement=remote(server), ledger=ledger) as opened:
+    with context_of(tmp_path, placement=remote(server), ledger=ledger) as opened:
         assert refresh(opened).fine
         yield opened
 
 
 @pytest.mark.parametrize("how", ["locked", "gone"])
 def test_given_a_ledger_that_is_away_when_refreshed_then_the_pass_is_skipped_and_the_scheduler_told_nothing(
-    fleet: Fleet, impatient: Parts, away: Away, server: PlacementServer, how: str
+    fleet: Fleet, impatient: Context, away: Away, server: PlacementServer, how: str
 ) -> None:
     there = Readback(server.url)
     lines, before, told = dump(impatient.ledger), there.everything(), writes(server)
@@ -115,24 +115,24 @@ def test_given_a_ledger_that_is_away_when_refreshed_then_the_pass_is_skipped_and
 
 
 def test_given_a_save_that_fails_when_refreshed_again_then_it_is_saved_then(
-    fleet: Fleet, parts: Parts, server: PlacementServer, there: Readback
+    fleet: Fleet, context: Context, server: PlacementServer, there: Readback
 ) -> None:
     told = writes(server)
     fleet.has("one", report={"vcpus": 8}, guests=[a_guest(GUEST)])
-    with sqlite3.connect(parts.settings.database.connection.removeprefix("sqlite:///")) as other:
+    with sqlite3.connect(context.settings.database.connection.removeprefix("sqlite:///")) as other:
         other.execute(
             "CREATE TRIGGER refuse BEFORE UPDATE ON compute_nodes BEGIN SELECT RAISE(ABORT, 'the disk burns'); END"
         )
         other.commit()
         for _ in range(2):
             with pytest.raises(LedgerError, match="the disk burns"):
-                refresh(parts)
-        assert (used(parts)["one"], writes(server)) == (0, told)
+                refresh(context)
+        assert (used(context)["one"], writes(server)) == (0, told)
         other.execute("DROP TRIGGER refuse")
         other.commit()
     other.close()
-    assert refresh(parts).changed == {"one"}
-    assert (used(parts)["one"], there.inventories("one")["VCPU"]["total"]) == (2, 8)
+    assert refresh(context).changed == {"one"}
+    assert (used(context)["one"], there.inventories("one")["VCPU"]["total"]) == (2, 8)
 
 
 def test_given_a_ledger_opened_twice_when_one_closes_and_others_come_and_go_then_what_the_first_writes_is_not_lost(

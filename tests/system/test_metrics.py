@@ -9,7 +9,7 @@ import pytest
 
 from stocktake import __version__
 from stocktake.agent.metrics.table import LIBRARY, METRICS
-from tests.parts import Fleet, a_guest
+from tests.context import Fleet, a_guest
 from tests.servers.placement import PlacementServer, free_port
 from tests.system.readback import remote
 from tests.system.running import Host

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.report.notifications import Bus, open_bus
-from tests.parts import Fleet, a_guest, parts_of
+from tests.context import Fleet, a_guest, context_of
 from tests.servers.rabbitmq import Listener, PrivateRabbit
 from tests.system.running import Host
 
@@ -34,11 +34,11 @@ def host(tmp_path: Path, fleet: Fleet, rabbitmq: PrivateRabbit) -> Host:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, fleet: Fleet, rabbitmq: PrivateRabbit) -> Iterator[Parts]:
-    """The parts of such a host in this process, without metrics; the bus is tried again every tenth of a second."""
+def context(tmp_path: Path, fleet: Fleet, rabbitmq: PrivateRabbit) -> Iterator[Context]:
+    """The context of such a host in this process, without metrics; the bus is tried again every tenth of a second."""
     fleet.has("one")
     notifications = {"transport_url": rabbitmq.url, "topics": [topic_of(tmp_path)]}
-    with parts_of(tmp_path, notifications=notifications) as opened:
+    with context_of(tmp_path, notifications=notifications) as opened:
         section = opened.settings.notifications
         bus = open_bus(section, "alpha", opened.clock, opened.ids, longest_s=0.1)
         assert bus is not None
@@ -51,9 +51,9 @@ def topic_of(tmp_path: Path) -> str:
     return tmp_path.name
 
 
-def bus_of(parts: Parts) -> Bus:
-    assert parts.bus is not None
-    return parts.bus
+def bus_of(context: Context) -> Bus:
+    assert context.bus is not None
+    return context.bus
 
 
 def changes(listener: Listener) -> Any:
@@ -112,28 +112,28 @@ def test_given_both_formats_when_refreshed_then_the_second_is_as_nova_wraps_it(
 
 
 def test_given_a_node_when_it_changes_fails_recovers_and_goes_then_each_step_is_told(
-    parts: Parts, fleet: Fleet, rabbitmq: PrivateRabbit, tmp_path: Path
+    context: Context, fleet: Fleet, rabbitmq: PrivateRabbit, tmp_path: Path
 ) -> None:
     with rabbitmq.queue(f"{topic_of(tmp_path)}.info") as listener:
-        assert refresh(parts).fine
+        assert refresh(context).fine
         assert listener.get()["event_type"] == "compute_node.create"
         fleet.has("one", guests=[a_guest(GUEST)])
-        assert refresh(parts).fine
+        assert refresh(context).fine
         told = changes(listener)
         assert (told["vcpus_used"], told["memory_mb_used"]) == ([0, 2], [512, 1536])
 
         fleet.has("one", fault={"raise": "DriverError", "text": "it burns"})
-        assert not refresh(parts).fine
+        assert not refresh(context).fine
         ((before, failure),) = changes(listener).values()
         assert (before, failure["code"]) == (None, "DriverError")
         assert "it burns" in failure["text"]
 
         fleet.has("one", guests=[a_guest(GUEST)])
-        assert refresh(parts).fine
+        assert refresh(context).fine
         assert changes(listener)["failure"] == [failure, None]
-        refresh(parts)
+        refresh(context)
         fleet.loses("one")
-        refresh(parts)
+        refresh(context)
         # Nothing was told of the pass in which nothing changed.
         assert listener.get()["event_type"] == "compute_node.delete"
         assert listener.rest() == []
@@ -150,11 +150,11 @@ def test_given_an_operator_who_deletes_a_node_then_that_is_told(
 
 
 def test_given_a_bus_that_dies_and_comes_back_when_passes_go_on_then_all_that_happened_arrives(
-    parts: Parts, fleet: Fleet, rabbitmq: PrivateRabbit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    context: Context, fleet: Fleet, rabbitmq: PrivateRabbit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="stocktake")
     with rabbitmq.queue(f"{topic_of(tmp_path)}.info") as listener:
-        assert refresh(parts).fine
+        assert refresh(context).fine
         assert listener.get()["event_type"] == "compute_node.create"
     rabbitmq.stop()
     try:
@@ -162,13 +162,13 @@ def test_given_a_bus_that_dies_and_comes_back_when_passes_go_on_then_all_that_ha
             guests = [a_guest(GUEST[:-1] + str(number)) for number in range(count)]
             fleet.has("one", guests=guests)
             began_s = time.monotonic()
-            assert refresh(parts).fine
+            assert refresh(context).fine
             assert time.monotonic() - began_s < 2
     finally:
         rabbitmq.start()
     with rabbitmq.queue(f"{topic_of(tmp_path)}.info") as listener:
         assert [changes(listener)["vcpus_used"] for _ in range(3)] == [[0, 2], [2, 4], [4, 6]]
-    bus_of(parts).close()
+    bus_of(context).close()
     said = [record.getMessage() for record in caplog.records if "message bus" in record.getMessage()]
     assert [line.endswith("notifications wait") for line in said] == [True, False], said
     assert said[1].endswith("fine again")
@@ -176,18 +176,18 @@ def test_given_a_bus_that_dies_and_comes_back_when_passes_go_on_then_all_that_ha
 
 
 def test_given_a_bus_that_hangs_when_a_pass_runs_and_all_ends_then_neither_waits_for_it(
-    parts: Parts, rabbitmq: PrivateRabbit, fleet: Fleet, tmp_path: Path
+    context: Context, rabbitmq: PrivateRabbit, fleet: Fleet, tmp_path: Path
 ) -> None:
     with rabbitmq.queue(f"{topic_of(tmp_path)}.info") as listener:
-        assert refresh(parts).fine
+        assert refresh(context).fine
         assert listener.get()["event_type"] == "compute_node.create"
         rabbitmq.freeze()
         try:
             began_s = time.monotonic()
             fleet.has("one", guests=[a_guest(GUEST)])
-            assert refresh(parts).fine
+            assert refresh(context).fine
             assert time.monotonic() - began_s < 2
-            bus_of(parts).close()
+            bus_of(context).close()
             assert time.monotonic() - began_s < 8
         finally:
             rabbitmq.thaw()

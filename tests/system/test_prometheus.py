@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.context import Fleet, a_guest
 from tests.packaging.queries import expressions, rules
-from tests.parts import Fleet, a_guest
 from tests.servers.placement import PlacementServer
 from tests.servers.prometheus import Prometheus, private_prometheus
 from tests.system.readback import remote

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stocktake.ledger import DatabaseLedger
-from tests.parts import REPORT, a_guest, an_instance
+from tests.context import REPORT, a_guest, an_instance
 from tests.servers.serve import HOST, Served, secret_of, served
 from tests.system.running import Host
 

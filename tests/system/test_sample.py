@@ -10,10 +10,10 @@ import pytest
 
 from stocktake.cli.tally import parse_documents, tally_document
 from stocktake.model.value import plain
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
+from tests.context import Fleet, context_of
 from tests.nova import scenarios
-from tests.parts import Fleet, parts_of
 from tests.placement.scheduler_doors import embedded_door
 
 # What a record has besides what Nova's has: its place in this ledger, and the times.
@@ -21,17 +21,19 @@ OWN = frozenset({"generation", "created_at", "updated_at", "host_ip", "owned_tra
 
 
 @contextmanager
-def opened(tmp_path: Path, scenario: Mapping[str, Any], config: Mapping[str, Any], connection: str) -> Iterator[Parts]:
-    """Open the parts of the document's host under these settings."""
+def opened(
+    tmp_path: Path, scenario: Mapping[str, Any], config: Mapping[str, Any], connection: str
+) -> Iterator[Context]:
+    """Open the context of the document's host under these settings."""
     specs = scenario["pci_device_spec"] or []
-    with parts_of(
+    with context_of(
         tmp_path,
         host=scenario["host"],
         placement={"mode": "embedded", "connection": connection},
         pci={"device_spec": specs, "report_in_placement": scenario["pci_report_in_placement"]},
         **config,
-    ) as parts:
-        yield parts
+    ) as context:
+        yield context
 
 
 def record_of(node: Mapping[str, Any], problems: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -59,23 +61,23 @@ def test_given_a_sample_document_when_refreshed_then_ledger_and_placement_say_wh
     if with_record:
         prior = scenario["prior"] or {"resources": {}, "config": {}}
         node_in(fleet, scenario, {**scenario["resources"], **prior["resources"]})
-        with opened(tmp_path, scenario, {**scenario["config"], **prior["config"]}, embedded_connection) as parts:
-            assert refresh(parts).fine
+        with opened(tmp_path, scenario, {**scenario["config"], **prior["config"]}, embedded_connection) as context:
+            assert refresh(context).fine
         for allocation in scenario["allocations"]:
             door.allocate(allocation["consumer_uuid"], {scenario["node_uuid"]: allocation["resources"]})
     node_in(fleet, scenario, scenario["resources"])
-    with opened(tmp_path, scenario, scenario["config"], embedded_connection) as parts:
-        parts.ledger.put_instances(document.instances)
-        parts.ledger.put_migrations(document.migrations)
-        parts.ledger.register(scenario["host"], version="test")
-        parts.ledger.set_service(scenario["host"], disabled=scenario["service_disabled"], reason=None)
-        result = refresh(parts)
+    with opened(tmp_path, scenario, scenario["config"], embedded_connection) as context:
+        context.ledger.put_instances(document.instances)
+        context.ledger.put_migrations(document.migrations)
+        context.ledger.register(scenario["host"], version="test")
+        context.ledger.set_service(scenario["host"], disabled=scenario["service_disabled"], reason=None)
+        result = refresh(context)
         assert result.fine, (result.failed, result.unsynced)
-        record = parts.ledger.node(scenario["node"])
-        stale = [one.id for one in parts.ledger.migrations(all=True) if one.status == "error"]
-        providers = parts.scheduler.providers(root_uuid=scenario["node_uuid"], contents=True)
-        allocations = parts.scheduler.allocations(scenario["node_uuid"])
-        again = refresh(parts)
+        record = context.ledger.node(scenario["node"])
+        stale = [one.id for one in context.ledger.migrations(all=True) if one.status == "error"]
+        providers = context.scheduler.providers(root_uuid=scenario["node_uuid"], contents=True)
+        allocations = context.scheduler.allocations(scenario["node_uuid"])
+        again = refresh(context)
         assert (again.changed, again.writes) == (set(), 0)
     door.other.close()
     answer = json.loads(json.dumps(tally_document(document)))

@@ -18,7 +18,7 @@ from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import AlreadyThere, LedgerUnreachable
 from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.model.workload import Flavor
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.serve import Served, secret_of, served
@@ -35,31 +35,31 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 class Load:
     """Agents that report, and people who claim, until told to end; keeps what they were told."""
 
-    def __init__(self, fleets: Sequence[Fleet], opened: Sequence[Parts]) -> None:
+    def __init__(self, fleets: Sequence[Fleet], opened: Sequence[Context]) -> None:
         self.over = threading.Event()
         self.fleets = fleets
         self.passes = Counter[str]()
         self.promised: list[str] = []
         self.wrong: list[BaseException] = []
-        self.threads = [threading.Thread(target=self._guarded, args=(self._report, [parts])) for parts in opened]
+        self.threads = [threading.Thread(target=self._guarded, args=(self._report, [context])) for context in opened]
         self.threads.append(threading.Thread(target=self._guarded, args=(self._claim, [])))
 
-    def _guarded(self, work: "object", arguments: list[Parts]) -> None:
+    def _guarded(self, work: "object", arguments: list[Context]) -> None:
         try:
             work(*arguments)  # type: ignore[operator]
         except BaseException as error:  # noqa: BLE001  # whatever it is, the test is to know
             self.wrong.append(error)
 
-    def _report(self, parts: Parts) -> None:
+    def _report(self, context: Context) -> None:
         while not self.over.is_set():
             # As an agent: a pass that could not be done is done again.
             try:
-                result = refresh(parts)
+                result = refresh(context)
             except LedgerUnreachable:
                 self.passes["missed"] += 1
                 continue
             assert result.fine, result.failed
-            self.passes[parts.rules.host] += 1
+            self.passes[context.rules.host] += 1
 
     def _claim(self) -> None:
         """Claim, and ask again under the same uuid where no answer came, of the other server."""
@@ -99,14 +99,14 @@ def test_given_two_servers_when_they_are_killed_in_turn_under_load_then_nothing_
         tokens = promised(ledger, HOSTS)
         with two_servers(tmp_path, postgres_url) as servers, contextlib.ExitStack() as opened:
             (tmp_path / "hosts").mkdir()
-            parts = [
+            context = [
                 *opened.enter_context(agents(tmp_path / "hosts", servers[0].url, tokens[: HOSTS // 2])),
                 *opened.enter_context(agents(tmp_path / "hosts", servers[1].url, tokens[HOSTS // 2 :], HOSTS // 2)),
             ]
-            for one in parts:
+            for one in context:
                 assert refresh(one).fine
             fleets = [opened.enter_context(connected(one.url, token=secret_of("operator"))) for one in servers]
-            load = Load(fleets, parts)
+            load = Load(fleets, context)
             for thread in load.threads:
                 thread.start()
             for server in itertools.islice(itertools.cycle(servers), KILLS):
@@ -119,7 +119,7 @@ def test_given_two_servers_when_they_are_killed_in_turn_under_load_then_nothing_
                 thread.join(timeout=60)
             assert not load.wrong, load.wrong
             assert len(load.promised) > KILLS
-            for one in parts:
+            for one in context:
                 assert refresh(one).fine
             check(ledger, load)
 

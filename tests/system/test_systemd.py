@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import Fleet, a_guest
+from tests.context import Fleet, a_guest
 from tests.servers.placement import PlacementServer, free_port
 from tests.servers.systemd import Systemd, listening, status_of
 from tests.system.readback import Readback, remote

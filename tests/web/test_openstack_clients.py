@@ -15,7 +15,7 @@ from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
 from stocktake.refresh.run import refresh
-from tests.parts import parts_of
+from tests.context import context_of
 from tests.servers.clients import Clients, openstack_clients
 from tests.servers.serve import Served, secret_of, served
 
@@ -52,8 +52,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory, embedded_connection: str) -
         "placement": {"mode": "embedded", "connection": embedded_connection},
         "allocations": "own",
     }
-    with parts_of(directory, clock=clock, ledger=ledger, **settings) as parts:
-        result = refresh(parts)
+    with context_of(directory, clock=clock, ledger=ledger, **settings) as context:
+        result = refresh(context)
         assert result.fine, result
         ledger.heartbeat(HOST, version="1")
     return directory / "ledger.db"

@@ -44,7 +44,7 @@ def silence_max_s(settings: Settings) -> float:
     return 2 * settings.driver_timeout_s + told_s + _OTHER_S
 
 
-class Watch:
+class AgentHealth:
     """
     What the agent tells of itself. The agent's thread tells it; threads of the HTTP server read what is there.
 

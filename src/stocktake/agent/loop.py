@@ -14,13 +14,13 @@ from functools import partial
 from types import FrameType
 
 from stocktake import __version__
-from stocktake.agent.health import Watch
-from stocktake.agent.wakeups import Counts, Wakes
+from stocktake.agent.health import AgentHealth
+from stocktake.agent.wakeups import WakeupCounts, Wakeups
 from stocktake.clock import Clock, cpu_s
 from stocktake.drivers.base import Remembering, Watching
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
-from stocktake.refresh.cache import Memory
-from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.cache import RefreshCache
+from stocktake.refresh.context import Context, Pass
 from stocktake.refresh.run import refresh
 from stocktake.report.readback import ReadBack
 
@@ -67,25 +67,25 @@ class Agent:
     The loop beside a hypervisor.
 
     Args:
-        open_parts: reads the settings and opens the parts; called at the start and again on SIGHUP.
+        open_context: reads the settings and opens the context; called at the start and again on SIGHUP.
         jitter: gives numbers in [0, 1): a fleet must not beat in step.
-        watch: is told how it goes; None tells nobody.
+        health: is told how it goes; None tells nobody.
         busy_s: gives the CPU seconds that this process has taken.
     """
 
     def __init__(
         self,
-        open_parts: Callable[[], Parts],
+        open_context: Callable[[], Context],
         clock: Clock,
         jitter: Callable[[], float],
-        watch: Watch | None = None,
+        health: AgentHealth | None = None,
         busy_s: Callable[[], float] = cpu_s,
     ) -> None:
-        self._open = open_parts
+        self._open = open_context
         self._clock = clock
         self._jitter = jitter
         self._wake = threading.Event()
-        self._wakes = Wakes(clock, self._wake.set, busy_s)
+        self._wakeups = Wakeups(clock, self._wake.set, busy_s)
         self._stopping = False
         self._reloading = False
         self._now = False
@@ -94,31 +94,31 @@ class Agent:
         self._due_s: float | None = None
         self._beat_due_s = 0.0
         self._journal = Journal()
-        self._memory = Memory()
+        self._cache = RefreshCache()
         self._read_back = ReadBack(clock)
         self._checked = (0, 0)
-        self._watch = watch or Watch(clock)
+        self._health = health or AgentHealth(clock)
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> WakeupCounts:
         """What happened since the start."""
-        return self._wakes.counts
+        return self._wakeups.counts
 
     def wake(self) -> None:
         """Look again soon: somebody saw something change. For any thread, any number of times; it never waits."""
-        self._wakes.wake()
+        self._wakeups.wake()
 
     def stop(self) -> None:
         """End after the step at hand."""
         self._stopping = True
-        self._watch.stops()
+        self._health.stops()
         self._wake.set()
 
     def reload(self) -> None:
         """Read the settings again before the next pass, which is now."""
         self._reloading = True
         self._now = True
-        self._watch.reloads()
+        self._health.reloads()
         self._wake.set()
 
     def catch_signals(self) -> None:
@@ -141,74 +141,74 @@ class Agent:
         try:
             self._run()
         finally:
-            self._watch.close()
+            self._health.close()
 
     def _run(self) -> None:
-        parts = self._opened_at_last()
+        context = self._opened_at_last()
         first = True
         self._due_s = self._clock.monotonic_s()
-        while parts is not None and self._sleep(parts):
+        while context is not None and self._sleep(context):
             if self._reloading:
                 self._reloading = False
-                parts = self._reopened(parts)
-                self._memory, self._checked = Memory(), (0, 0)
-                self._watch.settled(parts.settings)
+                context = self._reopened(context)
+                self._cache, self._checked = RefreshCache(), (0, 0)
+                self._health.settled(context.settings)
                 self._due_s = self._clock.monotonic_s()
             began_s = self._clock.monotonic_s()
             periodic = self._due_s is not None and self._due_s <= began_s
-            interval_s = parts.settings.refresh_interval_s
-            events, coalesced = self._wakes.begin(periodic=periodic)
-            parts.telemetry.events(events)
-            parts.telemetry.coalesced(coalesced)
-            fine = self._one_pass(parts, periodic=periodic)
-            self._count_lies(parts)
-            self._wakes.end(settling=isinstance(parts.driver, Watching) and parts.driver.settling())
+            interval_s = context.settings.refresh_interval_s
+            events, coalesced = self._wakeups.begin(periodic=periodic)
+            context.telemetry.events(events)
+            context.telemetry.coalesced(coalesced)
+            fine = self._one_pass(context, periodic=periodic)
+            self._count_lies(context)
+            self._wakeups.end(settling=isinstance(context.driver, Watching) and context.driver.settling())
             self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
             first = False
-        if parts is not None:
-            close(parts)
+        if context is not None:
+            close(context)
 
-    def _one_pass(self, parts: Parts, *, periodic: bool) -> bool:
+    def _one_pass(self, context: Context, *, periodic: bool) -> bool:
         """Run one refresh; say whether all went well."""
         result = Pass()
-        stop = partial(self._between_steps, parts, result)
-        self._watch.begins()
+        stop = partial(self._between_steps, context, result)
+        self._health.begins()
         try:
-            refresh(parts, stop=stop, into=result, memory=self._memory)
+            refresh(context, stop=stop, into=result, cache=self._cache)
         except IdentityError as error:
-            self._watch.refused(error)
-            close(parts)
+            self._health.refused(error)
+            close(context)
             raise
         except StocktakeError as error:
-            self._watch.passed(result, error)
+            self._health.passed(result, error)
             self._journal.note("pass", error)
             # A driver chosen by what answered is chosen again: its hypervisor may be the one that is back.
-            auto = parts.settings.compute_driver == "auto"
+            auto = context.settings.compute_driver == "auto"
             self._reloading = self._reloading or (auto and isinstance(error, DriverUnreachable))
             return False
-        self._watch.passed(result, None)
+        self._health.passed(result, None)
         self._journal.note("pass", None)
         self._journal.note_pass(result)
         self._read_back.know(node.uuid for node in result.nodes.values())
         if periodic:
-            self._thin_history(parts, result)
+            self._thin_history(context, result)
         steps = {step: round(took_s, 4) for step, took_s in result.seconds.items()}
         LOG.debug("passed", extra={"periodic": periodic, **steps})
         return result.fine
 
-    def _count_lies(self, parts: Parts) -> None:
+    def _count_lies(self, context: Context) -> None:
         """Count what a driver that keeps what it read found out about it."""
-        if isinstance(parts.driver, Remembering):
-            checks, lies = parts.driver.cache_checks, parts.driver.cache_lies
+        if isinstance(context.driver, Remembering):
+            checks, lies = context.driver.cache_checks, context.driver.cache_lies
             before, self._checked = self._checked, (checks, lies)
-            parts.telemetry.cache_checked(checks - before[0], lies=lies - before[1])
+            context.telemetry.cache_checked(checks - before[0], lies=lies - before[1])
 
-    def _between_steps(self, parts: Parts, result: Pass) -> bool:
+    def _between_steps(self, context: Context, result: Pass) -> bool:
         """Say that the pass goes on; say whether it is to stop."""
-        self._watch.alive()
+        self._health.alive()
         # A long pass is no silence; once it has counted it has seen that we are who we say.
         if "tally" in result.seconds:
-            self._beat(parts)
+            self._beat(context)
         return self._stopping
 
     def _next_due(
@@ -229,12 +229,12 @@ class Agent:
         from_s = began_s if due_s is None or due_s + interval_s <= began_s else due_s
         return from_s + (interval_s * self._jitter() if first else interval_s)
 
-    def _sleep(self, parts: Parts) -> bool:
+    def _sleep(self, context: Context) -> bool:
         """Wait until a pass is due, or asked for, saying meanwhile that we live; False once stopped."""
         while not self._stopping:
-            self._watch.alive()
-            self._beat(parts)
-            self._read_some_back(parts)
+            self._health.alive()
+            self._beat(context)
+            self._read_some_back(context)
             # In this order: whoever wakes us has said before what for.
             self._wake.clear()
             if self._stopping:
@@ -243,33 +243,33 @@ class Agent:
                 self._now = False
                 return True
             now_s = self._clock.monotonic_s()
-            answer_s = self._wakes.due_s(parts.settings.event_settle_s)
+            answer_s = self._wakeups.due_s(context.settings.event_settle_s)
             due_s = min((due_s for due_s in (self._due_s, answer_s) if due_s is not None), default=None)
             if due_s is not None and due_s <= now_s:
                 return True
-            beat_s = min(parts.settings.report_interval, self._watch.sign_s)
+            beat_s = min(context.settings.report_interval, self._health.sign_s)
             self._clock.wait(self._wake, beat_s if due_s is None else min(beat_s, due_s - now_s))
         return False
 
-    def _thin_history(self, parts: Parts, result: Pass) -> None:
+    def _thin_history(self, context: Context, result: Pass) -> None:
         """Drop old history of some of the nodes, the next ones each time: of all within an hour or so."""
         uuids = sorted(node.uuid for node in result.nodes.values())
         some = uuids[self._thinned % len(uuids) :][: -(-len(uuids) // THIN_PASSES)] if uuids else []
         self._thinned += len(some)
         try:
-            parts.ledger.thin_history(some)
+            context.ledger.thin_history(some)
         except StocktakeError as error:
             self._journal.note("history", error)
         else:
             self._journal.note("history", None)
 
-    def _read_some_back(self, parts: Parts) -> None:
+    def _read_some_back(self, context: Context) -> None:
         """Read back the nodes whose turn it is, unless somebody wakes us; what is not as it was gets a pass."""
-        interval_s = parts.settings.refresh_interval_s
+        interval_s = context.settings.refresh_interval_s
         if interval_s is None:
             return
         try:
-            same = self._read_back.run(parts.scheduler, interval_s * READ_BACK_PASSES, self._wake.is_set)
+            same = self._read_back.run(context.scheduler, interval_s * READ_BACK_PASSES, self._wake.is_set)
         except StocktakeError as error:
             self._journal.note("read back", error)
             return
@@ -277,60 +277,60 @@ class Agent:
         if not same:
             self.wake()
 
-    def _beat(self, parts: Parts) -> None:
+    def _beat(self, context: Context) -> None:
         """Say that we live, once per `report_interval`; not before a pass has seen that we are who we say."""
         if self.counts.passes == 0 or self._clock.monotonic_s() < self._beat_due_s:
             return
-        self._beat_due_s = self._clock.monotonic_s() + parts.settings.report_interval
+        self._beat_due_s = self._clock.monotonic_s() + context.settings.report_interval
         try:
-            parts.ledger.heartbeat(parts.rules.host, version=__version__)
+            context.ledger.heartbeat(context.rules.host, version=__version__)
         except StocktakeError as error:
-            self._watch.failed(error)
+            self._health.failed(error)
             self._journal.note("heartbeat", error)
         else:
-            self._watch.answered("ledger")
+            self._health.answered("ledger")
             self._journal.note("heartbeat", None)
 
-    def _opened_at_last(self) -> Parts | None:
-        """Open the parts, trying again for as long as one of them can't be reached; None once stopped."""
+    def _opened_at_last(self) -> Context | None:
+        """Open the context, trying again for as long as a part of it can't be reached; None once stopped."""
         tries = 0
         while not self._stopping:
             try:
-                parts = self._watched(self._open())
+                context = self._watched(self._open())
             except Unreachable as error:
-                self._watch.waits(error)
+                self._health.waits(error)
                 self._journal.note("start", error)
                 tries += 1
                 self._clock.wait(self._wake, min(BACK_OFF_LONGEST_S, BACK_OFF_FIRST_S * 2.0 ** min(tries - 1, 10)))
                 self._wake.clear()
             else:
-                self._watch.settled(parts.settings)
-                return parts
+                self._health.settled(context.settings)
+                return context
         return None
 
-    def _watched(self, parts: Parts) -> Parts:
-        """Have the parts that can say when something happens say it."""
-        if isinstance(parts.driver, Watching):
-            parts.driver.watch(self.wake)
-        parts.ledger.watch(parts.rules.host, self.wake)
-        return parts
+    def _watched(self, context: Context) -> Context:
+        """Have the driver and the ledger wake the agent when something happens."""
+        if isinstance(context.driver, Watching):
+            context.driver.watch(self.wake)
+        context.ledger.watch(context.rules.host, self.wake)
+        return context
 
-    def _reopened(self, parts: Parts) -> Parts:
+    def _reopened(self, context: Context) -> Context:
         """Take the new settings, or keep the old ones if they can't be used."""
         try:
             opened = self._watched(self._open())
         except StocktakeError as error:
             LOG.error("the settings stay as they were: %s", error)  # noqa: TRY400 - the message says it all
-            return parts
-        close(parts)
+            return context
+        close(context)
         LOG.info("the settings were read again")
         return opened
 
 
-def close(parts: Parts) -> None:
-    """Close what the parts hold open."""
-    parts.driver.close()
-    parts.ledger.close()
-    parts.scheduler.close()
-    if parts.bus is not None:
-        parts.bus.close()
+def close(context: Context) -> None:
+    """Close what the context holds open."""
+    context.driver.close()
+    context.ledger.close()
+    context.scheduler.close()
+    if context.bus is not None:
+        context.bus.close()

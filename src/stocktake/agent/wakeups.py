@@ -23,7 +23,7 @@ UNSETTLED_REST_S = 1.0
 
 
 @dataclass(slots=True)
-class Counts:
+class WakeupCounts:
     """
     What happened since the start; numbers that only grow.
 
@@ -40,7 +40,7 @@ class Counts:
     coalesced: int = 0
 
 
-class Wakes:
+class Wakeups:
     """
     Collects wakes from any thread and says when a pass should answer them.
 
@@ -50,7 +50,7 @@ class Wakes:
     """
 
     def __init__(self, clock: Clock, signal: Callable[[], None], busy_s: Callable[[], float]) -> None:
-        self.counts = Counts()
+        self.counts = WakeupCounts()
         self._clock = clock
         self._signal = signal
         self._busy_s = busy_s

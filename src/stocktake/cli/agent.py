@@ -10,12 +10,12 @@ import sys
 import click
 
 from stocktake import __version__
-from stocktake.agent.health import Watch
+from stocktake.agent.health import AgentHealth
 from stocktake.agent.loop import Agent, Journal
 from stocktake.cli.commands import Command
 from stocktake.cli.refresh import exit_code_of
-from stocktake.cli.session import Session, open_parts
-from stocktake.refresh.context import Parts
+from stocktake.cli.session import Session, open_context
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_supervisor
 from stocktake.telemetry import Telemetry
@@ -44,9 +44,9 @@ def agent_command(session: Session, *, once: bool) -> int:
     # Who lives long needs the collector.
     gc.set_threshold(*session.collector)
     if once:
-        result = refresh(session.parts, full=True)
+        result = refresh(session.context, full=True)
         # After the pass, which has seen that this host is who it says it is.
-        session.parts.ledger.heartbeat(session.settings.host, version=__version__)
+        session.context.ledger.heartbeat(session.settings.host, version=__version__)
         Journal().note_pass(result)
         return exit_code_of(result)
 
@@ -54,15 +54,15 @@ def agent_command(session: Session, *, once: bool) -> int:
         # A watchdog ends a program that hangs with SIGABRT: where it hung is then in its log.
         faulthandler.enable(sys.__stderr__)
     telemetry = Telemetry()
-    watch = Watch(session.clock, telemetry, read_supervisor(), serve=True)
+    health = AgentHealth(session.clock, telemetry, read_supervisor(), serve=True)
 
-    def opened() -> Parts:
+    def opened() -> Context:
         settings = session.read_settings()
         session.log_as_asked(settings.log.level, as_json=settings.log.json)
-        watch.first(settings)
-        return open_parts(settings, session.clock, session.ids, telemetry)
+        health.first(settings)
+        return open_context(settings, session.clock, session.ids, telemetry)
 
-    agent = Agent(opened, session.clock, secrets.SystemRandom().random, watch)
+    agent = Agent(opened, session.clock, secrets.SystemRandom().random, health)
     agent.catch_signals()
     agent.run()
     return 0

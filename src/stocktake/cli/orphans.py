@@ -17,7 +17,7 @@ from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, NotFound
 from stocktake.model.hypervisor import Guest, Survey
 from stocktake.model.workload import Instance
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.views.finding import find_node
 from stocktake.views.problems import Stranger, strangers_of
@@ -117,17 +117,17 @@ def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything
     if bool(guests_named) == everything:
         raise click.UsageError("Name the guests by uuid or name, or give --all.")
 
-    parts = session.parts
-    guests = _guests(parts)
-    chosen = _chosen(guests, _orphans(parts, guests), guests_named)
+    context = session.context
+    guests = _guests(context)
+    chosen = _chosen(guests, _orphans(context, guests), guests_named)
     if everything and chosen and not yes and sys.stdin.isatty():
         confirm(f"Make instances of {len(chosen)} guests?")
     # A pass before: it stops where this host is not who the ledger says it is, and then nothing is written.
-    result = refresh(parts)
-    new = [_instance(parts, node, guest) for node, guest in chosen if guest.uuid not in result.adopted]
+    result = refresh(context)
+    new = [_instance(context, node, guest) for node, guest in chosen if guest.uuid not in result.adopted]
     if new:
-        parts.ledger.put_instances(new)
-        result = refresh(parts)
+        context.ledger.put_instances(new)
+        result = refresh(context)
     code = exit_code_of(result)
     if session.json:
         adopted = [{"uuid": guest.uuid, "name": guest.name, "node": node} for node, guest in chosen]
@@ -141,35 +141,35 @@ def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything
     return code
 
 
-def _instance(parts: Parts, node: str, guest: Guest) -> Instance:
-    return adopted(guest, host=parts.rules.host, node=node, now=parts.clock.now())
+def _instance(context: Context, node: str, guest: Guest) -> Instance:
+    return adopted(guest, host=context.rules.host, node=node, now=context.clock.now())
 
 
-def _guests(parts: Parts) -> dict[str, tuple[str, Guest]]:
+def _guests(context: Context) -> dict[str, tuple[str, Guest]]:
     """
     Ask the driver for all guests of this host, by uuid.
 
     Raises:
         DriverUnreachable, DriverError: of any node; adopting from a part of the truth would be a guess.
     """
-    names = parts.limit.call(parts.driver.node_names)
+    names = context.limit.call(context.driver.node_names)
     guests: dict[str, tuple[str, Guest]] = {}
-    for node, survey in parts.limit.call(lambda: parts.driver.survey(names)).items():
+    for node, survey in context.limit.call(lambda: context.driver.survey(names)).items():
         if not isinstance(survey, Survey):
             raise survey
         if survey.guests is None:
             remedy = "Only a driver that can list its guests has orphans, such as libvirt."
-            raise InvalidInput(f"driver {parts.driver.name} can't list guests", where=node, remedy=remedy)
+            raise InvalidInput(f"driver {context.driver.name} can't list guests", where=node, remedy=remedy)
         guests |= {guest.uuid: (node, guest) for guest in survey.guests}
     return guests
 
 
-def _orphans(parts: Parts, guests: dict[str, tuple[str, Guest]]) -> dict[str, str]:
+def _orphans(context: Context, guests: dict[str, tuple[str, Guest]]) -> dict[str, str]:
     """Say of every guest why it can't be adopted; empty if it can."""
     nodes: dict[str, frozenset[str]] = {}
     for uuid, (node, _) in guests.items():
         nodes[node] = nodes.get(node, frozenset()) | {uuid}
-    works = parts.ledger.work(parts.rules.host, tuple(nodes), nodes)
+    works = context.ledger.work(context.rules.host, tuple(nodes), nodes)
     reasons = dict.fromkeys(guests, "")
     for node, work in works.items():
         # A guest may be known on another node of this host: then it is misplaced, as on another host.

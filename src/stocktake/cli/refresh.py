@@ -63,11 +63,11 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     makes the ledger. Exit code 1 if a node carries an error or should have gone
     and was kept, 3 if something could not be reached.
     """
-    parts = session.parts
-    before = {node.hypervisor_hostname: node for node in parts.ledger.nodes(host=parts.rules.host)}
+    context = session.context
+    before = {node.hypervisor_hostname: node for node in context.ledger.nodes(host=context.rules.host)}
     only = next((name for name, node in before.items() if called(node) == only), only)
     with progress_of(session.clock, quiet=session.quiet) as progress:
-        result = refresh(parts, only=only, full=full, stop=progress.stop, progress=progress)
+        result = refresh(context, only=only, full=full, stop=progress.stop, progress=progress)
     code = INTERRUPTED if progress.interrupted else exit_code_of(result)
     if session.json:
         write_json(session, _plain(result, before), exit_code=code)
@@ -89,10 +89,10 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     nodes = [result.nodes[name] for name in names if name in result.nodes]
     if nodes and len(nodes) <= _TABLE_MAX:
         write(screen)
-        lines = states_of(nodes, parts.ledger.services(), now, parts.settings.service_down_time)
+        lines = states_of(nodes, context.ledger.services(), now, context.settings.service_down_time)
         write_nodes(session, screen, lines, now)
         write(screen)
-    write_prose(screen, _summary(result, parts.driver.name))
+    write_prose(screen, _summary(result, context.driver.name))
     if progress.interrupted:
         known = f"{progress.done:,} of {progress.total:,} nodes" if progress.total else "no new node"
         text = f"Interrupted: Placement was told of {known}; the next refresh goes on."

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stocktake.client import Fleet
     from stocktake.ledger import DatabaseLedger, Ledger
     from stocktake.placement import Scheduler
-    from stocktake.refresh.context import Parts
+    from stocktake.refresh.context import Context
     from stocktake.settings import Settings
 
 
@@ -56,7 +56,7 @@ class Session:
         self._settings: Settings | None = None
         self._ledger: Ledger | None = None
         self._database: DatabaseLedger | None = None
-        self._parts: Parts | None = None
+        self._context: Context | None = None
         self._fleet: Fleet | None = None
         self._scheduler: Scheduler | None = None
         self._claims: AnyClaims | None = None
@@ -91,8 +91,8 @@ class Session:
     @property
     def ledger(self) -> "Ledger":
         """The ledger, in a database or behind a server, opened once; closed with the session."""
-        if self._parts is not None:
-            return self._parts.ledger
+        if self._context is not None:
+            return self._context.ledger
         if self._ledger is None:
             self._ledger = open_books(self.settings, self.clock, self.ids)
             self._opened.callback(self._ledger.close)
@@ -118,13 +118,13 @@ class Session:
         return self._database
 
     @property
-    def parts(self) -> "Parts":
-        """All parts, opened once; closed with the session."""
-        if self._parts is None:
-            parts = open_parts(self.settings, self.clock, self.ids)
-            self._opened.callback(close_parts, parts)
-            self._parts = parts
-        return self._parts
+    def context(self) -> "Context":
+        """The context of a pass, opened once; closed with the session."""
+        if self._context is None:
+            context = open_context(self.settings, self.clock, self.ids)
+            self._opened.callback(close_context, context)
+            self._context = context
+        return self._context
 
     @property
     def scheduler(self) -> "Scheduler":
@@ -161,7 +161,7 @@ class Session:
     def close(self) -> None:
         """Close what was opened, the last first."""
         self._opened.close()
-        self._settings = self._ledger = self._database = self._parts = None
+        self._settings = self._ledger = self._database = self._context = None
         self._scheduler = self._claims = self._fleet = None
 
 
@@ -230,7 +230,7 @@ def open_placement(settings: "Settings", clock: Clock, telemetry: Telemetry | No
     return open_scheduler(placement_of(settings), clock, state_path=settings.state_path, telemetry=telemetry)
 
 
-def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetry | None = None) -> "Parts":
+def open_context(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetry | None = None) -> "Context":
     """
     Open all that a pass works with; what was opened is closed again if a later part fails.
 
@@ -241,7 +241,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetr
     from stocktake.drivers.base import load_driver
     from stocktake.drivers.monitors import load_monitors
     from stocktake.placement.overrides import read_overrides
-    from stocktake.refresh.context import Parts
+    from stocktake.refresh.context import Context
     from stocktake.report.notifications import open_bus
     from stocktake.settings import rules
 
@@ -256,7 +256,7 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetr
         scheduler = open_placement(settings, clock, counts)
         opened.callback(scheduler.close)
         bus = open_bus(settings.notifications, settings.host, clock, ids)
-        parts = Parts(
+        context = Context(
             settings=settings,
             rules=rules(settings),
             overrides=overrides,
@@ -271,14 +271,14 @@ def open_parts(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetr
             bus=bus,
         )
         opened.pop_all()
-    return parts
+    return context
 
 
-def close_parts(parts: "Parts") -> None:
-    """Close what the parts hold open, the last opened first."""
+def close_context(context: "Context") -> None:
+    """Close what the context holds open, the last opened first."""
     with ExitStack() as opened:
-        opened.callback(parts.ledger.close)
-        opened.callback(parts.driver.close)
-        opened.callback(parts.scheduler.close)
-        if parts.bus is not None:
-            opened.callback(parts.bus.close)
+        opened.callback(context.ledger.close)
+        opened.callback(context.driver.close)
+        opened.callback(context.scheduler.close)
+        if context.bus is not None:
+            opened.callback(context.bus.close)

@@ -7,15 +7,15 @@ healing write; the rest is how to reach it.
 
 from stocktake.placement.opening import open_door, open_scheduler
 from stocktake.placement.overrides import NodeOverrides, Overrides, overrides_for, read_overrides
-from stocktake.placement.scheduler import Healed, NoScheduler, Scheduler, Synced
+from stocktake.placement.scheduler import NoScheduler, Scheduler, Synced, SyncedAllocations
 
 __all__ = [
-    "Healed",
     "NoScheduler",
     "NodeOverrides",
     "Overrides",
     "Scheduler",
     "Synced",
+    "SyncedAllocations",
     "open_door",
     "open_scheduler",
     "overrides_for",

@@ -20,8 +20,8 @@ from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.placement.allocations import read_held, release_one
 from stocktake.placement.consumers import giving
-from stocktake.placement.retry import Patience
-from stocktake.placement.scheduler import FAILURES_MAX, Ask, Healed
+from stocktake.placement.retry import RetryPolicy
+from stocktake.placement.scheduler import FAILURES_MAX, Ask, SyncedAllocations
 from stocktake.placement.session import Session
 
 # So many new consumers are written at once: more saves nothing, and keeps other writers waiting.
@@ -67,10 +67,10 @@ class _Refusal:
     again: bool
 
 
-class Healing:
+class AllocationSync:
     """The allocations on nodes, and what was agreed on."""
 
-    def __init__(self, session: Session, patience: Patience) -> None:
+    def __init__(self, session: Session, patience: RetryPolicy) -> None:
         self._session = session
         self._patience = patience
         self._agreed: dict[str, _Agreed] = {}
@@ -82,13 +82,13 @@ class Healing:
         else:
             self._agreed.pop(root, None)
 
-    def agree(
+    def sync_allocations(
         self, nodes: Mapping[str, Shares], ask: Ask, *, stop: Callable[[], bool]
-    ) -> dict[str, Healed | StocktakeError]:
+    ) -> dict[str, SyncedAllocations | StocktakeError]:
         """Make the allocations on nodes what they should be; see `Scheduler`."""
         changed = {name: self._changed(shares) for name, shares in nodes.items()}
-        result: dict[str, Healed | StocktakeError] = {
-            name: Healed(problems=_problems(name, self._agreed[shares.root]))
+        result: dict[str, SyncedAllocations | StocktakeError] = {
+            name: SyncedAllocations(problems=_problems(name, self._agreed[shares.root]))
             for name, shares in nodes.items()
             if not changed[name]
         }
@@ -120,7 +120,7 @@ class Healing:
         changed = {uuid: mark for uuid, mark in now.items() if before.marks.get(uuid) != mark}
         return now if changed and before.refused else changed
 
-    def _heal(self, name: str, shares: Shares, changed: Mapping[str, _Mark], ask: Ask) -> Healed | None:
+    def _heal(self, name: str, shares: Shares, changed: Mapping[str, _Mark], ask: Ask) -> SyncedAllocations | None:
         """Put one node's changed providers right; None if its books changed since they were read."""
         writes = self._session.writes
         held, generations = read_held(self._session, sorted(changed))
@@ -147,7 +147,7 @@ class Healing:
         )
         if not again:
             self._agreed[shares.root] = agreed
-        return Healed(problems=(*_problems(name, agreed), *again), writes=self._session.writes - writes)
+        return SyncedAllocations(problems=(*_problems(name, agreed), *again), writes=self._session.writes - writes)
 
     def _give(
         self, wrong: Mapping[str, Allocation], generations: Mapping[str, int], within: Collection[str]

@@ -17,11 +17,11 @@ from stocktake.model.allocation import Allocation, Holdings
 from stocktake.model.fitting import NoRoom
 from stocktake.model.provider import Found, ProviderTree
 from stocktake.model.value import replace
-from stocktake.placement.retry import Patience
-from stocktake.placement.scheduler import FAILURES_MAX, Allocations, Ask, Healed, Synced, never
+from stocktake.placement.retry import RetryPolicy
+from stocktake.placement.scheduler import FAILURES_MAX, Allocations, Ask, Synced, SyncedAllocations, never
 
 if TYPE_CHECKING:
-    from stocktake.placement.allocation_sync import Healing, Shares
+    from stocktake.placement.allocation_sync import AllocationSync, Shares
     from stocktake.placement.read import Listed
     from stocktake.placement.session import Session
 
@@ -43,10 +43,10 @@ class Placement:
         patience: how often a conflict is read and planned again.
     """
 
-    def __init__(self, session: "Session", patience: Patience) -> None:
+    def __init__(self, session: "Session", patience: RetryPolicy) -> None:
         self._session = session
         self._persist = patience
-        self._healing: Healing | None = None
+        self._healing: AllocationSync | None = None
         self._aliases: dict[str, str] = {}
         self._seen: dict[str, Found] = {}
         self._settled: dict[str, _Settled] = {}
@@ -70,21 +70,21 @@ class Placement:
         with self._mutex:
             return self._synced(trees, full=full, stop=stop)
 
-    def agree(
+    def sync_allocations(
         self, nodes: Mapping[str, Holdings], ask: Ask, *, stop: Callable[[], bool] = never
-    ) -> dict[str, Healed | StocktakeError]:
+    ) -> dict[str, SyncedAllocations | StocktakeError]:
         """Make the allocations on nodes what they should be."""
-        from stocktake.placement.allocation_sync import Healing
+        from stocktake.placement.allocation_sync import AllocationSync
 
         with self._mutex:
             if self._healing is None:
-                self._healing = Healing(self._session, self._persist)
+                self._healing = AllocationSync(self._session, self._persist)
             shares = {
                 name: self._shares(holdings)
                 for name, holdings in nodes.items()
                 if holdings.tree.root.uuid in self._settled
             }
-            return self._healing.agree(shares, ask, stop=stop)
+            return self._healing.sync_allocations(shares, ask, stop=stop)
 
     def is_as_agreed(self, root_uuid: str) -> bool:
         """Read a node's providers back; if anything is not as it was agreed on, all of it is read again."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from stocktake.clock import Clock
 from stocktake.errors import SettingsError
 from stocktake.placement.client import Placement
-from stocktake.placement.retry import Patience
+from stocktake.placement.retry import RetryPolicy
 from stocktake.placement.scheduler import NoScheduler, Scheduler
 from stocktake.telemetry import Telemetry
 
@@ -89,7 +89,7 @@ def open_scheduler(
         clock.wait(never, seconds)
 
     dice = jitter or secrets.SystemRandom().random
-    patience = Patience(section.retries_max, sleep=wait, jitter=dice)
+    patience = RetryPolicy(section.retries_max, sleep=wait, jitter=dice)
     if section.mode == "embedded":
         from stocktake.placement.session import open_embedded
 

@@ -43,7 +43,7 @@ class Synced(Value, frozen=True, kw_only=True):
     kept_classes: frozenset[str] = frozenset()
 
 
-class Healed(Value, frozen=True, kw_only=True):
+class SyncedAllocations(Value, frozen=True, kw_only=True):
     """
     One node whose allocations are what the ledger says, but for the problems.
 
@@ -82,9 +82,9 @@ class Scheduler(Protocol):
         """
         ...
 
-    def agree(
+    def sync_allocations(
         self, nodes: Mapping[str, Holdings], ask: Ask, *, stop: Callable[[], bool] = never
-    ) -> dict[str, Healed | StocktakeError]:
+    ) -> dict[str, SyncedAllocations | StocktakeError]:
         """
         Make the allocations on nodes what they should be; keyed like the input. One node's failure is its own value.
 
@@ -162,12 +162,12 @@ class NoScheduler:
         del full, stop
         return dict.fromkeys(trees, Synced())
 
-    def agree(
+    def sync_allocations(
         self, nodes: Mapping[str, Holdings], ask: Ask, *, stop: Callable[[], bool] = never
-    ) -> dict[str, Healed | StocktakeError]:
+    ) -> dict[str, SyncedAllocations | StocktakeError]:
         """Agree with everything."""
         del ask, stop
-        return dict.fromkeys(nodes, Healed())
+        return dict.fromkeys(nodes, SyncedAllocations())
 
     def is_as_agreed(self, root_uuid: str) -> bool:  # noqa: ARG002
         """Say yes."""

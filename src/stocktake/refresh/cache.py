@@ -27,7 +27,7 @@ class _Known:
     counted: tuple[NodeWork, str, bool, Books] | None = None
 
 
-class Memory:
+class RefreshCache:
     """One host's nodes as the last pass saw them; for one set of rules and overrides only."""
 
     def __init__(self) -> None:

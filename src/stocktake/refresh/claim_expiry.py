@@ -16,13 +16,13 @@ from stocktake.ledger import Transaction
 from stocktake.model.hypervisor import Host
 from stocktake.model.value import Value, replace
 from stocktake.model.workload import Instance, Migration
-from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.context import Context, Pass
 from stocktake.report.save import Books
 
 LOG = logging.getLogger(__name__)
 
 
-class Lapse(Value, frozen=True, kw_only=True):
+class ClaimExpiry(Value, frozen=True, kw_only=True):
     """
     What becomes of pending claims of a host: uuids of the instances whose claims, as they were read, are to be settled.
 
@@ -71,21 +71,21 @@ class Lapse(Value, frozen=True, kw_only=True):
         return expired
 
 
-def settle_claims(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
+def settle_claims(context: Context, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
     """Keep the claims whose guests have appeared, give back those that have expired; say whether there were any."""
-    due = _due(parts, hosts, books)
+    due = _due(context, hosts, books)
     if not due.uuids:
         return False
-    expired = parts.ledger.held(due)
+    expired = context.ledger.held(due)
     result.expired.extend(expired)
     for uuid in expired:
         LOG.warning("a claim that nobody settled was given back", extra={"instance": uuid})
     return True
 
 
-def _due(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books]) -> Lapse:
+def _due(context: Context, hosts: Mapping[str, Host], books: Mapping[str, Books]) -> ClaimExpiry:
     """Find the claims that a guest or the time settles."""
-    now = parts.clock.now()
+    now = context.clock.now()
     running: set[str] = set()
     stopped: set[str] = set()
     late: set[str] = set()
@@ -100,13 +100,13 @@ def _due(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books]) ->
                 running.add(instance.uuid)
             elif _is_over(instance.claim_expires_at, now):
                 (late if guest is None else stopped).add(instance.uuid)
-    return Lapse(
-        host=parts.rules.host,
+    return ClaimExpiry(
+        host=context.rules.host,
         running=frozenset(running),
         stopped=frozenset(stopped),
         late=frozenset(late),
         moving=frozenset(moving),
-        own=parts.settings.allocations == "own",
+        own=context.settings.allocations == "own",
     )
 
 

@@ -21,7 +21,7 @@ from stocktake.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Context:
     """What a pass works with; the agent and the commands put it together. Without a `bus` nobody is told."""
 
     settings: Settings

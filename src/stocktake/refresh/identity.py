@@ -15,7 +15,7 @@ from stocktake.clock import Ids
 from stocktake.errors import AccessDenied, DriverUnreachable, IdentityError
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host
-from stocktake.refresh.context import Parts, Pass, failure_of
+from stocktake.refresh.context import Context, Pass, failure_of
 
 LOG = logging.getLogger(__name__)
 FILE = "compute_id"
@@ -149,7 +149,7 @@ def _derived(compute_id: str, node: str) -> str:
 
 
 def identified(
-    parts: Parts, names: Sequence[str], hosts: dict[str, Host], ours: Sequence[ComputeNode], result: Pass
+    context: Context, names: Sequence[str], hosts: dict[str, Host], ours: Sequence[ComputeNode], result: Pass
 ) -> dict[str, str]:
     """Settle the nodes' uuids, or stop. A node whose driver gives it another uuid than its record has drops out."""
     reported = {node: host.uuid for node, host in hosts.items() if host.uuid is not None}
@@ -161,45 +161,45 @@ def identified(
             result.failed[node] = IdentityError(what, where=node, remedy=remedy)
             del hosts[node]
     new = {node: uuid for node, uuid in reported.items() if node in hosts and node not in saved}
-    _take_over(parts, new, hosts, result)
+    _take_over(context, new, hosts, result)
     if not hosts:
         # Nothing needs a name now, and a row that no driver vouches for is no ground to settle this host's id.
-        kept = read_compute_id(parts.settings.state_path)
+        kept = read_compute_id(context.settings.state_path)
         if kept is not None:
             guard_nodes(kept, names, ours)
         return {}
     if reported.keys() >= hosts.keys():
         return {node: reported[node] for node in hosts}
     nameless = [row for row in ours if row.hypervisor_hostname not in reported]
-    if not ours and read_compute_id(parts.settings.state_path) is not None:
+    if not ours and read_compute_id(context.settings.state_path) is not None:
         LOG.warning(
             "this host was in a ledger before, and %s knows nothing of it: if a ledger was lost, its instances and "
             "migrations are too (`stocktake ledger import` brings an export back)",
-            parts.ledger.name,
+            context.ledger.name,
         )
-    own = compute_id(parts.settings.state_path, nameless, parts.ids)
+    own = compute_id(context.settings.state_path, nameless, context.ids)
     guard_nodes(own, names, ours)
     return node_uuids(own, tuple(hosts), reported, ours)
 
 
-def check_host(parts: Parts, ours: Sequence[ComputeNode]) -> None:
+def check_host(context: Context, ours: Sequence[ComputeNode]) -> None:
     """Stop if this host's id is another host's node; asks the ledger only where the id is none of our rows'."""
-    own = read_compute_id(parts.settings.state_path)
+    own = read_compute_id(context.settings.state_path)
     if own is None or any(row.uuid == own for row in ours):
         return
-    guard_host(parts.rules.host, own, parts.ledger.owners.read([own]).get(own))
+    guard_host(context.rules.host, own, context.ledger.owners.read([own]).get(own))
 
 
-def _take_over(parts: Parts, uuids: Mapping[str, str], hosts: dict[str, Host], result: Pass) -> None:
+def _take_over(context: Context, uuids: Mapping[str, str], hosts: dict[str, Host], result: Pass) -> None:
     """Take nodes that are ours now and were another service's before: record, promises and allocations stay."""
     if not uuids:
         return
-    owners, me = parts.ledger.owners.read(uuids.values()), parts.rules.host
+    owners, me = context.ledger.owners.read(uuids.values()), context.rules.host
     theirs = {node: uuid for node, uuid in uuids.items() if owners.get(uuid, me) != me}
     if not theirs:
         return
     try:
-        taken = parts.ledger.owners.take({uuid: owners[uuid] for uuid in theirs.values()}, me)
+        taken = context.ledger.owners.take({uuid: owners[uuid] for uuid in theirs.values()}, me)
     except AccessDenied:
         for node, uuid in theirs.items():
             what = f"it is {owners[uuid]}'s, and this host's token may not take it over"
@@ -219,16 +219,16 @@ def _take_over(parts: Parts, uuids: Mapping[str, str], hosts: dict[str, Host], r
         LOG.warning("took %d nodes over from %s: %s", len(nodes), host, told, extra={"from": host})
 
 
-def check_driver(parts: Parts, ours: Sequence[ComputeNode]) -> None:
+def check_driver(context: Context, ours: Sequence[ComputeNode]) -> None:
     """Stop where `compute_driver = "auto"` found no hypervisor and the ledger knows that there is one: it is down."""
-    if parts.settings.compute_driver != "auto" or parts.driver.name != "host":
+    if context.settings.compute_driver != "auto" or context.driver.name != "host":
         return
     known = {row.hypervisor_type for row in ours} - {None, "host"}
     if known:
         error = DriverUnreachable(
             f"no hypervisor answers, and the ledger knows this host as {', '.join(sorted(map(str, known)))}",
-            where=parts.rules.host,
+            where=context.rules.host,
             remedy='Start it; or, if it is gone for good, set `compute_driver = "host"`.',
         )
-        parts.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
+        context.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
         raise error

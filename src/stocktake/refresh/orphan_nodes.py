@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from stocktake.errors import DriverError, PlacementUnreachable, StocktakeError
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
-from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.context import Context, Pass
 
 LOG = logging.getLogger(__name__)
 VANISHED = "node-vanished"
 
 
 def delete_vanished(
-    parts: Parts,
+    context: Context,
     names: Sequence[str],
     ours: Sequence[ComputeNode],
     result: Pass,
@@ -38,51 +38,51 @@ def delete_vanished(
     missing = [row for row in ours if row.hypervisor_hostname not in there]
     if missing:
         # What the replica said may be old: another service may own the node by now.
-        still = {row.uuid for row in parts.ledger.nodes(host=parts.rules.host)}
+        still = {row.uuid for row in context.ledger.nodes(host=context.rules.host)}
         missing = [row for row in missing if row.uuid in still]
-    many = len(missing) > len(ours) * parts.settings.vanish_share_max and len(ours) > 1
+    many = len(missing) > len(ours) * context.settings.vanish_share_max and len(ours) > 1
     marks: dict[str, Problem] = {}
     for row in missing:
         if stop():
             break
         name = row.hypervisor_hostname
-        why = _why_kept(parts, row, many=many)
+        why = _why_kept(context, row, many=many)
         if why is None:
-            parts.ledger.delete_node(row.uuid)
+            context.ledger.delete_node(row.uuid)
             result.deleted.append(name)
             LOG.warning("deleted a compute node that the driver no longer reports", extra={"node": name})
             continue
         result.kept[name] = why
         marks[row.uuid] = Problem(code=VANISHED, about=name, text=f"the driver no longer reports it; {why}")
     if marks:
-        parts.ledger.note_failures(marks)
+        context.ledger.note_failures(marks)
     if gone or result.deleted:
-        _delete_providers(parts, result, stop)
+        _delete_providers(context, result, stop)
 
 
-def _delete_providers(parts: Parts, result: Pass, stop: Callable[[], bool]) -> None:
+def _delete_providers(context: Context, result: Pass, stop: Callable[[], bool]) -> None:
     """Delete the providers of deleted nodes, those of earlier passes too."""
-    for pending in parts.ledger.deleted_nodes(parts.rules.host):
+    for pending in context.ledger.deleted_nodes(context.rules.host):
         if stop():
             return
         try:
-            parts.scheduler.delete_tree(pending.uuid)
+            context.scheduler.delete_tree(pending.uuid)
         except StocktakeError as error:
             result.unsynced[pending.hypervisor_hostname] = error
             if isinstance(error, PlacementUnreachable):
                 return
         else:
-            parts.ledger.note_provider_deleted([pending.uuid])
+            context.ledger.note_provider_deleted([pending.uuid])
 
 
-def _why_kept(parts: Parts, row: ComputeNode, *, many: bool) -> str | None:
+def _why_kept(context: Context, row: ComputeNode, *, many: bool) -> str | None:
     """Say why a node that is not reported is kept; None if it goes."""
     try:
-        if parts.limit.call(lambda: parts.driver.node_exists(row.hypervisor_hostname)):
+        if context.limit.call(lambda: context.driver.node_exists(row.hypervisor_hostname)):
             return "it still exists: it moved to another service, or the list lacks it"
     except DriverError as error:
         return f"whether it still exists can't be said: {error.what}"
-    instances = parts.ledger.instances(host=row.host, node=row.hypervisor_hostname)
+    instances = context.ledger.instances(host=row.host, node=row.hypervisor_hostname)
     if instances:
         return f"it still has {len(instances)} instances; move or delete them"
     seen_before = row.failure is not None and row.failure.code == VANISHED

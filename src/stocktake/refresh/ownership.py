@@ -17,7 +17,7 @@ from stocktake.model.hypervisor import Candidate
 from stocktake.model.ring import Ring
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
-from stocktake.refresh.context import Parts, Pass
+from stocktake.refresh.context import Context, Pass
 
 LOG = logging.getLogger(__name__)
 
@@ -37,15 +37,15 @@ class Division(Value, frozen=True, kw_only=True):
     leaving: Mapping[str, str] = {}
 
 
-def divided(parts: Parts, names: tuple[str, ...]) -> Division:
+def divided(context: Context, names: tuple[str, ...]) -> Division:
     """Settle which of the nodes that the driver lists are ours; all, unless it shares them with other services."""
-    driver = parts.driver
+    driver = context.driver
     if not isinstance(driver, Shared):
         return Division(mine=names)
-    now, me = parts.clock.now(), parts.rules.host
-    down_time_s = parts.settings.service_down_time
-    others = [one for one in parts.ledger.services() if one.host != me and is_alive(one, now, down_time_s)]
-    return divide(driver.candidates(), parts.ledger.owners.read(), me=me, pool=driver.pool, others=others)
+    now, me = context.clock.now(), context.rules.host
+    down_time_s = context.settings.service_down_time
+    others = [one for one in context.ledger.services() if one.host != me and is_alive(one, now, down_time_s)]
+    return divide(driver.candidates(), context.ledger.owners.read(), me=me, pool=driver.pool, others=others)
 
 
 def divide(
@@ -89,18 +89,18 @@ def gives_way(theirs: Pool | None, mine: Pool) -> bool:
     return apart or theirs.items() < mine.items()
 
 
-def join(parts: Parts, service: Service) -> None:
+def join(context: Context, service: Service) -> None:
     """Tell the other services of our pool that we are one of it, or no longer."""
-    pool = parts.driver.pool if isinstance(parts.driver, Shared) else None
+    pool = context.driver.pool if isinstance(context.driver, Shared) else None
     if service.pool != pool:
-        parts.ledger.owners.join(service.host, pool)
+        context.ledger.owners.join(service.host, pool)
 
 
-def hand_over(parts: Parts, division: Division, result: Pass) -> None:
+def hand_over(context: Context, division: Division, result: Pass) -> None:
     """Give the nodes that others are to have to them, now that they are reported; those with instances stay."""
     if not division.leaving:
         return
-    given = parts.ledger.owners.give(division.leaving, parts.rules.host)
+    given = context.ledger.owners.give(division.leaving, context.rules.host)
     for uuid in sorted(given):
         result.handed_over[uuid] = division.leaving[uuid]
     for host in sorted(set(result.handed_over.values())):
@@ -108,8 +108,8 @@ def hand_over(parts: Parts, division: Division, result: Pass) -> None:
         LOG.warning("handed %d nodes over to %s", count, host, extra={"to": host, "nodes": count})
 
 
-def still_ours(parts: Parts, nodes: Sequence[str], uuids: Mapping[str, str]) -> tuple[str, ...]:
+def still_ours(context: Context, nodes: Sequence[str], uuids: Mapping[str, str]) -> tuple[str, ...]:
     """Leave out nodes that another service took while we counted."""
-    owners = parts.ledger.owners.read([uuids[node] for node in nodes])
-    me = parts.rules.host
+    owners = context.ledger.owners.read([uuids[node] for node in nodes])
+    me = context.rules.host
     return tuple(node for node in nodes if owners.get(uuids[node], me) == me)

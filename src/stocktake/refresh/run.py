@@ -19,9 +19,9 @@ from stocktake.model.hypervisor import Host, HostView
 from stocktake.model.workload import NodeWork
 from stocktake.placement.overrides import NodeOverrides, overrides_for
 from stocktake.refresh.adoption import adopt, let_go
-from stocktake.refresh.cache import Memory
+from stocktake.refresh.cache import RefreshCache
 from stocktake.refresh.claim_expiry import settle_claims
-from stocktake.refresh.context import Parts, Pass, failure_of
+from stocktake.refresh.context import Context, Pass, failure_of
 from stocktake.refresh.identity import check_driver, check_host, identified
 from stocktake.refresh.locked import Count, books_of, guests_of
 from stocktake.refresh.orphan_nodes import delete_vanished
@@ -45,12 +45,12 @@ class _Timer:
 
 
 def refresh(
-    parts: Parts,
+    context: Context,
     *,
     only: str | None = None,
     full: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    memory: Memory | None = None,
+    cache: RefreshCache | None = None,
     into: Pass | None = None,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> Pass:
@@ -61,7 +61,7 @@ def refresh(
         only: a node's name; then no other is touched and none is deleted.
         full: read everything back from the scheduler, whatever its generations say.
         stop: asked between steps; once it says yes, what is not saved yet is left for the next pass.
-        memory: of the passes before this one, with the same parts.
+        cache: of the passes before this one, with the same context.
         into: is filled as the pass goes, so that one that raises still tells what it did.
         progress: told how many nodes the scheduler has heard of, and of how many it will.
 
@@ -72,12 +72,12 @@ def refresh(
         NodeNotFound: the driver has no node named `only`.
     """
     result = into if into is not None else Pass()
-    timer = _Timer(parts.clock, result, parts.clock.monotonic_s())
-    ours = _known(parts, result)
+    timer = _Timer(context.clock, result, context.clock.monotonic_s())
+    ours = _known(context, result)
     timer.lap("read")
-    check_driver(parts, ours)
-    listed = _listed(parts, ours)
-    division = divided(parts, listed)
+    check_driver(context, ours)
+    listed = _listed(context, ours)
+    division = divided(context, listed)
     names = division.mine
     timer.lap("list")
     if stop():
@@ -85,65 +85,65 @@ def refresh(
     if only is not None and only not in names:
         raise NodeNotFound(f"the driver has no node {only!r}; it has {', '.join(names[:5]) or 'none'}", where=only)
     wanted = names if only is None else (only,)
-    views = audit(parts.driver, parts.monitors, wanted, my_ip=parts.settings.my_ip, limit=parts.limit)
+    views = audit(context.driver, context.monitors, wanted, my_ip=context.settings.my_ip, limit=context.limit)
     timer.lap("audit")
-    memory = memory or Memory()
-    hosts = _verified(views, memory, result)
+    cache = cache or RefreshCache()
+    hosts = _verified(views, cache, result)
     timer.lap("verify")
-    uuids = identified(parts, names, hosts, ours, result)
+    uuids = identified(context, names, hosts, ours, result)
     said = {node: view for node, view in views.items() if isinstance(view, HostView)}
     facts = _Facts(said, hosts, uuids)
-    agree = partial(sync, parts.ledger, parts.scheduler, full=full, stop=stop, progress=progress)
-    gone = _count(parts, facts, result=result, timer=timer, stop=stop, memory=memory, agree=agree)
+    agree = partial(sync, context.ledger, context.scheduler, full=full, stop=stop, progress=progress)
+    gone = _count(context, facts, result=result, timer=timer, stop=stop, cache=cache, agree=agree)
     if only is None:
-        memory.keep(names)
-    _note(parts, ours, result)
+        cache.keep(names)
+    _note(context, ours, result)
     if only is None and not stop():
-        delete_vanished(parts, listed, ours, result, stop, gone=gone)
-        hand_over(parts, division, result)
-    _announce(parts, result)
+        delete_vanished(context, listed, ours, result, stop, gone=gone)
+        hand_over(context, division, result)
+    _announce(context, result)
     timer.lap("save")
     return result
 
 
-def _known(parts: Parts, result: Pass) -> Sequence[ComputeNode]:
+def _known(context: Context, result: Pass) -> Sequence[ComputeNode]:
     """Read this host's nodes as they were saved, and stop if they are another's."""
     # What a bus is told of is compared whole.
-    read = parts.ledger.nodes_in_brief if parts.bus is None else parts.ledger.nodes
-    ours = read(host=parts.rules.host, replica=True)
+    read = context.ledger.nodes_in_brief if context.bus is None else context.ledger.nodes
+    ours = read(host=context.rules.host, replica=True)
     result.known = tuple(ours)
-    if parts.bus is not None:
-        parts.bus.begin(ours)
-    check_host(parts, ours)
+    if context.bus is not None:
+        context.bus.begin(ours)
+    check_host(context, ours)
     return ours
 
 
 def _count(
-    parts: Parts,
+    context: Context,
     facts: "_Facts",
     *,
     result: Pass,
     timer: _Timer,
     stop: Callable[[], bool],
-    memory: Memory,
+    cache: RefreshCache,
     agree: Callable[..., None],
 ) -> bool:
     """Read, tally, save and report the nodes whose hosts are verified; say if providers of deleted ones may be left."""
-    host, hosts = parts.rules.host, facts.hosts
-    snapshot = parts.ledger.snapshot(host, tuple(hosts), guests_of(hosts))
-    service = snapshot.service or parts.ledger.register(host, version=__version__)
-    join(parts, service)
-    counting = _Counting(parts, facts, memory, disabled=service.disabled)
+    host, hosts = context.rules.host, facts.hosts
+    snapshot = context.ledger.snapshot(host, tuple(hosts), guests_of(hosts))
+    service = snapshot.service or context.ledger.register(host, version=__version__)
+    join(context, service)
+    counting = _Counting(context, facts, cache, disabled=service.disabled)
     books = counting.counted(snapshot.works)
     for settle in (_adopted, settle_claims):
-        if settle(parts, hosts, books, result):
+        if settle(context, hosts, books, result):
             books.update(counting.again(tuple(hosts)))
     timer.lap("tally")
     if not stop():
-        done = save(parts.ledger, books, counting.again_if_ours, counting.held)
+        done = save(context.ledger, books, counting.again_if_ours, counting.held)
         timer.lap("save")
         if not stop():
-            agree(done, own=parts.settings.allocations == "own")
+            agree(done, own=context.settings.allocations == "own")
         timer.lap("report")
         _merge(done, result)
     return bool(snapshot.gone)
@@ -162,9 +162,9 @@ class _Facts:
 class _Counting:
     """Counts nodes of one pass, each as often as others change what is promised on it."""
 
-    parts: Parts
+    context: Context
     facts: _Facts
-    memory: Memory
+    cache: RefreshCache
     disabled: bool
 
     def counted(self, works: Mapping[str, NodeWork]) -> dict[str, Books]:
@@ -174,45 +174,45 @@ class _Counting:
     def again(self, nodes: Sequence[str]) -> dict[str, Books]:
         """Read and tally anew."""
         guests = guests_of({node: self.facts.hosts[node] for node in nodes})
-        return self.counted(self.parts.ledger.work(self.parts.rules.host, nodes, guests))
+        return self.counted(self.context.ledger.work(self.context.rules.host, nodes, guests))
 
     def again_if_ours(self, nodes: Sequence[str]) -> dict[str, Books]:
         """The same, without those that other services took meanwhile."""
-        return self.again(still_ours(self.parts, nodes, self.facts.uuids))
+        return self.again(still_ours(self.context, nodes, self.facts.uuids))
 
     def held(self, nodes: Sequence[str]) -> tuple[dict[str, Books], SaveOutcome]:
         """The same, with their rows held, and save them."""
-        done = self.parts.ledger.held(
+        done = self.context.ledger.held(
             Count(
-                host=self.parts.rules.host,
+                host=self.context.rules.host,
                 views={node: self.facts.views[node] for node in nodes},
                 uuids={node: self.facts.uuids[node] for node in nodes},
-                rules=self.parts.rules,
+                rules=self.context.rules,
                 overrides={node: self._overrides(node) for node in nodes},
                 disabled=self.disabled,
             )
         )
-        ours = still_ours(self.parts, nodes, self.facts.uuids)
+        ours = still_ours(self.context, nodes, self.facts.uuids)
         return self.counted({node: done.works[node] for node in ours}), done.outcome
 
     def _one(self, node: str, work: NodeWork) -> Books:
-        host, uuid, rules = self.facts.hosts[node], self.facts.uuids[node], self.parts.rules
+        host, uuid, rules = self.facts.hosts[node], self.facts.uuids[node], self.context.rules
 
         def count() -> Books:
             return books_of(host, work, rules, self._overrides(node), uuid=uuid, disabled=self.disabled)
 
-        return self.memory.books(host, work, uuid, disabled=self.disabled, count=count)
+        return self.cache.books(host, work, uuid, disabled=self.disabled, count=count)
 
     def _overrides(self, node: str) -> NodeOverrides:
-        return overrides_for(self.parts.overrides, self.facts.hosts[node].hypervisor_hostname, self.facts.uuids[node])
+        return overrides_for(self.context.overrides, self.facts.hosts[node].hypervisor_hostname, self.facts.uuids[node])
 
 
-def _adopted(parts: Parts, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
+def _adopted(context: Context, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
     """Make instances of guests that nobody promised, if the settings say so; say whether promises changed."""
-    if parts.settings.adopt != "auto":
+    if context.settings.adopt != "auto":
         return False
-    result.adopted = adopt(parts, hosts, books)
-    return bool(let_go(parts, hosts, books) or result.adopted)
+    result.adopted = adopt(context, hosts, books)
+    return bool(let_go(context, hosts, books) or result.adopted)
 
 
 def _merge(done: Reported, result: Pass) -> None:
@@ -238,24 +238,24 @@ def _merge(done: Reported, result: Pass) -> None:
         )
 
 
-def _listed(parts: Parts, ours: Sequence[ComputeNode]) -> tuple[str, ...]:
+def _listed(context: Context, ours: Sequence[ComputeNode]) -> tuple[str, ...]:
     """Ask the driver for its nodes; if it can't say, every node of ours carries that and nothing else happens."""
     try:
-        return parts.limit.call(parts.driver.node_names)
+        return context.limit.call(context.driver.node_names)
     except StocktakeError as error:
-        parts.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
-        _announce(parts, Pass())
+        context.ledger.note_failures({row.uuid: failure_of(error) for row in ours})
+        _announce(context, Pass())
         raise
 
 
-def _verified(views: Mapping[str, HostView | StocktakeError], memory: Memory, result: Pass) -> dict[str, Host]:
+def _verified(views: Mapping[str, HostView | StocktakeError], cache: RefreshCache, result: Pass) -> dict[str, Host]:
     """Give the hosts that can be believed, and note why the others can't, and how many guests each runs."""
     hosts: dict[str, Host] = {}
     for node, view in views.items():
         if isinstance(view, StocktakeError):
             result.failed[node] = view
             continue
-        verdict = memory.verdict(view, verify)
+        verdict = cache.verdict(view, verify)
         if isinstance(verdict, Host):
             hosts[node] = verdict
             if verdict.guests is not None:
@@ -266,15 +266,15 @@ def _verified(views: Mapping[str, HostView | StocktakeError], memory: Memory, re
     return hosts
 
 
-def _note(parts: Parts, ours: Sequence[ComputeNode], result: Pass) -> None:
+def _note(context: Context, ours: Sequence[ComputeNode], result: Pass) -> None:
     """Mark the rows of nodes that could not be refreshed; a row that says so already is not written."""
     rows = {row.hypervisor_hostname: row for row in ours}
     failures = {rows[node].uuid: failure_of(error) for node, error in result.failed.items() if node in rows}
     if failures:
-        parts.ledger.note_failures(failures)
+        context.ledger.note_failures(failures)
 
 
-def _announce(parts: Parts, result: Pass) -> None:
+def _announce(context: Context, result: Pass) -> None:
     """Put what the ledger says now, and what was measured, before the message bus; whether it is there or not."""
-    if parts.bus is not None:
-        parts.bus.announce(parts.ledger.nodes(host=parts.rules.host), tuple(result.nodes.values()))
+    if context.bus is not None:
+        context.bus.announce(context.ledger.nodes(host=context.rules.host), tuple(result.nodes.values()))

@@ -16,7 +16,7 @@ from stocktake.model.problem import Problem, ordered
 from stocktake.model.provider import ProviderTree
 from stocktake.model.value import replace, shared
 from stocktake.model.workload import NodeWork
-from stocktake.placement import Healed, Scheduler, Synced
+from stocktake.placement import Scheduler, Synced, SyncedAllocations
 from stocktake.placement.desired_allocations import allocations
 
 ROUNDS_MAX = 4
@@ -180,7 +180,7 @@ def sync(
     outcome = scheduler.sync(trees, full=full, stop=stop_after)
     progress(len(outcome), len(trees))
     synced = {name: books[name] for name, answer in outcome.items() if isinstance(answer, Synced)}
-    healed = _healed(ledger, scheduler, synced, result, stop) if own else dict.fromkeys(synced, Healed())
+    healed = _healed(ledger, scheduler, synced, result, stop) if own else dict.fromkeys(synced, SyncedAllocations())
     saves: dict[str, NodeSave] = {}
     for name, answer in outcome.items():
         node, book, held = result.saved[name], books[name], healed.get(name)
@@ -191,8 +191,8 @@ def sync(
             after = _with_problems(node, said, owned_traits=traits, owned_classes=classes | answer.kept_classes)
             result.writes += answer.writes
         # Foreign allocations of deleted instances are not ours to wait for.
-        released = book.work.deleted_uuids if isinstance(held, Healed) else frozenset()
-        result.writes += held.writes if isinstance(held, Healed) else 0
+        released = book.work.deleted_uuids if isinstance(held, SyncedAllocations) else frozenset()
+        result.writes += held.writes if isinstance(held, SyncedAllocations) else 0
         error = next((said for said in (answer, held) if isinstance(said, StocktakeError)), None)
         if error is not None:
             result.unsynced[name] = error
@@ -213,7 +213,7 @@ def sync(
 
 def _healed(
     ledger: Ledger, scheduler: Scheduler, books: Mapping[str, Books], result: Reported, stop: Callable[[], bool]
-) -> dict[str, Healed | StocktakeError]:
+) -> dict[str, SyncedAllocations | StocktakeError]:
     """Make the allocations on these nodes what their entries say."""
 
     def ask(name: str, strangers: frozenset[str]) -> frozenset[str] | None:
@@ -224,7 +224,9 @@ def _healed(
             return None
         return ledger.known_consumers(strangers) if now.generation == node.generation else None
 
-    return scheduler.agree({name: _holdings(result.saved[name], book) for name, book in books.items()}, ask, stop=stop)
+    return scheduler.sync_allocations(
+        {name: _holdings(result.saved[name], book) for name, book in books.items()}, ask, stop=stop
+    )
 
 
 def _holdings(node: ComputeNode, book: Books) -> Holdings:
@@ -241,9 +243,9 @@ def _holdings(node: ComputeNode, book: Books) -> Holdings:
     return Holdings(tree=book.tree, allocations=held)
 
 
-def _said(node: ComputeNode, held: Healed | StocktakeError | None) -> Sequence[Problem]:
+def _said(node: ComputeNode, held: SyncedAllocations | StocktakeError | None) -> Sequence[Problem]:
     """Give what is wrong with a node's allocations; what was, where nobody looked."""
-    if isinstance(held, Healed):
+    if isinstance(held, SyncedAllocations):
         return held.problems
     return [problem for problem in node.problems if problem.code.startswith(_ALLOCATION)]
 

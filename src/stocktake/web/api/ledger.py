@@ -14,7 +14,7 @@ from stocktake.errors import AccessDenied
 from stocktake.ledger import DatabaseLedger
 from stocktake.ledger.host_scope import HostLedger
 from stocktake.ledger.rpc import CALLS, ROOT, SnapshotAsked, SnapshotSaid, Wire
-from stocktake.refresh.claim_expiry import Lapse
+from stocktake.refresh.claim_expiry import ClaimExpiry
 from stocktake.refresh.locked import Count
 from stocktake.web.calls import AGENTS, ANY_TOKEN, OPERATORS, Call, Route, route
 
@@ -36,7 +36,7 @@ def count(call: Call[None, Count]) -> Response:
     return _said(_books(call).held(call.body))
 
 
-def lapse(call: Call[None, Lapse]) -> Response:
+def claim_expiry(call: Call[None, ClaimExpiry]) -> Response:
     """Settle pending claims of a host: kept where their guests are there, given back where they expired."""
     return _said(_books(call).held(call.body))
 
@@ -78,5 +78,5 @@ ROUTES = (
     *(_route(wire) for wire in CALLS.values()),
     route("POST", f"{ROOT}/standing", standing, AGENTS, hidden=True, checked=False, writes=False),
     route("POST", f"{ROOT}/held/count", count, AGENTS, hidden=True, checked=False, writes=False),
-    route("POST", f"{ROOT}/held/lapse", lapse, AGENTS, hidden=True, checked=False),
+    route("POST", f"{ROOT}/held/claimexpiry", claim_expiry, AGENTS, hidden=True, checked=False),
 )

@@ -1,4 +1,4 @@
-"""A host's parts for tests: a fleet described in a file, a ledger of its own, and the scheduler that the test names."""
+"""A host's context for tests: a fleet in a file, a ledger of its own, and the scheduler that the test names."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from stocktake.drivers.monitors import load_monitors
 from stocktake.ledger import DatabaseLedger, Ledger, open_ledger
 from stocktake.model.workload import Flavor, Instance
 from stocktake.placement import open_scheduler, read_overrides
-from stocktake.refresh.context import Parts
+from stocktake.refresh.context import Context
 from stocktake.settings import read_settings, rules
 from stocktake.telemetry import Telemetry
 
@@ -73,10 +73,10 @@ def an_instance(uuid: str, *, host: str, node: str, **fields: Any) -> Instance:
 
 
 @contextmanager
-def parts_of(
+def context_of(
     tmp_path: Path, *, clock: Clock | None = None, ledger: Ledger | None = None, **settings: object
-) -> Iterator[Parts]:
-    """Open a host's parts; without a scheduler unless `placement` says otherwise."""
+) -> Iterator[Context]:
+    """Open a host's context; without a scheduler unless `placement` says otherwise."""
     flags = {
         "state_path": tmp_path,
         "host": "alpha",
@@ -92,7 +92,7 @@ def parts_of(
     driver = FakeDriver(read, clock)
     telemetry = Telemetry()
     scheduler = open_scheduler(read.placement, clock, state_path=tmp_path, telemetry=telemetry)
-    yield Parts(
+    yield Context(
         settings=read,
         rules=rules(read),
         overrides=read_overrides(read.provider_config_location),
@@ -110,10 +110,10 @@ def parts_of(
     books.close()
 
 
-def database_of(parts: Parts) -> DatabaseLedger:
-    """The ledger of parts, which is in a database."""
-    assert isinstance(parts.ledger, DatabaseLedger)
-    return parts.ledger
+def database_of(context: Context) -> DatabaseLedger:
+    """The ledger of context, which is in a database."""
+    assert isinstance(context.ledger, DatabaseLedger)
+    return context.ledger
 
 
 def dump(ledger: Ledger) -> Sequence[str]:
