@@ -17,7 +17,7 @@ from stocktake.claims.opening import claims_with
 from stocktake.cli.session import close_context, open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger
-from stocktake.model.allocation import Allocation
+from stocktake.model.provider import Allocation
 from stocktake.model.workload import Flavor
 from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh

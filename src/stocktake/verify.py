@@ -19,13 +19,12 @@ from msgspec import Meta
 
 from stocktake.errors import InvalidData
 from stocktake.model.books import StatValue
-from stocktake.model.cpuset import CPU_MAX
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import PciDevice
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Inventory
-from stocktake.model.topology import GuestTopology, HostCell, HostTopology
-from stocktake.model.value import Value, convert, replace
+from stocktake.model.topology import CPU_MAX, GuestTopology, HostCell, HostTopology
+from stocktake.model.value import LARGEST, UUID, Value, convert, replace
 
 REQUIRED = (
     "vcpus",
@@ -38,11 +37,9 @@ REQUIRED = (
     "numa_topology",
 )
 
-# Whole numbers that a database and JSON can hold.
-_LARGEST = 2**53
 _SHOWN_MAX = 40
-Total = Annotated[int, Meta(ge=0, le=_LARGEST)]
-Used = Annotated[int, Meta(ge=-_LARGEST, le=_LARGEST)]
+Total = Annotated[int, Meta(ge=0, le=LARGEST)]
+Used = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 
 
 class Sold(Value, frozen=True, kw_only=True):
@@ -79,7 +76,6 @@ class Report(Value, frozen=True, kw_only=True):
 
 
 _KINDS: Mapping[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Report)}
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _REMEDY = "Check the driver; the figures are recorded as they were reported."
 _ENCODER = msgspec.json.Encoder()
@@ -163,7 +159,7 @@ def _typed_by_key(known: Mapping[str, object]) -> tuple[Report, list[str]]:
 def _senseless(said: Report) -> list[str]:
     """Say what is of the right type and can't be."""
     wrong = [f"{key}: has text that no database can hold" for key in _unstorable(said)]
-    if said.uuid is not None and not _UUID.fullmatch(said.uuid):
+    if said.uuid is not None and not UUID.fullmatch(said.uuid):
         wrong.append(f"uuid: {said.uuid!r} is no UUID in canonical form")
     numbers = [number for number in (said.stats or {}).values() if isinstance(number, float)]
     if not all(map(math.isfinite, numbers)):
@@ -209,16 +205,16 @@ def _storable(text: str) -> str:
 def _wrong(cell: HostCell) -> list[str]:
     """Say what of a cell no machine can have; the count divides by page sizes."""
     wrong: list[str] = []
-    if not 0 <= cell.memory_mb <= _LARGEST:
+    if not 0 <= cell.memory_mb <= LARGEST:
         wrong.append(f"cell {cell.id} has {cell.memory_mb} MiB")
     wrong.extend(f"cell {cell.id} has CPU {cpu}" for cpu in sorted(cell.cpuset | cell.pcpuset) if not _is_cpu(cpu))
     sizes = Counter(pages.size_kb for pages in cell.pages)
     wrong.extend(f"cell {cell.id} lists pages of {size} KiB twice" for size, count in sizes.items() if count > 1)
     for pages in cell.pages:
-        if not 0 < pages.size_kb <= _LARGEST:
+        if not 0 < pages.size_kb <= LARGEST:
             wrong.append(f"cell {cell.id} has pages of {pages.size_kb} KiB")
         for what, number in (("", pages.total), (" reserved", pages.reserved)):
-            if not 0 <= number <= _LARGEST:
+            if not 0 <= number <= LARGEST:
                 wrong.append(f"cell {cell.id} has {number}{what} pages of {pages.size_kb} KiB")
     return wrong
 
@@ -359,7 +355,7 @@ def _sound(guest: Guest) -> tuple[Guest, list[Problem]]:
         changes |= odd
         doubts.append(("guest-unreadable", f"its {', '.join(odd)} has text that no database can hold"))
     numbers = {"vcpus": guest.vcpus, "memory_mb": guest.memory_mb, "disk_mb": guest.disk_mb}
-    wrong = {key: number for key, number in numbers.items() if not 0 <= number <= _LARGEST}
+    wrong = {key: number for key, number in numbers.items() if not 0 <= number <= LARGEST}
     if wrong:
         changes |= dict.fromkeys(wrong, 0)
         said = ", ".join(f"{key} {number}" for key, number in wrong.items())
@@ -374,11 +370,11 @@ def _sound(guest: Guest) -> tuple[Guest, list[Problem]]:
 
 
 def _is_counted(guest: Guest) -> bool:
-    return 0 <= guest.vcpus <= _LARGEST and 0 <= guest.memory_mb <= _LARGEST and 0 <= guest.disk_mb <= _LARGEST
+    return 0 <= guest.vcpus <= LARGEST and 0 <= guest.memory_mb <= LARGEST and 0 <= guest.disk_mb <= LARGEST
 
 
 def _is_possible(topology: GuestTopology) -> bool:
-    return all(0 <= cell.memory_mb <= _LARGEST for cell in topology.cells)
+    return all(0 <= cell.memory_mb <= LARGEST for cell in topology.cells)
 
 
 def _doubt(code: str, about: str, text: str) -> Problem:

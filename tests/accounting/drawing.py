@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit.numa_request import CellRequest, EmulatorPolicy, NumaRequest, PageKind
+from stocktake.accounting.fit.request import CellRequest, EmulatorPolicy, NumaRequest, PageKind
 from stocktake.accounting.pci import excluded
 from stocktake.model.fitting import Limits
 from stocktake.model.pci import PciAffinity, PciAlias, PciRecord, PciRequest

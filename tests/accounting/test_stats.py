@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from stocktake.accounting.instances import of_instance
+from stocktake.accounting.instance_usage import of_instance
 from stocktake.accounting.stats import IO_TASKS, adjusted, current_workload, tallied
 from stocktake.model.books import Entry, StatValue
 from stocktake.model.workload import Instance

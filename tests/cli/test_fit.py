@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stocktake.accounting.fit.fit import wanted
+from stocktake.accounting.fit.request import wanted
 from stocktake.claims.candidates import candidates
 from stocktake.cli.fit import write_candidates
 from stocktake.cli.screen import Screen

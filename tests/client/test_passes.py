@@ -10,7 +10,7 @@ import pytest
 
 from stocktake.audit import audit
 from stocktake.claims import Claimed, ClaimRules, Claims, Request
-from stocktake.claims.base import NEVER_S
+from stocktake.claims.claims import NEVER_S
 from stocktake.client import RemoteLedger
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerUnreachable, StocktakeError

@@ -3,8 +3,7 @@
 import uuid
 from collections.abc import Mapping
 
-from stocktake.model.allocation import Allocation, Holdings
-from stocktake.model.provider import ProviderTree
+from stocktake.model.provider import Allocation, Holdings, ProviderTree
 from stocktake.placement import Scheduler, SyncedAllocations
 from stocktake.placement.allocations import read_held
 from stocktake.placement.scheduler import Ask

@@ -9,8 +9,7 @@ from time import monotonic
 import pytest
 
 from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable
-from stocktake.model.allocation import Allocation, Holdings
-from stocktake.model.provider import ProviderTree
+from stocktake.model.provider import Allocation, Holdings, ProviderTree
 from stocktake.placement import Scheduler, SyncedAllocations
 from tests.placement.making import tree
 from tests.placement.scheduler_doors import Door, agreed, http_door, seen, some_name

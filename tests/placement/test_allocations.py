@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stocktake.errors import PlacementConflict
-from stocktake.model.allocation import NOBODY, Allocation, ConsumerKind
-from stocktake.model.provider import ProviderTree
+from stocktake.model.provider import NOBODY, Allocation, ConsumerKind, ProviderTree
 from stocktake.model.value import replace
 from stocktake.placement import NoScheduler, Scheduler
 from stocktake.placement.client import Placement

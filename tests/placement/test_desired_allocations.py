@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.accounting.tally import tally as tallied
-from stocktake.model.allocation import NOBODY, Allocation
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import DeviceType, PciRecord
+from stocktake.model.provider import NOBODY, Allocation
 from stocktake.model.topology import CellTake
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from stocktake.errors import PlacementError
-from stocktake.model.allocation import Allocation
-from stocktake.model.provider import Found
+from stocktake.model.provider import Allocation, Found
 from stocktake.placement import Scheduler
 from tests.placement.making import child, stock, tree, with_children, with_root
 from tests.placement.scheduler_doors import Door, agreed, embedded_door, http_door, some_name

@@ -12,7 +12,7 @@ from time import monotonic
 import pytest
 
 from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable, SettingsError
-from stocktake.model.allocation import Allocation
+from stocktake.model.provider import Allocation
 from stocktake.placement import Scheduler
 from tests.placement.making import Section, child, tree, with_children, with_root
 from tests.placement.scheduler_doors import Door, agreed, http_door, some_name

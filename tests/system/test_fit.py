@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit.fit import Room, capacity, fit, rooms, wanted
+from stocktake.accounting.fit.fit import Room, capacity, fit, rooms
 from stocktake.accounting.fit.placement import Placed
+from stocktake.accounting.fit.request import wanted
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.hypervisor import Host
 from stocktake.model.provider import Inventory

@@ -8,12 +8,13 @@ come in. What only a whole count can see, a guest that was in the way of another
 Rules: docs/accounting.md, "Claims".
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import blake2b
+
+import msgspec
 
 from stocktake.accounting import numa, pci, stats
-from stocktake.accounting.digest import digest
-from stocktake.accounting.instance_usage import Holding
-from stocktake.accounting.instances import MIB_PER_GIB
+from stocktake.accounting.instance_usage import MIB_PER_GIB, Holding
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord
 from stocktake.model.problem import Problem, ordered
@@ -124,3 +125,25 @@ def with_devices(table: pci.Table, uuid: str, keep: Collection[str], take: Mappi
 def _is_over(problem: Problem, uuid: str) -> bool:
     """Say whether a problem is said anew, if it still is one."""
     return problem.code == _OVERFULL or (problem.about == uuid and problem.code in _OF_A_COUNT)
+
+
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+_BYTES = 16
+_MASK = (1 << 8 * _BYTES) - 1
+
+
+def digest(come: Iterable[Entry], *, base: str = "", gone: Iterable[Entry] = ()) -> str:
+    """
+    Add up the digests of entries, whatever their order, as 32 hexadecimal digits.
+
+    Args:
+        base: the digest of what is there already; empty for nothing.
+        gone: entries that were in `base` and are no longer.
+    """
+    total = int(base, 16) if base else 0
+    total += sum(map(_of, come)) - sum(map(_of, gone))
+    return f"{total & _MASK:0{2 * _BYTES}x}"
+
+
+def _of(entry: Entry) -> int:
+    return int.from_bytes(blake2b(_ENCODER.encode(entry), digest_size=_BYTES).digest())

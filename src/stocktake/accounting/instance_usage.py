@@ -2,21 +2,22 @@
 Step 6: what one instance takes of one node. Invariant: it depends on that instance and its migrations, and on nobody
 else.
 
-That is why a claim may count one instance anew instead of all (`recount`), and still gives what `tally` gives.
+That is why a claim may count one instance anew instead of all (`incremental`), and still gives what `tally` gives.
+Powered on or off, an instance counts, unless its resources may be given up.
 
 Rules: docs/accounting.md, "Instances" and "Migrations".
 """
 
 from collections.abc import Collection, Sequence
 
-from stocktake.accounting import instances as instances_
 from stocktake.accounting import migrations as migrations_
 from stocktake.accounting.migrations import Move
-from stocktake.model.books import Entry
+from stocktake.accounting.stats import counts_of
+from stocktake.model.books import Entry, HolderKind
 from stocktake.model.problem import Problem
 from stocktake.model.topology import GuestTopology
 from stocktake.model.value import Value, replace
-from stocktake.model.workload import Instance, Migration
+from stocktake.model.workload import Flavor, Instance, Migration
 
 
 class Holding(Value, frozen=True, kw_only=True):
@@ -53,7 +54,7 @@ def share_of(instance: Instance, migrations: Sequence[Migration], host: str, nod
         migrations: all in play that name it, and have this node as source or destination.
         here: it is on this node, by its record.
     """
-    counted = instance if here and instances_.counts(instance) else None
+    counted = instance if here and counts(instance) else None
     if not migrations:
         return Share(counted=counted)
     if counted is not None:
@@ -80,13 +81,50 @@ def holdings_of(share: Share, held: Collection[str]) -> tuple[Holding, ...]:
     made: list[Holding] = []
     moved = set(move.pci_devices) if move else set()
     if counted is not None:
-        entry = instances_.of_instance(counted)
+        entry = of_instance(counted)
         if share.leaving is not None:
             entry = replace(entry, consumer=share.leaving.uuid)
         made.append(Holding(entry=entry, numa=counted.numa_topology, pci=tuple(sorted(set(held) - moved))))
     if move is not None:
         consumer = move.instance.uuid if move.allocates else move.migration.uuid
-        entry = instances_.of_flavor("migration", move.instance, move.flavor, why=move.why)
+        entry = of_flavor("migration", move.instance, move.flavor, why=move.why)
         mine = held if counted is None else moved & set(held)
         made.append(Holding(entry=replace(entry, consumer=consumer), numa=move.numa_topology, pci=tuple(sorted(mine))))
     return tuple(made)
+
+
+MIB_PER_GIB = 1024
+
+
+def counts(instance: Instance) -> bool:
+    """Say whether an instance that is on the node counts: not if its resources may be given up."""
+    if instance.deleted or instance.vm_state == "deleted":
+        return False
+    return instance.vm_state != "shelved_offloaded" or instance.task_state == "spawning"
+
+
+def disk_mb(flavor: Flavor, *, volume_backed: bool) -> int:
+    """Add up a flavor's local disk in MiB, exactly; nothing for a root disk that a volume backs."""
+    root_gb = 0 if volume_backed else flavor.root_gb
+    return (root_gb + flavor.ephemeral_gb) * MIB_PER_GIB + flavor.swap_mb
+
+
+def of_flavor(kind: HolderKind, instance: Instance, flavor: Flavor, *, why: str) -> Entry:
+    """Make the entry of an instance with this flavor, without cells and PCI devices, which need the whole node."""
+    return Entry(
+        kind=kind,
+        id=instance.uuid,
+        name=instance.name,
+        why=why,
+        vcpus=flavor.vcpus,
+        memory_mb=flavor.memory_mb,
+        disk_mb=disk_mb(flavor, volume_backed=instance.volume_backed),
+    )
+
+
+def of_instance(instance: Instance) -> Entry:
+    """Make the entry of a counted instance."""
+    task = f", {instance.task_state}" if instance.task_state else ""
+    why = f"instance on this node ({instance.vm_state}{task})"
+    entry = of_flavor("instance", instance, instance.flavor, why=why)
+    return replace(entry, counts=counts_of(instance), consumer=instance.uuid)

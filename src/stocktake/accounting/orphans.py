@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from stocktake.accounting.instances import MIB_PER_GIB, counts
+from stocktake.accounting.instance_usage import MIB_PER_GIB, counts
 from stocktake.model.books import Entry
 from stocktake.model.hypervisor import Guest
 from stocktake.model.workload import Flavor, Instance, Place

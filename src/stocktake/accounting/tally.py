@@ -6,11 +6,10 @@ Rules: docs/accounting.md. Pure: the hypervisor's facts and the ledger's promise
 
 from collections.abc import Mapping, Sequence
 
-from stocktake.accounting import instances as instances_
 from stocktake.accounting import migrations as migrations_
 from stocktake.accounting import numa, orphans, pci, stats
-from stocktake.accounting.digest import digest
-from stocktake.accounting.instance_usage import Holding, Share, holdings_of, share_of
+from stocktake.accounting.incremental import digest
+from stocktake.accounting.instance_usage import MIB_PER_GIB, Holding, Share, holdings_of, share_of
 from stocktake.model.books import ComputeNode, Entry, Tally
 from stocktake.model.hypervisor import Guest, Host
 from stocktake.model.problem import Problem, ordered
@@ -143,7 +142,7 @@ def _record(host: Host, work: NodeWork, rules: Rules, entries: Sequence[Entry], 
     vcpus_used = sum(entry.vcpus for entry in entries)
     memory_mb_used = sum(entry.memory_mb for entry in entries)
     disk_mb_used = sum(entry.disk_mb for entry in entries)
-    local_gb_used = -(-disk_mb_used // instances_.MIB_PER_GIB)
+    local_gb_used = -(-disk_mb_used // MIB_PER_GIB)
     topology = numa.used(host.numa_topology, entries)
     return ComputeNode(
         uuid=before.uuid if before else uuid,

@@ -7,8 +7,7 @@ if nobody does. See docs/howto/claims.md and docs/accounting.md, "Claims".
 """
 
 from stocktake.claims.claims import Claims
-from stocktake.claims.nouns import Claimed, ClaimRules, Refused, Request
+from stocktake.claims.nouns import AnyClaims, Claimed, ClaimRules, Refused, Request
 from stocktake.claims.pending import building, moving
-from stocktake.claims.protocol import AnyClaims
 
 __all__ = ["AnyClaims", "ClaimRules", "Claimed", "Claims", "Refused", "Request", "building", "moving"]

@@ -1,19 +1,23 @@
 """
 Where a machine would go: every node of the ledger, the best first, and why the others can't have it.
 
-Invariant: nothing is promised. What is read is true together or not; a claim looks again at the node that it takes.
+Invariant: nothing is promised by looking. What is read is true together or not; a claim looks again at the node that it
+takes, and who lost a race for one goes on to the next, and is told of all if none is left.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
-from stocktake.accounting.fit.fit import Room, Wanted, capacity, fit, rooms
+from stocktake.accounting.fit.fit import Room, capacity, fit, rooms
 from stocktake.accounting.fit.placement import Placed
+from stocktake.accounting.fit.request import Wanted
 from stocktake.accounting.fit.weigh import Weighed, leaning, weigh
 from stocktake.accounting.node_availability import obstacles
+from stocktake.claims.nouns import Claimed, Refused
+from stocktake.errors import ClaimRefused
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
-from stocktake.model.fitting import NoRoom
+from stocktake.model.fitting import Limits, NoRoom
 from stocktake.model.value import Value
 from stocktake.settings import Settings, weights
 
@@ -38,7 +42,7 @@ class Candidate(Value, frozen=True, kw_only=True):
         return self.weighed.node
 
 
-class Refused(Value, frozen=True, kw_only=True):
+class UnfitNode(Value, frozen=True, kw_only=True):
     """A node that a machine does not fit, and every reason."""
 
     node: ComputeNode
@@ -49,7 +53,7 @@ class Candidates(Value, frozen=True, kw_only=True):
     """Every node that was asked for: those that a machine fits, the best first, and the others by name."""
 
     fitting: tuple[Candidate, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[UnfitNode, ...]
 
 
 def candidates(
@@ -74,7 +78,7 @@ def candidates(
     entries, devices = ledger.all_entries(uuids), ledger.devices(uuids)
     pack_cells = settings.packing_host_numa_cells_allocation_strategy if pack is None else pack
     placed: dict[str, tuple[Placed, tuple[Room, ...]]] = {}
-    refused: list[Refused] = []
+    refused: list[UnfitNode] = []
     for node in asked:
         own = entries[node.uuid]
         limits = capacity(node, own)
@@ -85,7 +89,7 @@ def candidates(
             placed[node.uuid] = found, rooms(node, own, wanted, limits, placed=found.numa)
         else:
             lacks = () if isinstance(found, Placed) else found
-            refused.append(Refused(node=node, reasons=(*reasons, *lacks)))
+            refused.append(UnfitNode(node=node, reasons=(*reasons, *lacks)))
     chosen = weights(settings) if pack is None else leaning(weights(settings), pack=pack)
     weighed = weigh([node for node in asked if node.uuid in placed], chosen)
     return Candidates(
@@ -93,4 +97,97 @@ def candidates(
             Candidate(weighed=one, placed=placed[one.node.uuid][0], rooms=placed[one.node.uuid][1]) for one in weighed
         ),
         refused=tuple(refused),
+    )
+
+
+_SHOWN_MAX = 5
+
+
+def claim_on(
+    ledger: Ledger,
+    settings: Settings,
+    node: str | None,
+    wanted: Wanted,
+    *,
+    limits: Limits | None,
+    claim: Callable[[str, Limits | None], Claimed | Refused],
+    now: datetime,
+) -> Claimed:
+    """
+    Claim on the node that was named, by its uuid, or (None) on the best: there limits narrow each one's capacity down.
+
+    Raises:
+        ClaimRefused: there is no room; every reason, of every node that was asked.
+    """
+    if node is None:
+        done = claim_best(ledger, settings, wanted, claim, limits=limits, now=now)
+    else:
+        one = claim(node, limits)
+        done = one if isinstance(one, Claimed) else (one,)
+    if isinstance(done, Claimed):
+        return done
+    raise refusal(done)
+
+
+def refusal(refused: Sequence[Refused]) -> ClaimRefused:
+    """Gather every reason of every node; many nodes are counted, `stocktake fit` lists them all."""
+    if not refused:
+        remedy = "`stocktake refresh` takes stock of this machine."
+        return ClaimRefused(["there is no node"], where="ledger", remedy=remedy)
+    if len(refused) == 1:
+        return refused[0].error()
+    reasons = [f"{one.node}: {'; '.join(reason.text for reason in one.reasons)}" for one in refused[:_SHOWN_MAX]]
+    if len(refused) > _SHOWN_MAX:
+        reasons.append(f"and {len(refused) - _SHOWN_MAX} nodes more")
+    remedy = "`stocktake fit` with the same options lists all."
+    return ClaimRefused(reasons, where="no node has room", remedy=remedy, refused=refused)
+
+
+def claim_best(
+    ledger: Ledger,
+    settings: Settings,
+    wanted: Wanted,
+    claim: Callable[[str, Limits], Claimed | Refused],
+    *,
+    limits: Limits | None = None,
+    now: datetime,
+) -> Claimed | tuple[Refused, ...]:
+    """
+    Claim on the best node that has room, by its capacity, or say of each node what it lacks.
+
+    Args:
+        claim: claims on a node, by uuid, within limits.
+        limits: narrow down what each node's capacity allows.
+    """
+    found = candidates(ledger, settings, wanted, now=now)
+    lost: list[Refused] = []
+    for candidate in found.fitting:
+        done = claim(candidate.node.uuid, narrowed(limits_of(candidate), limits))
+        if isinstance(done, Claimed):
+            return done
+        lost.append(done)
+    never = (Refused(node=one.node.hypervisor_hostname, reasons=one.reasons) for one in found.refused)
+    return (*lost, *never)
+
+
+def limits_of(candidate: Candidate) -> Limits:
+    """Give how far a node may be filled, so that no more is promised than the scheduler would grant."""
+    most = {room.what: room.limit for room in candidate.rooms}
+    return Limits(
+        vcpus=most["VCPU"],
+        pcpus=most["PCPU"],
+        memory_mb=most["MEMORY_MB"],
+        disk_gb=most["DISK_GB"],
+        numa_cpu_ratio=candidate.node.cpu_allocation_ratio,
+        numa_ram_ratio=candidate.node.ram_allocation_ratio,
+    )
+
+
+def narrowed(limits: Limits, further: Limits | None) -> Limits:
+    """Give the narrower of each limit; None is unlimited."""
+    if further is None:
+        return limits
+    pairs = {name: (getattr(limits, name), getattr(further, name)) for name in Limits.__struct_fields__}
+    return Limits(
+        **{name: min((most for most in pair if most is not None), default=None) for name, pair in pairs.items()}
     )

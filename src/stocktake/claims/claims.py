@@ -6,28 +6,55 @@ Each call is one transaction on the rows of the nodes it touches; the scheduler,
 it, and what it refuses is taken back. A crash between the two is put right by the next refresh.
 """
 
-from datetime import timedelta
+import logging
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 from stocktake.accounting import lifecycle
 from stocktake.accounting.lifecycle import Location, MoveKind, Step
-from stocktake.claims.base import Done, Nodes
-from stocktake.claims.books import count_anew, location_of
-from stocktake.claims.nouns import Claimed, Refused, Request
+from stocktake.claims.nouns import Claimed, ClaimRules, Refused, Request
+from stocktake.claims.recount import Counted, allocations_of, count_anew, location_of
 from stocktake.claims.room import find_room
-from stocktake.claims.settling import Settling
-from stocktake.errors import NotNow
-from stocktake.ledger import Transaction
-from stocktake.model.fitting import Limits
+from stocktake.clock import Clock, Ids
+from stocktake.errors import LedgerError, NotFound, NotNow, StocktakeError
+from stocktake.ledger import DatabaseLedger, Transaction
+from stocktake.model.books import ComputeNode
+from stocktake.model.fitting import Limits, NoRoom
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance, Migration
+from stocktake.placement import Scheduler
+
+LOG = logging.getLogger(__name__)
+TRIES = 5
+NEVER_S = math.inf
+# A calendar ends; a claim that is to outlive this may as well never expire.
+LONGEST_S = 100 * 365.25 * 86_400
+
+T = TypeVar("T")
+Nodes = Mapping[str, ComputeNode]
+Done = tuple[Claimed, tuple[Counted, ...]]
 
 
-class Claims(Settling):
+class Claims:
     """
     Promises on the nodes of a ledger. Threads may share one; processes on any machine may claim at once.
 
     Every call raises LedgerUnreachable or LedgerError as the ledger's calls do; then nothing was promised.
     """
+
+    def __init__(self, ledger: DatabaseLedger, scheduler: Scheduler, rules: ClaimRules, clock: Clock, ids: Ids) -> None:
+        self._ledger = ledger
+        self._scheduler = scheduler
+        self._rules = rules
+        self._clock = clock
+        self._ids = ids
+
+    @property
+    def expiry_s(self) -> float:
+        """After how many seconds a claim that nobody settled is given back."""
+        return self._rules.expiry_s
 
     def build(
         self, node: str, request: Request, *, limits: Limits | None = None, expires_s: float | None = None
@@ -51,10 +78,10 @@ class Claims(Settling):
         flavor = replace(request.flavor, id=lifecycle.flavor_id(request.flavor))
         uuid = request.uuid or self._ids.uuid()
 
-        def claim(books: Transaction) -> Done | Refused:
-            nodes = books.hold([node_uuid])
+        def claim(tx: Transaction) -> Done | Refused:
+            nodes = tx.hold([node_uuid])
             record = nodes[node_uuid]
-            room = find_room(books, record, flavor, self._rules, limits, volume_backed=request.volume_backed)
+            room = find_room(tx, record, flavor, self._rules, limits, volume_backed=request.volume_backed)
             if isinstance(room, Refused):
                 return room
             instance = Instance(
@@ -72,16 +99,16 @@ class Claims(Settling):
                 numa_topology=room.numa,
                 volume_backed=request.volume_backed,
                 pci_devices=room.addresses,
-                claim_expires_at=self.expiry(books.now, expires_s),
-                created_at=books.now,
+                claim_expires_at=self._expires_at(tx.now, expires_s),
+                created_at=tx.now,
             )
-            books.put_instances([instance])
-            counted = count_anew(books, nodes, uuid, instance, None, takes={node_uuid: room.takes})
+            tx.put_instances([instance])
+            counted = count_anew(tx, nodes, uuid, instance, None, takes={node_uuid: room.takes})
             return Claimed(instance=instance, nodes=tuple(one.node for one in counted)), counted
 
-        with self._ledger.transaction() as books:
-            done = claim(books)
-        return self.told(done, undo=self.given_back)
+        with self._ledger.transaction() as tx:
+            done = claim(tx)
+        return self._allocate_new(done, undo=self._give_back)
 
     def unshelve(
         self, uuid: str, node: str, *, limits: Limits | None = None, expires_s: float | None = None
@@ -95,17 +122,17 @@ class Claims(Settling):
         """
         node_uuid = self._ledger.node_uuid(node)
 
-        def claim(books: Transaction, nodes: Nodes, before: Instance, _migration: Migration | None) -> Done | Refused:
-            record, expires_at = nodes[node_uuid], self.expiry(books.now, expires_s)
+        def claim(tx: Transaction, nodes: Nodes, before: Instance, _migration: Migration | None) -> Done | Refused:
+            record, expires_at = nodes[node_uuid], self._expires_at(tx.now, expires_s)
             lifecycle.unshelving(before, location_of(record), None, expires_at)
-            room = find_room(books, record, before.flavor, self._rules, limits, volume_backed=before.volume_backed)
+            room = find_room(tx, record, before.flavor, self._rules, limits, volume_backed=before.volume_backed)
             if isinstance(room, Refused):
                 return room
             instance = lifecycle.unshelving(before, location_of(record), room.numa, expires_at)
-            return self.counted(books, nodes, Step(instance=instance), takes={node_uuid: room.takes})
+            return self._recount(tx, nodes, Step(instance=instance), takes={node_uuid: room.takes})
 
-        done = self.on(uuid, claim, also=(node_uuid,))
-        return self.told(done, undo=self.given_back)
+        done = self._locked(uuid, claim, also=(node_uuid,))
+        return self._allocate_new(done, undo=self._give_back)
 
     def move(
         self,
@@ -132,7 +159,7 @@ class Claims(Settling):
         """
         node_uuid = self._ledger.node_uuid(node)
 
-        def claim(books: Transaction, nodes: Nodes, before: Instance, _migration: Migration | None) -> Done | Refused:
+        def claim(tx: Transaction, nodes: Nodes, before: Instance, _migration: Migration | None) -> Done | Refused:
             record = nodes[node_uuid]
             source, dest = Location(host=before.host or "", node=before.node or ""), location_of(record)
             lifecycle.check_move(before, kind, source, dest, flavor)
@@ -140,7 +167,7 @@ class Claims(Settling):
                 self._check_down(source.host)
             same_pages = before.numa_topology if kind == "live-migration" else None
             wanted, backed = flavor or before.flavor, before.volume_backed
-            room = find_room(books, record, wanted, self._rules, limits, volume_backed=backed, same_pages=same_pages)
+            room = find_room(tx, record, wanted, self._rules, limits, volume_backed=backed, same_pages=same_pages)
             if isinstance(room, Refused):
                 return room
             step = lifecycle.begun(
@@ -150,16 +177,104 @@ class Claims(Settling):
                 flavor=flavor,
                 numa=room.numa,
                 devices=room.addresses,
-                migration_id=books.next_migration_id(),
+                migration_id=tx.next_migration_id(),
                 migration_uuid=self._ids.uuid(),
-                expires_at=self.expiry(books.now, expires_s),
+                expires_at=self._expires_at(tx.now, expires_s),
             )
             assert step.migration is not None
-            books.put_migrations([replace(step.migration, created_at=books.now, updated_at=books.now)])
-            return self.counted(books, nodes, step, takes={node_uuid: room.takes})
+            tx.put_migrations([replace(step.migration, created_at=tx.now, updated_at=tx.now)])
+            return self._recount(tx, nodes, step, takes={node_uuid: room.takes})
 
-        done = self.on(uuid, claim, also=(node_uuid,))
-        return self.told(done, undo=self.given_back)
+        done = self._locked(uuid, claim, also=(node_uuid,))
+        return self._allocate_new(done, undo=self._give_back)
+
+    def keep(self, uuid: str) -> Claimed:
+        """
+        Settle the claim of a build or an unshelve: its machine is there. One that is settled already stays so.
+
+        Raises:
+            NotFound: no such instance; its claim may have expired.
+            NotNow: the instance has no such claim.
+        """
+
+        def keep(tx: Transaction, nodes: Nodes, before: Instance, _migration: Migration | None) -> Claimed:
+            if before.vm_state == "active" and before.claim_expires_at is None:
+                return Claimed(instance=before)
+            return self._recount(tx, nodes, Step(instance=lifecycle.built(before)))[0]
+
+        return self._locked(uuid, keep)
+
+    def renew(self, uuid: str, *, expires_s: float | None = None) -> Claimed:
+        """
+        Let a pending claim, of a build or a move, live longer from now on; a settled one stays so.
+
+        Raises:
+            NotFound: no such instance; its claim may have expired.
+        """
+
+        def renew(tx: Transaction, _nodes: Nodes, before: Instance, migration: Migration | None) -> Claimed:
+            expires_at = self._expires_at(tx.now, expires_s)
+            instance = before
+            if before.claim_expires_at is not None:
+                instance = replace(before, claim_expires_at=expires_at)
+                tx.change_instances([instance])
+            if migration is not None and migration.claim_expires_at is not None:
+                migration = replace(migration, claim_expires_at=expires_at)
+                tx.change_migrations([migration])
+            return Claimed(instance=instance, migration=migration)
+
+        return self._locked(uuid, renew)
+
+    def finish(self, uuid: str) -> Claimed:
+        """
+        Take a moving instance to its destination: its machine is there.
+
+        A resize or a cold migration holds both sides until `confirm` or `revert`; others are over.
+
+        Raises:
+            NotFound: no such instance; of an expired move the instance is where it was.
+            NotNow: it does not move, or the move is finished.
+        """
+        return self._settle(uuid, lifecycle.finished)
+
+    def confirm(self, uuid: str) -> Claimed:
+        """
+        Let go what a finished move holds at its source.
+
+        Raises:
+            NotFound: no such instance.
+            NotNow: it is in no finished move.
+        """
+        return self._settle(uuid, lifecycle.confirmed)
+
+    def revert(self, uuid: str) -> Claimed:
+        """
+        Take the instance of a finished move back to its source, and let go what it holds at its destination.
+
+        Raises:
+            NotFound: no such instance.
+            NotNow: it is in no finished move.
+        """
+        return self._settle(uuid, lifecycle.reverted)
+
+    def abort(self, uuid: str) -> Claimed:
+        """
+        Give a pending claim back: of a build, an unshelve or a move that is not finished.
+
+        Raises:
+            NotFound: no such instance; its claim may have expired.
+            NotNow: there is no pending claim.
+        """
+        return self._allocate_settled(self._locked(uuid, self._give_back))
+
+    def release(self, uuid: str) -> Claimed:
+        """
+        Take a promise back, whatever its state: the instance is deleted, a move of it is over.
+
+        Raises:
+            NotFound: no such instance.
+        """
+        return self._allocate_settled(self._locked(uuid, self._delete))
 
     def _check_down(self, host: str) -> None:
         """Refuse to build a machine again whose host lives: it would run twice."""
@@ -169,3 +284,127 @@ class Claims(Settling):
         if self._clock.now() - service.last_seen_up <= timedelta(seconds=self._rules.down_s):
             remedy = "Stop that agent and fence the host first, or take a live migration; `--force` if you know better."
             raise NotNow("its agent is alive: the machine would run twice", where=host, remedy=remedy)
+
+    def _give_back(self, tx: Transaction, nodes: Nodes, before: Instance, migration: Migration | None) -> Done:
+        """Give a pending claim back in the books; the scheduler is not told."""
+        if migration is not None:
+            return self._recount(tx, nodes, lifecycle.aborted(before, migration))
+        if before.vm_state == "shelved_offloaded":
+            return self._recount(tx, nodes, Step(instance=lifecycle.reshelved(before)), released=True)
+        if before.vm_state != "building":
+            remedy = "To give back a settled one, release it."
+            raise NotNow("the instance has no pending claim", where=before.uuid, remedy=remedy)
+        return self._delete(tx, nodes, before, migration)
+
+    def _settle(self, uuid: str, step: Callable[[Instance, Migration], Step]) -> Claimed:
+        def settle(tx: Transaction, nodes: Nodes, before: Instance, migration: Migration | None) -> Done:
+            if migration is None:
+                remedy = "`stocktake migrations` lists what moves; a move that nobody finished in time was given back."
+                raise NotNow("the instance does not move", where=uuid, remedy=remedy)
+            return self._recount(tx, nodes, step(before, migration))
+
+        return self._allocate_settled(self._locked(uuid, settle))
+
+    def _delete(self, tx: Transaction, nodes: Nodes, before: Instance, migration: Migration | None) -> Done:
+        if migration is not None:
+            migration = replace(migration, status="failed", claim_expires_at=None)
+            tx.change_migrations([migration])
+        tx.delete_instances([before.uuid], released=not self._rules.own)
+        counted = count_anew(tx, nodes, before.uuid, None, None)
+        gone = replace(before, deleted=True, deleted_at=tx.now)
+        return Claimed(instance=gone, migration=migration, nodes=tuple(one.node for one in counted)), counted
+
+    def _recount(
+        self,
+        tx: Transaction,
+        nodes: Nodes,
+        step: Step,
+        *,
+        takes: Mapping[str, Mapping[str, str]] | None = None,
+        released: bool = False,
+    ) -> Done:
+        """Write the instance and its migration, and count it anew on all nodes that either touches."""
+        instance, migration = step.instance, step.migration
+        tx.change_instances([instance])
+        if migration is not None:
+            tx.change_migrations([migration])
+        counted = count_anew(
+            tx, nodes, instance.uuid, None if released else instance, migration, frees=step.frees, takes=takes
+        )
+        records = tuple(one.node for one in counted)
+        return Claimed(instance=instance, migration=migration, nodes=records), counted
+
+    def _locked(
+        self,
+        uuid: str,
+        work: Callable[[Transaction, Nodes, Instance, Migration | None], T],
+        *,
+        also: tuple[str, ...] = (),
+    ) -> T:
+        """
+        Do something to an instance with the rows of all its nodes, and these, held.
+
+        Raises:
+            NotFound: no such instance.
+            LedgerError: it moved again and again meanwhile.
+        """
+        for _ in range(TRIES):
+            with self._ledger.transaction() as tx:
+                held = tx.whereabouts(uuid) | set(also)
+                nodes = tx.hold(held) if held else {}
+                instance = tx.instance(uuid)
+                if instance is None:
+                    remedy = "`stocktake instances` lists them; a claim that nobody settled in time was given back."
+                    raise NotFound(f"no instance {uuid!r}", where="ledger", remedy=remedy)
+                # It may have moved between the look and the lock.
+                if tx.whereabouts(uuid) <= held:
+                    return work(tx, nodes, instance, _current(instance, tx.migrations_of(uuid)))
+        raise LedgerError(f"the instance moved {TRIES} times meanwhile", where=uuid, remedy="Try again.")
+
+    def _allocate_new(
+        self, done: Done | Refused, *, undo: Callable[[Transaction, Nodes, Instance, Migration | None], Done]
+    ) -> Claimed | Refused:
+        """Tell the scheduler of a new claim; what it refuses, or can't be told, is taken back in the tx."""
+        if isinstance(done, Refused):
+            return done
+        claimed, counted = done
+        if not self._rules.own:
+            return claimed
+        try:
+            missing = self._allocate(claimed, counted)
+        except StocktakeError:
+            self._locked(claimed.instance.uuid, undo)
+            raise
+        if not missing:
+            return claimed
+        self._locked(claimed.instance.uuid, undo)
+        return Refused(node=counted[-1].node.hypervisor_hostname, reasons=missing, by="scheduler")
+
+    def _allocate_settled(self, done: Done) -> Claimed:
+        """Tell the scheduler what was settled or given back: that stands, and a refresh tells what could not be."""
+        claimed, counted = done
+        if not self._rules.own:
+            return claimed
+        try:
+            missing = self._allocate(claimed, counted)
+        except StocktakeError as error:
+            LOG.warning("the scheduler could not be told: %s", error, extra={"instance": claimed.instance.uuid})
+            return replace(claimed, unsynced=str(error))
+        return replace(claimed, unsynced="; ".join(reason.text for reason in missing) or None)
+
+    def _allocate(self, claimed: Claimed, counted: tuple[Counted, ...]) -> tuple[NoRoom, ...]:
+        instance, report_pci = claimed.instance, self._rules.report_pci
+        return self._scheduler.allocate(
+            allocations_of(instance, claimed.migration, counted, report_pci=report_pci),
+        )
+
+    def _expires_at(self, now: datetime, expires_s: float | None) -> datetime | None:
+        """Work out when a claim expires: None is the setting's time, NEVER_S is never, longer than a life is a life."""
+        seconds = self._rules.expiry_s if expires_s is None else expires_s
+        return None if seconds == NEVER_S else now + timedelta(seconds=min(seconds, LONGEST_S))
+
+
+def _current(instance: Instance, migrations: tuple[Migration, ...]) -> Migration | None:
+    """Pick the migration that the instance is in."""
+    context = instance.migration_context
+    return next((one for one in migrations if context is not None and one.id == context.migration_id), None)

@@ -1,11 +1,16 @@
-"""What is asked of a claim and what it gives. Invariant: a "no" is a value with every reason."""
+"""
+What is asked of a claim and what it gives. Invariant: a "no" is a value with every reason.
+
+`AnyClaims` is the interface: whoever is behind it, a database or a server, each call means the same.
+"""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
+from stocktake.accounting.lifecycle import MoveKind
 from stocktake.errors import ClaimRefused
 from stocktake.model.books import ComputeNode
-from stocktake.model.fitting import NoRoom
+from stocktake.model.fitting import Limits, NoRoom
 from stocktake.model.pci import PciAlias
 from stocktake.model.value import Value
 from stocktake.model.workload import Flavor, Instance, Migration
@@ -79,3 +84,34 @@ class Refused(Value, frozen=True, kw_only=True):
     def error(self) -> ClaimRefused:
         """Make the error that says so."""
         return ClaimRefused([reason.text for reason in self.reasons], where=self.node, refused=[self])
+
+
+class AnyClaims(Protocol):
+    """The calls of `Claims`; what they mean is said there."""
+
+    @property
+    def expiry_s(self) -> float: ...
+    def build(
+        self, node: str, request: Request, *, limits: Limits | None = None, expires_s: float | None = None
+    ) -> Claimed | Refused: ...
+    def unshelve(
+        self, uuid: str, node: str, *, limits: Limits | None = None, expires_s: float | None = None
+    ) -> Claimed | Refused: ...
+    def move(
+        self,
+        uuid: str,
+        kind: MoveKind,
+        node: str,
+        *,
+        flavor: Flavor | None = None,
+        limits: Limits | None = None,
+        expires_s: float | None = None,
+        force: bool = False,
+    ) -> Claimed | Refused: ...
+    def keep(self, uuid: str) -> Claimed: ...
+    def renew(self, uuid: str, *, expires_s: float | None = None) -> Claimed: ...
+    def finish(self, uuid: str) -> Claimed: ...
+    def confirm(self, uuid: str) -> Claimed: ...
+    def revert(self, uuid: str) -> Claimed: ...
+    def abort(self, uuid: str) -> Claimed: ...
+    def release(self, uuid: str) -> Claimed: ...

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from stocktake.accounting.lifecycle import MoveKind
-from stocktake.claims.nouns import Claimed, Refused, Request
-from stocktake.claims.protocol import AnyClaims
+from stocktake.claims.nouns import AnyClaims, Claimed, Refused, Request
 from stocktake.errors import StocktakeError
 from stocktake.model.fitting import Limits
 from stocktake.model.workload import Flavor

@@ -6,9 +6,9 @@ there are none.
 from collections.abc import Mapping, Sequence
 
 from stocktake.accounting import pci
-from stocktake.accounting.fit.fit import fit, wanted
-from stocktake.accounting.fit.numa_request import NumaRequest
+from stocktake.accounting.fit.fit import fit
 from stocktake.accounting.fit.placement import Placed
+from stocktake.accounting.fit.request import NumaRequest, wanted
 from stocktake.accounting.incremental import placed
 from stocktake.accounting.instance_usage import Holding
 from stocktake.accounting.numa import shifted as shifted_cells

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from stocktake.accounting.fit.fit import Wanted
+from stocktake.accounting.fit.request import Wanted
 from stocktake.claims import Claimed, Refused, Request
-from stocktake.claims.base import NEVER_S
-from stocktake.claims.best import claim_on
+from stocktake.claims.candidates import claim_on
+from stocktake.claims.claims import NEVER_S
 from stocktake.cli.commands import Command
 from stocktake.cli.options import complete_node, flavor_of, flavor_options
 from stocktake.cli.run_command import run_under

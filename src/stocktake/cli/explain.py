@@ -12,7 +12,7 @@ from stocktake.cli.options import complete_node
 from stocktake.cli.screen import Cell, Column, Row, Screen, screen_of, write, write_json, write_prose, write_table
 from stocktake.cli.session import Session
 from stocktake.model.books import ComputeNode, Entry
-from stocktake.model.cpuset import format_cpu_set
+from stocktake.model.topology import format_cpu_set
 from stocktake.model.value import plain
 from stocktake.views.explain import Figure, FigurePart, explained
 from stocktake.views.finding import find_node

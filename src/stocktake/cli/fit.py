@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from stocktake.accounting.fit.placement import Placed
-from stocktake.claims.candidates import Candidate, Candidates, Refused, candidates
+from stocktake.claims.candidates import Candidate, Candidates, UnfitNode, candidates
 from stocktake.cli.commands import Command
 from stocktake.cli.options import complete_node, flavor_of, flavor_options
 from stocktake.cli.screen import Cell, Column, Row, Screen, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
-from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.fitting import NoRoom
+from stocktake.model.topology import format_cpu_set
 from stocktake.views.finding import find_node
 from stocktake.views.fitting import answer_of, wanted_of
 from stocktake.views.quantities import count
@@ -152,7 +152,7 @@ def _place(placed: Placed) -> str:
     return ", ".join(texts)
 
 
-def write_refused(screen: Screen, refused: Sequence[Refused]) -> None:
+def write_refused(screen: Screen, refused: Sequence[UnfitNode]) -> None:
     """Write nodes that the machine does not fit: a line for every reason, whose text has the numbers too."""
     wide = screen.width is None or screen.width >= _WIDE_COLUMNS
     rows: list[Row] = [

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from stocktake.accounting.instances import disk_mb
+from stocktake.accounting.instance_usage import disk_mb
 from stocktake.cli.commands import Command
 from stocktake.cli.screen import Cell, Column, Row, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from stocktake.accounting.instances import counts
+from stocktake.accounting.instance_usage import counts
 from stocktake.accounting.orphans import adopted
 from stocktake.cli.commands import Commands, confirm
 from stocktake.cli.refresh import exit_code_of

@@ -24,8 +24,8 @@ from stocktake.cli.screen import (
 )
 from stocktake.cli.session import Session
 from stocktake.model.books import ComputeNode, Entry
-from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.pci import PciRecord
+from stocktake.model.topology import format_cpu_set
 from stocktake.model.workload import Service
 from stocktake.views.finding import find_node
 from stocktake.views.nodes import State, capacity_of, detail_of, machine_facts, sold_of, state_of

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from stocktake.accounting.lifecycle import MoveKind
-from stocktake.claims.base import NEVER_S
+from stocktake.claims.claims import NEVER_S
 from stocktake.claims.nouns import Claimed, Refused, Request
 from stocktake.client.transport import Transport
 from stocktake.clock import Ids

@@ -17,13 +17,12 @@ from stocktake.clock import Clock
 from stocktake.ledger import Job, NodeSave, SaveOutcome, Snapshot
 from stocktake.ledger.nouns import strangers_to
 from stocktake.ledger.protocol import T
-from stocktake.ledger.read import UUID
 from stocktake.ledger.rpc import CALLS, ROOT, SnapshotAsked, SnapshotSaid
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord
 from stocktake.model.problem import Problem
-from stocktake.model.value import replace
+from stocktake.model.value import UUID, replace
 from stocktake.model.workload import Instance, Migration, NodeWork, Service
 
 # For how long what the last pass read serves who says that it may be old; a server's replica may lag as much.

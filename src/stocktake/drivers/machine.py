@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stocktake.errors import InvalidData, SettingsError
-from stocktake.model.cpuset import format_cpu_set, parse_cpu_set
+from stocktake.model.topology import format_cpu_set, parse_cpu_set
 from stocktake.model.value import Value
 
 _GIB = 1024**3

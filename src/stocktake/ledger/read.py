@@ -5,7 +5,6 @@ Step 3, the promises: read what the ledger holds. Invariant: a fixed number of q
 Every function takes the connection of one transaction, so that what it gives together was true together.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -33,7 +32,6 @@ from stocktake.model.value import replace
 from stocktake.model.workload import Instance, Migration, NodeWork, Place, Service
 
 BINARY = "stocktake-agent"
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ZERO: Any = literal_column("0")
 # Most nodes have nothing that moves: they share this one.
 _NONE: Mapping[str, Any] = {}

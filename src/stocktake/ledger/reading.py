@@ -16,6 +16,7 @@ from stocktake.ledger.nouns import Snapshot, strangers_to
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord
+from stocktake.model.value import UUID
 from stocktake.model.workload import Instance, Migration, NodeWork, Service
 
 # A century: nothing is older.
@@ -71,7 +72,7 @@ class ReadingLedger:
         Raises:
             NotFound: no node of that name, and the nearest names; or several.
         """
-        return name_or_uuid if read.UUID.fullmatch(name_or_uuid) else self.node(name_or_uuid).uuid
+        return name_or_uuid if UUID.fullmatch(name_or_uuid) else self.node(name_or_uuid).uuid
 
     def deleted_nodes(self, host: str) -> tuple[ComputeNode, ...]:
         """Read deleted nodes of a host whose resource providers may still be there."""

@@ -39,8 +39,7 @@ from stocktake.ledger.tables import (
     SERVICES,
 )
 from stocktake.ledger.write import DELETED, instance_values
-from stocktake.model.strict import oddities
-from stocktake.model.value import encode
+from stocktake.model.value import encode, oddities
 
 ERRORS_MAX: Final = 20
 _BATCH = 1000

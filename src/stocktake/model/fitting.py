@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from stocktake.model.value import Value
+from stocktake.model.value import LARGEST, Value
 
 
 class NoRoom(Value, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class NoRoom(Value, frozen=True, kw_only=True):
     text: str
 
 
-Most = Annotated[float, Meta(ge=0, le=2**53)]
+Most = Annotated[float, Meta(ge=0, le=LARGEST)]
 
 
 class Limits(Value, frozen=True, kw_only=True):

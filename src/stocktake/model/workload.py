@@ -13,9 +13,9 @@ from msgspec import Meta, field
 from stocktake.model.books import ComputeNode
 from stocktake.model.pci import PciRecord
 from stocktake.model.topology import GuestTopology
-from stocktake.model.value import Value
+from stocktake.model.value import LARGEST, Value
 
-Count = Annotated[int, Meta(ge=0, le=2**53)]
+Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 
 
 class Flavor(Value, frozen=True, kw_only=True):

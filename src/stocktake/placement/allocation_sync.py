@@ -14,9 +14,9 @@ from hashlib import blake2b
 import msgspec
 
 from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable, StocktakeError
-from stocktake.model.allocation import Allocation
 from stocktake.model.fitting import NoRoom
 from stocktake.model.problem import Problem
+from stocktake.model.provider import Allocation
 from stocktake.model.value import replace
 from stocktake.placement.allocations import read_held, release_one
 from stocktake.placement.consumers import giving

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from msgspec import Struct
 
 from stocktake.errors import PlacementConflict
-from stocktake.model.allocation import Allocation, Resources
+from stocktake.model.provider import Allocation, Resources
 from stocktake.placement.apply import delete_provider
 from stocktake.placement.read import Listed, list_tree
 from stocktake.placement.session import CONSUMER_TYPES, Answer, Session

@@ -13,9 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stocktake.errors import PlacementUnreachable, StocktakeError
-from stocktake.model.allocation import Allocation, Holdings
 from stocktake.model.fitting import NoRoom
-from stocktake.model.provider import Found, ProviderTree
+from stocktake.model.provider import Allocation, Found, Holdings, ProviderTree
 from stocktake.model.value import replace
 from stocktake.placement.retry import RetryPolicy
 from stocktake.placement.scheduler import FAILURES_MAX, Allocations, Ask, Synced, SyncedAllocations, never

@@ -10,9 +10,8 @@ from itertools import count
 
 from msgspec import Struct
 
-from stocktake.model.allocation import Allocation
 from stocktake.model.fitting import NoRoom
-from stocktake.model.provider import Inventory
+from stocktake.model.provider import Allocation, Inventory
 from stocktake.model.value import replace
 from stocktake.placement.allocations import CONFLICT, Consumer, check, clear, conflict, read_consumer, write
 from stocktake.placement.session import Session

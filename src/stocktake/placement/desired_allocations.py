@@ -7,9 +7,9 @@ Rules: docs/accounting.md, "Allocations".
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from stocktake.model.allocation import NOBODY, Allocation
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord
+from stocktake.model.provider import NOBODY, Allocation
 from stocktake.model.workload import Instance
 from stocktake.placement.devices import device_places
 

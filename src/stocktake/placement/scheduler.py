@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from stocktake.errors import StocktakeError
-from stocktake.model.allocation import Allocation, Holdings
 from stocktake.model.fitting import NoRoom
 from stocktake.model.problem import Problem
-from stocktake.model.provider import Found, ProviderTree
+from stocktake.model.provider import Allocation, Found, Holdings, ProviderTree
 from stocktake.model.value import Value
 
 # After so many nodes in a row that got 5xx, the others are not asked.

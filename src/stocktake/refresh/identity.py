@@ -6,7 +6,6 @@ know a uuid per node (bare metal) are asked instead.
 """
 
 import logging
-import re
 import uuid as uuids
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,11 @@ from stocktake.clock import Ids
 from stocktake.errors import AccessDenied, DriverUnreachable, IdentityError
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host
+from stocktake.model.value import UUID
 from stocktake.refresh.context import Context, Pass, failure_of
 
 LOG = logging.getLogger(__name__)
 FILE = "compute_id"
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def read_compute_id(state_path: Path) -> str | None:
@@ -36,7 +35,7 @@ def read_compute_id(state_path: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise IdentityError(f"can't be read: {error}", where=str(path)) from error
-    if not _UUID.fullmatch(text):
+    if not UUID.fullmatch(text):
         remedy = "Put back the uuid of this host's compute node (`stocktake nodes`), or delete the file if it has none."
         raise IdentityError(f"holds no UUID but {text[:60]!r}", where=str(path), remedy=remedy)
     return text

@@ -10,10 +10,9 @@ from itertools import count
 
 from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, StocktakeError
 from stocktake.ledger import Ledger, NodeSave, SaveOutcome
-from stocktake.model.allocation import Holdings
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem, ordered
-from stocktake.model.provider import ProviderTree
+from stocktake.model.provider import Holdings, ProviderTree
 from stocktake.model.value import replace, shared
 from stocktake.model.workload import NodeWork
 from stocktake.placement import Scheduler, Synced, SyncedAllocations

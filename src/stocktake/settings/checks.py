@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stocktake.errors import InvalidData
-from stocktake.model.cpuset import format_cpu_set, parse_cpu_set
+from stocktake.model.topology import format_cpu_set, parse_cpu_set
 from stocktake.model.value import convert
 from stocktake.settings.pci import read_alias, read_device_spec
 from stocktake.settings.sections import FilterScheduler, ReservedPages

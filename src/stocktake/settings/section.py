@@ -11,7 +11,6 @@ from stocktake.model.value import Value
 from stocktake.settings.secrets import hidden
 
 # Whole numbers that a database and JSON can hold.
-LARGEST = 2**53
 
 AuthOptions = Mapping[str, str | int | float | bool]
 

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from stocktake.model.pci import DeviceSpec, PciAlias
-from stocktake.model.value import Value
-from stocktake.settings.section import LARGEST, AuthOptions, Section, about
+from stocktake.model.value import LARGEST, Value
+from stocktake.settings.section import AuthOptions, Section, about
 
 
 class ReservedPages(Value, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from stocktake.settings.section import LARGEST, Section, about
+from stocktake.model.value import LARGEST
+from stocktake.settings.section import Section, about
 from stocktake.settings.sections import (
     Database,
     Fake,

@@ -10,9 +10,8 @@ from functools import partial
 
 from stocktake.errors import NotFound
 from stocktake.model.books import ComputeNode, Entry
-from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.pci import PciRecord
-from stocktake.model.topology import CellTake, NodeCell, NodePages
+from stocktake.model.topology import CellTake, NodeCell, NodePages, format_cpu_set
 from stocktake.model.value import Value
 from stocktake.views.quantities import count, nearest
 

@@ -4,8 +4,9 @@ Where a machine would go, as it is asked and answered. Invariant: every node tha
 
 from datetime import datetime
 
-from stocktake.accounting.fit.fit import Room, Wanted, wanted
+from stocktake.accounting.fit.fit import Room
 from stocktake.accounting.fit.placement import Placed
+from stocktake.accounting.fit.request import Wanted, wanted
 from stocktake.accounting.fit.weigh import Part
 from stocktake.claims import Claimed
 from stocktake.claims.candidates import Candidates

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Literal
 
 from stocktake.errors import InvalidInput
+from stocktake.model.value import LARGEST
 
 _MIB_PER_GIB = 1024
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -77,7 +78,6 @@ Unit = Literal["MiB", "GiB"]
 _SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)\s*(?:([KMGT])(?:i?B)?)?", re.ASCII | re.IGNORECASE)
 _KIB = {"K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
 # What the ledger and JSON can hold.
-_LARGEST = 2**53
 
 
 def read_size(text: str, unit: Unit) -> int:
@@ -94,7 +94,7 @@ def read_size(text: str, unit: Unit) -> int:
     size = Decimal(found[1]) * _KIB[letter] / _KIB[unit[0]]
     if size != int(size):
         raise InvalidInput(f"{text.strip()} is no whole number of {unit}")
-    if size > _LARGEST:
+    if size > LARGEST:
         raise InvalidInput(f"{text.strip()} is more than any machine has")
     return int(size)
 

@@ -13,8 +13,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from stocktake.errors import InvalidInput
-from stocktake.model.strict import decode_strictly
-from stocktake.model.value import decode
+from stocktake.model.value import decode, decode_strictly
 from stocktake.web.calls import Query, Route
 from stocktake.web.status import NotServed
 

@@ -7,7 +7,7 @@ It shares no code with what it judges: the rules are written down again, as ques
 from collections.abc import Callable, Iterator
 from itertools import combinations, permutations
 
-from stocktake.accounting.fit.numa_request import CellRequest, NumaRequest
+from stocktake.accounting.fit.request import CellRequest, NumaRequest
 from stocktake.model.fitting import Limits
 from stocktake.model.topology import GuestCell, GuestTopology, NodeCell, NodePages, NodeTopology
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit.fit import Wanted, capacity, fit, rooms, wanted
+from stocktake.accounting.fit.fit import capacity, fit, rooms
 from stocktake.accounting.fit.placement import Placed
+from stocktake.accounting.fit.request import Wanted, wanted
 from stocktake.errors import InvalidData
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.fitting import Limits

@@ -10,9 +10,8 @@ from itertools import product
 
 import pytest
 
-from stocktake.accounting.fit.numa_request import numa_request
-from stocktake.accounting.fit.pci_request import pci_requests
 from stocktake.accounting.fit.placement import Placed, place
+from stocktake.accounting.fit.request import numa_request, pci_requests
 from stocktake.model.pci import PciAlias, PciRecord
 from stocktake.model.topology import NodeCell, NodePages, NodeTopology
 from stocktake.model.value import replace

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stocktake.accounting.fit.numa import fit_numa
-from stocktake.accounting.fit.numa_request import NumaRequest
+from stocktake.accounting.fit.request import NumaRequest
 from stocktake.accounting.numa import Cells, overfull
 from stocktake.model.fitting import Limits
 from stocktake.model.topology import (

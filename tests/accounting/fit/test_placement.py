@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from stocktake.accounting.fit.numa_request import CellRequest, NumaRequest
 from stocktake.accounting.fit.placement import Placed, place
+from stocktake.accounting.fit.request import CellRequest, NumaRequest
 from stocktake.accounting.pci import Table, pools, provider_address
 from stocktake.model.fitting import NoRoom
 from stocktake.model.pci import Chosen, PciAffinity, PciAlias, PciPool, PciRecord, PciRequest

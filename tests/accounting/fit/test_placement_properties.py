@@ -5,8 +5,8 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit.numa_request import NumaRequest
 from stocktake.accounting.fit.placement import Placed, place
+from stocktake.accounting.fit.request import NumaRequest
 from stocktake.model.fitting import Limits
 from stocktake.model.pci import PciPool, PciRecord, PciRequest
 from stocktake.model.topology import NodeTopology

@@ -6,42 +6,16 @@ Rules: docs/accounting.md, "Whether a machine fits". Pure; where on the node it 
 """
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from stocktake.accounting.fit.numa_request import NumaRequest, numa_request
-from stocktake.accounting.fit.pci_request import pci_requests
 from stocktake.accounting.fit.placement import Placed, place
-from stocktake.accounting.instances import MIB_PER_GIB, disk_mb
+from stocktake.accounting.fit.request import UNITS, Wanted
+from stocktake.accounting.instance_usage import MIB_PER_GIB, disk_mb
 from stocktake.accounting.pci import Table
-from stocktake.errors import InvalidData
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.fitting import Limits, NoRoom
-from stocktake.model.pci import PciAlias, PciRequest
 from stocktake.model.topology import GuestTopology
 from stocktake.model.value import Value
-from stocktake.model.workload import Flavor
-
-UNITS: Mapping[str, str] = {
-    "VCPU": "vCPUs",
-    "PCPU": "dedicated CPUs",
-    "MEMORY_MB": "MiB of memory",
-    "DISK_GB": "GiB of disk",
-}
-_TRAIT = re.compile(r"trait(?:[1-9][0-9]*)?:(.+)", re.ASCII)
-_AMOUNT = re.compile(r"resources(?:[1-9][0-9]*)?:(.+)", re.ASCII)
-_SHOWN_MAX = 40
-
-
-class Wanted(Value, frozen=True, kw_only=True):
-    """A machine that somebody wants, its flavor read: `required` and `forbidden` are traits of the node."""
-
-    flavor: Flavor
-    volume_backed: bool = False
-    numa: NumaRequest | None = None
-    pci: tuple[PciRequest, ...] = ()
-    required: frozenset[str] = frozenset()
-    forbidden: frozenset[str] = frozenset()
 
 
 class Room(Value, frozen=True, kw_only=True):
@@ -68,32 +42,6 @@ class Room(Value, frozen=True, kw_only=True):
     def left(self) -> float | None:
         """What may still be used once it is there."""
         return None if self.free is None else self.free - self.asked
-
-
-def wanted(flavor: Flavor, aliases: Sequence[PciAlias], *, volume_backed: bool = False) -> Wanted:
-    """
-    Read all that a flavor asks for: figures, cells, PCI devices, traits.
-
-    Amounts of classes that the ledger keeps no books of (`resources:CUSTOM_X`) are refused: nobody here could say
-    whether they are there.
-
-    Raises:
-        InvalidData: an extra spec can't be read or contradicts another; `where` names it.
-    """
-    for spec in flavor.extra_specs:
-        amount = _AMOUNT.fullmatch(spec)
-        if amount is not None and amount[1] not in UNITS:
-            remedy = "Ask for PCI devices by pci_passthrough:alias; of other classes only the scheduler keeps books."
-            raise InvalidData(f"stocktake keeps no books of {amount[1][:_SHOWN_MAX]}", where=spec, remedy=remedy)
-    required, forbidden = _traits(flavor.extra_specs)
-    return Wanted(
-        flavor=flavor,
-        volume_backed=volume_backed,
-        numa=numa_request(flavor),
-        pci=pci_requests(flavor, aliases),
-        required=required,
-        forbidden=forbidden,
-    )
 
 
 def capacity(node: ComputeNode, entries: Sequence[Entry]) -> Limits:
@@ -199,21 +147,6 @@ def fit(
     if not isinstance(found, Placed):
         return (*missing, *found)
     return tuple(missing) or found
-
-
-def _traits(specs: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
-    """Read which traits a node has to have, and which not (Nova's `trait:NAME=required|forbidden`)."""
-    said: dict[str, set[str]] = {"required": set(), "forbidden": set()}
-    for spec, word in specs.items():
-        found = _TRAIT.fullmatch(spec)
-        if found is None:
-            continue
-        if word not in said:
-            raise InvalidData(f"{word[:_SHOWN_MAX]!r} is none of required, forbidden", where=spec)
-        said[word].add(found[1])
-    if both := sorted(said["required"] & said["forbidden"]):
-        raise InvalidData(f"{both[0][:_SHOWN_MAX]} is both required and forbidden", where=f"trait:{both[0]}")
-    return frozenset(said["required"]), frozenset(said["forbidden"])
 
 
 def _sells_pinned(node: ComputeNode) -> bool:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from stocktake.accounting.pci import Table, provider_address
-from stocktake.model.cpuset import format_cpu_set
 from stocktake.model.fitting import NoRoom
 from stocktake.model.pci import Chosen, PciAffinity, PciAlias, PciRecord, PciRequest
+from stocktake.model.topology import format_cpu_set
 
 TRIES_MAX = 1024
 

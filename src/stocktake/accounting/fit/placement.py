@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from stocktake.accounting.fit.numa import fit_numa
-from stocktake.accounting.fit.numa_request import NumaRequest
 from stocktake.accounting.fit.pci import Sockets, chosen_devices, lacking_devices, matches
+from stocktake.accounting.fit.request import NumaRequest
 from stocktake.accounting.pci import Table, provider_address
 from stocktake.model.fitting import Limits, NoRoom
 from stocktake.model.pci import Chosen, PciPool, PciRequest

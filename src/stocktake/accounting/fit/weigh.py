@@ -8,7 +8,7 @@ weights become comparable. Rules: docs/accounting.md, "Which node is best".
 
 from collections.abc import Mapping, Sequence
 
-from stocktake.accounting.instances import MIB_PER_GIB
+from stocktake.accounting.instance_usage import MIB_PER_GIB
 from stocktake.model.books import ComputeNode
 from stocktake.model.rules import Weights
 from stocktake.model.value import Value, replace

@@ -4,7 +4,7 @@ Small files of /proc and /sys. Invariant: a file that isn't there is an answer, 
 
 from pathlib import Path
 
-from stocktake.model.cpuset import parse_cpu_set
+from stocktake.model.topology import parse_cpu_set
 
 
 def read_text(path: Path) -> str | None:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from stocktake.clock import Clock
-from stocktake.drivers.ironic.api import UUID, Api, Deadline, Listed, Node, Unreadable
+from stocktake.drivers.ironic.api import Api, Deadline, Listed, Node, Unreadable
 from stocktake.drivers.ironic.changes import changed
 from stocktake.drivers.ironic.report import TYPE, survey_of
 from stocktake.errors import DriverError, NodeNotFound, StocktakeError
 from stocktake.model.hypervisor import Candidate, Survey
+from stocktake.model.value import UUID
 from stocktake.settings import DEFAULT_INTERVAL_S, Settings
 
 LOG = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ Pages are read as they come from the socket: the SDK's objects would cost twice 
 """
 
 import logging
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import msgspec
 from stocktake.clock import Clock
 from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
 from stocktake.keystone import open_adapter, read_plugin, reason_of
+from stocktake.model.value import UUID
 
 if TYPE_CHECKING:
     from keystoneauth1.adapter import Adapter
@@ -44,7 +44,6 @@ FIELDS = (
     "maintenance_reason",
     "last_error",
 )
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Order = Literal["updated_at", "created_at"]
 

@@ -14,12 +14,12 @@ from stocktake.drivers.ironic.api import Node
 from stocktake.model.books import StatValue
 from stocktake.model.hypervisor import Survey
 from stocktake.model.problem import Problem
+from stocktake.model.value import LARGEST
 
 TYPE = "ironic"
 # The major version of the API, as in Nova.
 VERSION = 1
 _CLASS_MAX = 255
-_LARGEST = 2**53
 _SHOWN_MAX = 60
 _TEXT_MAX = 1000
 
@@ -93,7 +93,7 @@ def _whole(node: Node, name: str, problems: list[Problem]) -> int:
         return 0
     if isinstance(said, str) and re.fullmatch(r"\s*[0-9]{1,15}\s*", said, re.ASCII):
         said = int(said)
-    if isinstance(said, int) and not isinstance(said, bool) and 0 <= said <= _LARGEST:
+    if isinstance(said, int) and not isinstance(said, bool) and 0 <= said <= LARGEST:
         return said
     text = f"its property {name} is {_shown(said)}, which is no number: it counts as 0"
     problems.append(

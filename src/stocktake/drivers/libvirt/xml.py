@@ -11,7 +11,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from stocktake.errors import InvalidData
-from stocktake.model.cpuset import parse_cpu_set
+from stocktake.model.topology import parse_cpu_set
 
 # libvirt's own protocol carries no string of more than 4 MiB.
 SIZE_MAX = 4 * 1024 * 1024

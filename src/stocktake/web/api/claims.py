@@ -10,19 +10,18 @@ from msgspec import Meta
 
 from stocktake.accounting.lifecycle import MoveKind
 from stocktake.claims import Claimed, Refused, Request
-from stocktake.claims.base import LONGEST_S, NEVER_S
-from stocktake.claims.best import claim_on
-from stocktake.claims.candidates import candidates
+from stocktake.claims.candidates import candidates, claim_on
+from stocktake.claims.claims import LONGEST_S, NEVER_S
 from stocktake.ledger import DatabaseLedger
 from stocktake.model.fitting import Limits
-from stocktake.model.value import Value
+from stocktake.model.value import UUID, Value
 from stocktake.model.workload import Flavor
 from stocktake.views.finding import find_instance, find_node
 from stocktake.views.fitting import ClaimedShown, FitAnswer, answer_of, claimed_shown, wanted_of
 from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
 
 AUTO = "auto"
-Uuid = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+Uuid = Annotated[str, Meta(pattern=f"^{UUID.pattern}$")]
 # In how many seconds a claim that nobody settles is given back; null takes the setting claim_expiry_s.
 Expiry = Annotated[float, Meta(gt=0, le=LONGEST_S)] | Literal["never"] | None
 Somewhere = Annotated[Text, Meta(description="A node's name or uuid, or `auto` for the best one that has room.")]

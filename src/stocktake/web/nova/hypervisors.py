@@ -17,9 +17,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from stocktake.errors import NotFound
-from stocktake.ledger.read import UUID
 from stocktake.model.books import ComputeNode
-from stocktake.model.value import Value
+from stocktake.model.value import UUID, Value
 from stocktake.model.workload import Service
 from stocktake.views.nodes import service_word
 from stocktake.web.calls import READERS, Call, Query, Reply, Text

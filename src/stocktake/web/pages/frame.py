@@ -21,7 +21,7 @@ from starlette.responses import RedirectResponse, Response
 
 from stocktake import __version__
 from stocktake.errors import NotFound, StocktakeError
-from stocktake.model.cpuset import format_cpu_set
+from stocktake.model.topology import format_cpu_set
 from stocktake.views import quantities
 from stocktake.web.auth import COOKIE
 from stocktake.web.calls import ANYBODY, Call, Query, Text, route

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stocktake.errors import InvalidData
-from stocktake.model.cpuset import CPU_MAX, format_cpu_set, parse_cpu_set
+from stocktake.model.topology import CPU_MAX, format_cpu_set, parse_cpu_set
 
 
 @pytest.mark.parametrize(

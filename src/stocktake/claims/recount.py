@@ -13,8 +13,10 @@ from stocktake.accounting.numa import shifted as shifted_cells
 from stocktake.ledger import Transaction
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord
+from stocktake.model.provider import NOBODY, Allocation
 from stocktake.model.value import Value, replace
 from stocktake.model.workload import Instance, Migration
+from stocktake.placement.desired_allocations import wanted
 
 
 class Counted(Value, frozen=True, kw_only=True):
@@ -99,3 +101,30 @@ def _written(
     devices = tuple(record for _, record in sorted(table.items())) if table is not None else None
     saved = books.write_books(node, after, gone=gone, come=come, devices=devices)
     return Counted(node=saved, entries=come, devices=devices or ())
+
+
+def allocations_of(
+    instance: Instance, migration: Migration | None, counted: Sequence[Counted], *, report_pci: bool
+) -> tuple[Allocation, ...]:
+    """
+    Work out what an instance, and the migration it is or was in, should hold.
+
+    Args:
+        counted: every node that either has something of.
+    """
+    held: dict[str, dict[str, Mapping[str, int]]] = {instance.uuid: {}}
+    if migration is not None and migration.uuid is not None:
+        held[migration.uuid] = {}
+    for one in counted:
+        for consumer, resources in wanted(one.node, one.entries, one.devices, report_pci=report_pci).items():
+            held.setdefault(consumer, {}).update(resources)
+    return tuple(
+        Allocation(
+            consumer=consumer,
+            kind="INSTANCE" if consumer == instance.uuid else "MIGRATION",
+            project_id=instance.project_id or NOBODY,
+            user_id=instance.user_id or NOBODY,
+            resources=resources,
+        )
+        for consumer, resources in held.items()
+    )

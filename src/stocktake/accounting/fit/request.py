@@ -1,20 +1,22 @@
 """
-Step 6, what a flavor asks of the cells: extra specs read. Invariant: a mistake in a flavor is told, never guessed
-around.
+Step 6, what a flavor asks for: extra specs read. Invariant: a mistake in a flavor is told, never guessed around.
 
-The rules are Nova's (release 34, nova/virt/hardware.py: `numa_get_constraints` and what it calls). Two things differ on
-purpose. Nova overlooks `hw:numa_cpus.N` and `hw:numa_mem.N` of cells that there are not: here that is a mistake.
-Realtime (`hw:cpu_realtime`) is out of scope: a flavor that wants it is refused, not quietly given less.
+The rules are Nova's (release 34, nova/virt/hardware.py: `numa_get_constraints` and what it calls; nova/pci/request.py:
+`_translate_alias_to_requests`). Where this differs, on purpose:
+- Nova overlooks `hw:numa_cpus.N` and `hw:numa_mem.N` of cells that there are not: here that is a mistake.
+- Realtime (`hw:cpu_realtime`) is out of scope: a flavor that wants it is refused, not quietly given less.
+- Entries of one PCI alias may be of several device types, and a count of 0 asks for nothing (Nova: for a host that has
+  such a device, and for none of them).
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Literal, TypeVar, get_args
 
 from stocktake.errors import InvalidData
-from stocktake.model.cpuset import CPU_MAX, format_cpu_set, parse_cpu_set
-from stocktake.model.pci import PciAffinity
-from stocktake.model.topology import CpuPolicy, ThreadPolicy
+from stocktake.model.pci import PciAffinity, PciAlias, PciRequest
+from stocktake.model.topology import CPU_MAX, CpuPolicy, ThreadPolicy, format_cpu_set, parse_cpu_set
 from stocktake.model.value import Value
 from stocktake.model.workload import Flavor
 
@@ -48,6 +50,15 @@ _SIZE = re.compile(r"([0-9]{1,9})([kKMGT])i?B?", re.ASCII)
 _KIB = {"k": 1, "K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _SHOWN_MAX = 40
+
+UNITS: Mapping[str, str] = {
+    "VCPU": "vCPUs",
+    "PCPU": "dedicated CPUs",
+    "MEMORY_MB": "MiB of memory",
+    "DISK_GB": "GiB of disk",
+}
+_TRAIT = re.compile(r"trait(?:[1-9][0-9]*)?:(.+)", re.ASCII)
+_AMOUNT = re.compile(r"resources(?:[1-9][0-9]*)?:(.+)", re.ASCII)
 
 T = TypeVar("T")
 
@@ -310,5 +321,111 @@ def _read(where: str, read: Callable[[str], frozenset[int]], said: str) -> froze
         raise InvalidData(error.what, where=where) from error
 
 
+ALIAS = "pci_passthrough:alias"
+
+
+def pci_requests(flavor: Flavor, aliases: Sequence[PciAlias]) -> tuple[PciRequest, ...]:
+    """
+    Read which devices a flavor asks for, in the order in which it first names the aliases.
+
+    Args:
+        aliases: the host's setting `pci.alias`; entries of one name are alternatives.
+
+    Raises:
+        InvalidData: the extra spec can't be read, names no alias of this host, or one whose entries disagree about
+            numa_policy while the flavor names none; `where` names the spec.
+    """
+    affinity = pci_affinity(flavor)
+    known: dict[str, list[PciAlias]] = {}
+    for entry in aliases:
+        # As Nova does, which takes the blanks off both sides.
+        known.setdefault(entry.name.strip(), []).append(entry)
+    requests: list[PciRequest] = []
+    for alias, count in _counts(flavor.extra_specs).items():
+        specs = known.get(alias)
+        if specs is None:
+            raise _unknown(alias, known)
+        policies = sorted({entry.numa_policy for entry in specs})
+        if affinity is None and len(policies) > 1:
+            what = f"entries of the alias {_shown(alias)} disagree about numa_policy: {', '.join(policies)}"
+            raise InvalidData(what, where=ALIAS, remedy="Give all of them the same in pci.alias.")
+        if count:
+            policy = affinity or specs[0].numa_policy
+            requests.append(PciRequest(alias=alias, count=count, specs=tuple(specs), numa_policy=policy))
+    return tuple(requests)
+
+
+def _counts(specs: Mapping[str, str]) -> dict[str, int]:
+    """Read how many devices of each alias are wanted."""
+    counts: dict[str, int] = {}
+    if ALIAS not in specs:
+        return counts
+    for wish in specs[ALIAS].split(","):
+        alias, _colon, count = (part.strip() for part in wish.partition(":"))
+        if not alias or not _NUMBER.fullmatch(count):
+            raise InvalidData(f"{_shown(wish)} is not an alias and a count, such as gpu:1", where=ALIAS)
+        counts[alias] = counts.get(alias, 0) + int(count)
+    return counts
+
+
+def _unknown(alias: str, known: Mapping[str, object]) -> InvalidData:
+    near = get_close_matches(alias, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    remedy = "Add it to pci.alias, or ask for another in the flavor."
+    return InvalidData(f"this host has no alias {_shown(alias)}{hint}", where=ALIAS, remedy=remedy)
+
+
 def _shown(said: str) -> str:
     return repr(said[:_SHOWN_MAX])
+
+
+class Wanted(Value, frozen=True, kw_only=True):
+    """A machine that somebody wants, its flavor read: `required` and `forbidden` are traits of the node."""
+
+    flavor: Flavor
+    volume_backed: bool = False
+    numa: NumaRequest | None = None
+    pci: tuple[PciRequest, ...] = ()
+    required: frozenset[str] = frozenset()
+    forbidden: frozenset[str] = frozenset()
+
+
+def wanted(flavor: Flavor, aliases: Sequence[PciAlias], *, volume_backed: bool = False) -> Wanted:
+    """
+    Read all that a flavor asks for: figures, cells, PCI devices, traits.
+
+    Amounts of classes that the ledger keeps no books of (`resources:CUSTOM_X`) are refused: nobody here could say
+    whether they are there.
+
+    Raises:
+        InvalidData: an extra spec can't be read or contradicts another; `where` names it.
+    """
+    for spec in flavor.extra_specs:
+        amount = _AMOUNT.fullmatch(spec)
+        if amount is not None and amount[1] not in UNITS:
+            remedy = "Ask for PCI devices by pci_passthrough:alias; of other classes only the scheduler keeps books."
+            raise InvalidData(f"stocktake keeps no books of {amount[1][:_SHOWN_MAX]}", where=spec, remedy=remedy)
+    required, forbidden = _traits(flavor.extra_specs)
+    return Wanted(
+        flavor=flavor,
+        volume_backed=volume_backed,
+        numa=numa_request(flavor),
+        pci=pci_requests(flavor, aliases),
+        required=required,
+        forbidden=forbidden,
+    )
+
+
+def _traits(specs: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Read which traits a node has to have, and which not (Nova's `trait:NAME=required|forbidden`)."""
+    said: dict[str, set[str]] = {"required": set(), "forbidden": set()}
+    for spec, word in specs.items():
+        found = _TRAIT.fullmatch(spec)
+        if found is None:
+            continue
+        if word not in said:
+            raise InvalidData(f"{word[:_SHOWN_MAX]!r} is none of required, forbidden", where=spec)
+        said[word].add(found[1])
+    if both := sorted(said["required"] & said["forbidden"]):
+        raise InvalidData(f"{both[0][:_SHOWN_MAX]} is both required and forbidden", where=f"trait:{both[0]}")
+    return frozenset(said["required"]), frozenset(said["forbidden"])
