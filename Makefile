@@ -45,4 +45,4 @@ docs: ## write the generated references anew
 	@$(BIN)/python -m tools.reference
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venv-ironic .venv-openstack $(RUN) .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .venv-ironic .venv-nova .venv-openstack $(RUN) .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*

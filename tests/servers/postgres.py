@@ -70,7 +70,7 @@ class PrivatePostgres:
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
-        command = [_program("postgres"), "-D", str(self.directory / "data"), "-p", str(self.port)]
+        command = [program_of("postgres"), "-D", str(self.directory / "data"), "-p", str(self.port)]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "-k", str(self.directory), *options], stdout=log, stderr=log, cwd="/", user=_system_user()
@@ -106,7 +106,7 @@ def private_postgres() -> Iterator[PrivatePostgres]:
     try:
         if os.geteuid() == 0:
             shutil.chown(directory, _SYSTEM_USER, _SYSTEM_USER)
-        command = [_program("initdb"), "-D", str(directory / "data"), "-U", USER, "-A", "trust"]
+        command = [program_of("initdb"), "-D", str(directory / "data"), "-U", USER, "-A", "trust"]
         kind = ["-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run([*command, *kind], check=True, capture_output=True, cwd="/", user=_system_user())
         server = PrivatePostgres(directory, _free_port())
@@ -119,7 +119,7 @@ def private_postgres() -> Iterator[PrivatePostgres]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _program(name: str) -> str:
+def program_of(name: str) -> str:
     """Find one of PostgreSQL's programs, the newest there is."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         told = subprocess.run(["pg_config", "--bindir"], check=True, capture_output=True, text=True)
