@@ -6,7 +6,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
-pytest_plugins = ["tests.servers.libvirtd", "tests.servers.placement", "tests.servers.rabbitmq"]
+pytest_plugins = [
+    "tests.servers.keystone",
+    "tests.servers.libvirtd",
+    "tests.servers.placement",
+    "tests.servers.rabbitmq",
+]
 
 # How long a case takes is a matter for the benchmarks: a busy machine must not fail a property.
 settings.register_profile("stocktake", deadline=None, suppress_health_check=[HealthCheck.too_slow])

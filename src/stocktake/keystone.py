@@ -5,7 +5,8 @@ change.
 Placement and Ironic are met through this; how each of them is spoken to is theirs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,125 @@ def open_adapter(
 def reason_of(error: Exception) -> str:
     """Give an error's words on one line, or its kind if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a request got no answer: what and where, what to do, and whether trying again later may help."""
+
+    what: str
+    where: str
+    remedy: str
+    away: bool = False
+
+
+def trouble_of(error: Exception, plugin: Any, *, section: str, service: str, request: str) -> Trouble:
+    """
+    Say why keystoneauth1 got no answer: it signs in at Keystone by itself, so the trouble may be there.
+
+    Args:
+        error: what it raised, other than for an answer of the service's own.
+        plugin: what signs in.
+        section: the settings' section, for remedies.
+        service: what a person calls the service that was to be asked, and `request` what was asked of it.
+    """
+    from keystoneauth1 import exceptions
+    from requests import exceptions as transport
+
+    auth_url = str(getattr(plugin, "auth_url", None) or "")
+    if isinstance(error, exceptions.ConnectionError | transport.RequestException):
+        asked = next((url for one in _chain(error) if (url := _url_of(one))), "")
+        if auth_url and asked.startswith(auth_url.removesuffix("/v3")):
+            return _no_connection(error, section, who="Keystone", where=auth_url, setting=f"{section}.auth.auth_url")
+        return _no_connection(error, section, who=service, where=request, setting=f"{section}.url")
+    if isinstance(error, exceptions.HttpError) and (error.http_status or 0) >= 500:
+        remedy = "Check that Keystone runs; it is tried again at every refresh."
+        return Trouble(f"Keystone answered {reason_of(error)}", auth_url or request, remedy, away=True)
+    what, remedy = _refusal(error, plugin, section, service)
+    return Trouble(what, auth_url or request, remedy)
+
+
+def _refusal(error: Exception, plugin: Any, section: str, service: str) -> tuple[str, str]:
+    """Say what is wrong with how one signs in, and what to do."""
+    from keystoneauth1 import exceptions
+
+    reason = reason_of(error)
+    auth = f"{section}.auth"
+    match error:
+        case exceptions.DiscoveryFailure():
+            what, remedy = f"there is no Keystone: {reason}", f"Check {auth}.auth_url; it mostly ends in /v3."
+        case exceptions.HttpError():
+            what = f"Keystone refused to sign in {_signed_by(plugin)}: {reason}"
+            remedy = f"Check {auth}: {_what_to_check(plugin)}."
+        case exceptions.EmptyCatalog():
+            what = "Keystone gave an empty catalogue, as to a user who signs in without a project"
+            remedy = f"Set {auth}.project_name and project_domain_name: {service} wants a role in a project."
+        case exceptions.EndpointNotFound():
+            what = f"Keystone's catalogue does not lead to {service}: {reason}"
+            remedy = f"Check {section}.region_name and interface; `openstack catalog list` shows what there is."
+        case exceptions.ClientException():
+            what, remedy = reason, f"Check {section}.auth_type and {auth}."
+        case _:
+            # The file of certificates can't be read, say.
+            what, remedy = reason, f"Check {section}.cafile."
+    return what, remedy
+
+
+def lacking(plugin: Any, client: "Adapter", *, section: str, service: str) -> str:
+    """Say what to do about a 401 or 403 of a service's: who signed in, and which role is wanted of him."""
+    if getattr(plugin, "auth_url", None) is None:
+        return (
+            f"Check {section}.auth_type and {section}.auth: {service} wants to know who asks, and the role `service`."
+        )
+    access = plugin.get_access(client.session)
+    if access.system_scoped:
+        return (
+            f"User {access.username} signed in for the whole system, and {service} wants a role in a project: set "
+            f"{section}.auth.project_name and project_domain_name instead of system_scope."
+        )
+    roles = ", ".join(access.role_names)
+    return (
+        f"User {access.username} has in project {access.project_name} the roles: {roles}. {service} wants `service`: "
+        f"`openstack role add --user {access.username} --project {access.project_name} service`."
+    )
+
+
+def _no_connection(error: Exception, section: str, *, who: str, where: str, setting: str) -> Trouble:
+    import ssl
+
+    root = list(_chain(error))[-1]
+    if isinstance(root, ssl.SSLCertVerificationError):
+        what = f"the certificate of {who} can't be trusted: {root.verify_message}"
+        remedy = f"Set {section}.cafile to the file of the authority that signed it, or correct the name in {setting}."
+        return Trouble(what, where, remedy, away=True)
+    why = (isinstance(root, OSError) and root.strerror) or reason_of(root)
+    remedy = f"Check that {who} runs and that {setting} is right; it is tried again at every refresh."
+    return Trouble(f"no connection to {who}: {why}", where, remedy, away=True)
+
+
+def _chain(error: BaseException) -> Iterator[Any]:
+    """Give an error and what led to it, the first cause last."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _url_of(error: Any) -> str:
+    request = getattr(error, "request", None)
+    return str(getattr(request, "url", None) or "")
+
+
+def _signed_by(plugin: Any) -> str:
+    """Name who was to be signed in, never with what."""
+    name = getattr(plugin, "_username", None) or getattr(plugin, "username", None)
+    return str(name) if name else "with what the settings have"
+
+
+def _what_to_check(plugin: Any) -> str:
+    if "applicationcredential" in type(plugin).__name__.lower():
+        return "application_credential_id and application_credential_secret, and that it has not expired"
+    return "username, password and user_domain_name, and that the user has a role in the project"
 
 
 def _loaded(name: str, options: Mapping[str, object], section: str) -> Any:

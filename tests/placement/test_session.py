@@ -186,9 +186,9 @@ EMPTY_CATALOGUE = json.dumps(
 @pytest.mark.parametrize(
     ("body", "status", "kind", "said"),
     [
-        ("{}", 401, PlacementError, "could not authenticate.*placement.auth"),
+        ("{}", 401, PlacementError, "refused to sign in u: .*401.*Check placement.auth: username"),
         ("{}", 503, PlacementUnreachable, "503"),
-        (EMPTY_CATALOGUE, 201, PlacementError, "placement.url, placement.auth_type"),
+        (EMPTY_CATALOGUE, 201, PlacementError, "empty catalogue.*placement.auth.project_name"),
     ],
 )
 def test_given_keystone_does_not_lead_to_placement_when_asked_then_the_error_says_so(

@@ -155,14 +155,16 @@ def _placement(host: Host) -> Answers:
 
     scheduler = open_placement(host.settings, host.session.clock)
     host.opened.callback(scheduler.close)
-    version = scheduler.ping()
+    # Something that takes the roles: the version is told to anybody.
+    reached = scheduler.check(host.names[0] if host.names else host.settings.host)
     mode = host.settings.placement.mode
     if mode == "none":
         yield "ok", "none: nothing is reported", ""
         return
     front = front_of(host.settings) if mode == "embedded" else None
-    where = front or _shown(host, "placement.url" if mode == "remote" else "placement.connection")
-    yield "ok", f"{mode}{f' at {where}' if where else ''}, version {version}", ""
+    # Of a remote one, the address that is used: the settings' or the one that Keystone's catalogue has.
+    where = front or (reached.url if mode == "remote" else _shown(host, "placement.connection"))
+    yield "ok", f"{mode}{f' at {where}' if where else ''}, version {reached.version}", ""
 
 
 def _identity(host: Host) -> Answers:

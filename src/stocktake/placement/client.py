@@ -17,7 +17,7 @@ from stocktake.model.fitting import NoRoom
 from stocktake.model.provider import Allocation, Found, Holdings, ProviderTree
 from stocktake.model.value import replace
 from stocktake.placement.retry import RetryPolicy
-from stocktake.placement.scheduler import FAILURES_MAX, Allocations, Ask, Synced, SyncedAllocations, never
+from stocktake.placement.scheduler import FAILURES_MAX, Allocations, Ask, Reached, Synced, SyncedAllocations, never
 
 if TYPE_CHECKING:
     from stocktake.placement.allocation_sync import AllocationSync, Shares
@@ -156,6 +156,16 @@ class Placement:
         """Ask for the microversion in use."""
         major, minor = self._session.ping()
         return f"{major}.{minor}"
+
+    def check(self, name: str) -> Reached:
+        """Ask for something that takes the roles that we need."""
+        from urllib.parse import quote
+
+        version = self.ping()
+        answer = self._session.get(f"/resource_providers?name={quote(name)}")
+        if not answer.fine:
+            raise answer.refused()
+        return Reached(version=version, url=self._session.url())
 
     def close(self) -> None:
         """Close the connections."""

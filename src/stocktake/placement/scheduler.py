@@ -55,6 +55,13 @@ class SyncedAllocations(Value, frozen=True, kw_only=True):
     writes: int = 0
 
 
+class Reached(Value, frozen=True, kw_only=True):
+    """A scheduler that answered: the microversion in use, such as `1.39`, or `none`; and where it is, if anywhere."""
+
+    version: str
+    url: str = ""
+
+
 class Scheduler(Protocol):
     """
     What step 7 needs of a scheduler.
@@ -143,6 +150,15 @@ class Scheduler(Protocol):
         """Ask for the microversion in use, such as `1.39`; `none` if there is no scheduler."""
         ...
 
+    def check(self, name: str) -> Reached:
+        """
+        Ask for something that takes the roles that we need: the provider of this name, be it there or not.
+
+        Raises:
+            PlacementUnreachable, PlacementError: why not, with what to do.
+        """
+        ...
+
     def close(self) -> None:
         """Close the connections."""
         ...
@@ -193,6 +209,11 @@ class NoScheduler:
     def ping(self) -> str:
         """Say that there is none."""
         return "none"
+
+    def check(self, name: str) -> Reached:
+        """Say that there is none."""
+        del name
+        return Reached(version="none")
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from stocktake.errors import PlacementError, PlacementUnreachable, StocktakeError
-from stocktake.keystone import open_adapter, read_plugin, reason_of
+from stocktake.keystone import lacking, open_adapter, read_plugin, trouble_of
 from stocktake.placement.embedded import URL as EMBEDDED_URL
 from stocktake.telemetry import Telemetry
 
@@ -59,6 +59,7 @@ class Answer:
     Attributes:
         code: Placement's error code, such as `placement.concurrent_update`; empty if it worked.
         detail: Placement's own words.
+        remedy: what to do about a request that Placement allows nobody of these roles.
     """
 
     status: int
@@ -66,6 +67,7 @@ class Answer:
     request: str
     code: str = ""
     detail: str = ""
+    remedy: str = ""
 
     @property
     def fine(self) -> bool:
@@ -84,8 +86,7 @@ class Answer:
     def refused(self, remedy: str = "") -> PlacementError:
         """Make the error of a request that was refused."""
         words = " ".join(self.detail.split()) or "no reason given"
-        if self.status in (401, 403):
-            remedy = "Check placement.auth_type and placement.auth in the settings: the user needs the admin role."
+        remedy = self.remedy or remedy
         return PlacementError(f"refused with {self.status}: {words}", where=self.request, remedy=remedy)
 
 
@@ -135,10 +136,17 @@ class Session:
         self._version = self._negotiated()
         return self._version
 
+    def url(self) -> str:
+        """Give where requests go; Keystone's catalogue may have said so."""
+        return str(self._adapter.get_endpoint() or self._where).rstrip("/")
+
     def _negotiated(self) -> tuple[int, int]:
         answer = self._send("GET", "/", None, None)
         if not answer.fine:
             raise answer.refused("Check placement.url in the settings.")
+        if self._adapter.endpoint_override is None:
+            # Keystone's catalogue said where it is.
+            self._where = self.url()
         versions = answer.read(_Versions).versions
         newest = _pair(versions[0].max_version) if versions else (0, 0)
         if newest < OLDEST:
@@ -161,7 +169,6 @@ class Session:
 
     def _answered(self, method: str, path: str, body: object, version: tuple[int, int] | None) -> Answer:
         from keystoneauth1 import exceptions
-        from requests import exceptions as transport
 
         request = f"{method} {self._where}{path}"
         self.requests += 1
@@ -173,26 +180,28 @@ class Session:
         try:
             response = self._adapter.request(path, method, raise_exc=False, log=False, **options)
             content = response.content
-        except (exceptions.ConnectionError, transport.RequestException) as error:
-            raise _unreachable(reason_of(error), request) from error
-        except exceptions.HttpError as error:
-            raise _auth_failed(error, request) from error
-        except exceptions.ClientException as error:
-            # The plugin could not authenticate, or Keystone's catalogue has no Placement.
-            remedy = "Check placement.url, placement.auth_type and placement.auth in the settings."
-            raise PlacementError(reason_of(error), where=request, remedy=remedy) from error
-        self.answered = True
-        return _answer(response.status_code, content, request)
+            self.answered = True
+            return self._answer(response.status_code, content, request)
+        except (exceptions.ClientException, OSError) as error:
+            # requests' own errors are OSErrors, and so is a file of certificates that is not there.
+            plugin = self._adapter.session.auth
+            trouble = trouble_of(error, plugin, section="placement", service="Placement", request=request)
+            kind = PlacementUnreachable if trouble.away else PlacementError
+            raise kind(trouble.what, where=trouble.where, remedy=trouble.remedy) from error
 
-
-def _answer(status: int, content: bytes, request: str) -> Answer:
-    if status < 400:
-        return Answer(status=status, body=content, request=request)
-    first = _first_error(content)
-    if status >= 500:
-        words = " ".join(first.detail.split()) or "no reason given"
-        raise _unreachable(f"answered {status}: {words}", request)
-    return Answer(status=status, body=content, request=request, code=first.code, detail=first.detail or first.title)
+    def _answer(self, status: int, content: bytes, request: str) -> Answer:
+        if status < 400:
+            return Answer(status=status, body=content, request=request)
+        first = _first_error(content)
+        if status >= 500:
+            words = " ".join(first.detail.split()) or "no reason given"
+            remedy = "Check that Placement runs and that placement.url is right; it is tried again at every refresh."
+            raise PlacementUnreachable(f"answered {status}: {words}", where=request, remedy=remedy)
+        remedy = ""
+        if status in (401, 403):
+            remedy = lacking(self._adapter.session.auth, self._adapter, section="placement", service="Placement")
+        detail = first.detail or first.title
+        return Answer(status=status, body=content, request=request, code=first.code, detail=detail, remedy=remedy)
 
 
 def _first_error(content: bytes) -> _Error:
@@ -201,18 +210,6 @@ def _first_error(content: bytes) -> _Error:
     except msgspec.DecodeError:
         # A proxy in between answers in HTML or plain text.
         return _Error(detail=content[:200].decode(errors="replace"))
-
-
-def _unreachable(what: str, where: str) -> PlacementUnreachable:
-    remedy = "Check that Placement runs and that placement.url is right; it is tried again at every refresh."
-    return PlacementUnreachable(what, where=where, remedy=remedy)
-
-
-def _auth_failed(error: Any, request: str) -> StocktakeError:
-    if (error.http_status or 0) >= 500:
-        return _unreachable(reason_of(error), request)
-    remedy = "Check placement.auth_type and placement.auth in the settings."
-    return PlacementError(f"could not authenticate: {reason_of(error)}", where=request, remedy=remedy)
 
 
 def _pair(text: str) -> tuple[int, int]:
