@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 pytest_plugins = [
-    "tests.servers.keystone",
     "tests.servers.libvirtd",
+    # Before Keystone's, which imports it.
     "tests.servers.placement",
+    "tests.servers.keystone",
     "tests.servers.rabbitmq",
 ]
 

@@ -136,7 +136,7 @@ def _refusal(error: Exception, plugin: Any, section: str, service: str) -> tuple
         case exceptions.DiscoveryFailure():
             what, remedy = f"there is no Keystone: {reason}", f"Check {auth}.auth_url; it mostly ends in /v3."
         case exceptions.HttpError():
-            what = f"Keystone refused to sign in {_signed_by(plugin)}: {reason}"
+            what = f"Keystone refused the sign-in{_of_user(plugin)}: {reason}"
             remedy = f"Check {auth}: {_what_to_check(plugin)}."
         case exceptions.EmptyCatalog():
             what = "Keystone gave an empty catalogue, as to a user who signs in without a project"
@@ -197,10 +197,11 @@ def _url_of(error: Any) -> str:
     return str(getattr(request, "url", None) or "")
 
 
-def _signed_by(plugin: Any) -> str:
-    """Name who was to be signed in, never with what."""
-    name = getattr(plugin, "_username", None) or getattr(plugin, "username", None)
-    return str(name) if name else "with what the settings have"
+def _of_user(plugin: Any) -> str:
+    """Name who was to be signed in, if it goes by names."""
+    methods = getattr(plugin, "auth_methods", ())
+    names = (getattr(plugin, "_username", None), *(getattr(method, "username", None) for method in methods))
+    return next((f" of user {name}" for name in names if name), "")
 
 
 def _what_to_check(plugin: Any) -> str:

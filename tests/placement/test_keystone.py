@@ -19,7 +19,7 @@ class Said:
     remedy: str
 
 
-def examined(directory: Path, cloud: Cloud, user: User | None = SERVICE, **changes: object) -> Said:
+def examined(directory: Path, cloud: Cloud, user: User | None = SERVICE, /, **changes: object) -> Said:
     """Run `doctor` as this user; a change of None takes a setting away."""
     auth = {f"auth.{name}": value for name, value in cloud.keystone.auth_of(user).items()} if user else {}
     chosen = {"auth_type": "password", "cafile": cloud.cafile, "region_name": REGION, "interface": "internal"}
@@ -47,9 +47,10 @@ def test_given_an_application_credential_when_examined_then_it_is_enough(tmp_pat
     wrong = {**credential, "auth.application_credential_secret": "another"}
     said = examined(tmp_path, cloud, None, auth_type="v3applicationcredential", **wrong)
     assert said.code == 1
-    assert "Keystone refused to sign in with what the settings have: " in said.text
+    assert "Keystone refused the sign-in: " in said.text
     assert said.remedy == (
-        "Check placement.auth: application_credential_id and application_credential_secret, and that it has not expired."
+        "Check placement.auth: application_credential_id and application_credential_secret, and that it has not "
+        "expired."
     )
 
 
@@ -95,7 +96,7 @@ def test_given_keystone_refuses_when_examined_then_what_may_be_wrong_is_named(
     said = examined(tmp_path, cloud, **wrong)
     assert said.code == 1
     name = wrong.get("auth.username", SERVICE.name)
-    assert said.text.startswith(f"{cloud.keystone.auth_url}: Keystone refused to sign in {name}: ")
+    assert said.text.startswith(f"{cloud.keystone.auth_url}: Keystone refused the sign-in of user {name}: ")
     assert "HTTP 401" in said.text
     assert said.remedy == (
         "Check placement.auth: username, password and user_domain_name, and that the user has a role in the project."
@@ -131,7 +132,8 @@ def test_given_keystone_is_away_when_examined_then_that_is_said_of_it(tmp_path: 
     assert said == Said(
         code=3,
         text=f"{away}: no connection to Keystone: Connection refused",
-        remedy="Check that Keystone runs and that placement.auth.auth_url is right; it is tried again at every refresh.",
+        remedy="Check that Keystone runs and that placement.auth.auth_url is right; "
+        "it is tried again at every refresh.",
     )
 
 

@@ -186,7 +186,7 @@ EMPTY_CATALOGUE = json.dumps(
 @pytest.mark.parametrize(
     ("body", "status", "kind", "said"),
     [
-        ("{}", 401, PlacementError, "refused to sign in u: .*401.*Check placement.auth: username"),
+        ("{}", 401, PlacementError, "refused the sign-in of user u: .*401.*Check placement.auth: username"),
         ("{}", 503, PlacementUnreachable, "503"),
         (EMPTY_CATALOGUE, 201, PlacementError, "empty catalogue.*placement.auth.project_name"),
     ],
