@@ -95,7 +95,12 @@ compute_driver = "fake"
 nodes = {nodes}
 seed = {SEED}
 
-{specs}"""
+{specs}
+[[pci.alias]]
+name = "gpu"
+vendor_id = "{DEVICE_SPEC[0]["vendor_id"]}"
+product_id = "{DEVICE_SPEC[0]["product_id"]}"
+"""
 
 
 if __name__ == "__main__":
