@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 import click
 import msgspec
 
+from stocktake.accounting.node_work import device_records, ended_consumers, select_work
 from stocktake.accounting.tally import tally
 from stocktake.audit import stamped
 from stocktake.cli.commands import Command
@@ -24,11 +25,11 @@ from stocktake.cli.session import Session
 from stocktake.errors import InvalidData
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
-from stocktake.model.pci import DeviceStatus, PciDevice, PciRecord
+from stocktake.model.pci import DeviceStatus
 from stocktake.model.provider import Inventory, Provider, ProviderTree
 from stocktake.model.rules import Rules
 from stocktake.model.value import Value, convert, encode, plain, replace
-from stocktake.model.workload import Instance, Migration, NodeWork, Place
+from stocktake.model.workload import Instance, Migration, NodeWork
 from stocktake.placement.desired import desired
 from stocktake.placement.overrides import NodeOverrides
 from stocktake.settings import read_device_spec
@@ -128,7 +129,8 @@ def tally_document(document: Document) -> dict[str, Any]:
         if isinstance(first, Refusal):
             return {"id": document.id, "error": list(first.reasons)}
         before = first[1].node
-    counted = _counted(document, _rules(document, document.config), _work(document, before))
+    work = select_work(document.host, document.node, document.instances, document.migrations)
+    counted = _counted(document, _rules(document, document.config), replace(work, record=before))
     if isinstance(counted, Refusal):
         return {"id": document.id, "error": list(counted.reasons)}
     host, books, rules = counted
@@ -227,57 +229,17 @@ def _counted(document: Document, rules: Rules, work: NodeWork) -> tuple[Host, Ta
     host = verify(view)
     if isinstance(host, Refusal):
         return host
-    return host, tally(host, _with_records(document, host, work), rules, uuid=document.node_uuid), rules
-
-
-def _work(document: Document, before: ComputeNode | None) -> NodeWork:
-    """Pick what a ledger would give for the node."""
-    place = (document.host, document.node)
-    here = tuple(one for one in document.instances if (one.host, one.node) == place and not one.deleted)
-    migrations = tuple(
-        one
-        for one in document.migrations
-        if place in {(one.source_compute, one.source_node), (one.dest_compute, one.dest_node)}
-    )
-    named = {migration.instance_uuid for migration in migrations}
-    known = {one.uuid for one in here}
-    return NodeWork(
-        record=before,
-        instances=here,
-        migrations=migrations,
-        moving={one.uuid: one for one in document.instances if one.uuid in named},
-        places={
-            one.uuid: Place(host=one.host, node=one.node, deleted=one.deleted)
-            for one in document.instances
-            if one.uuid not in known
-        },
-    )
-
-
-def _with_records(document: Document, host: Host, work: NodeWork) -> NodeWork:
-    """Mark the devices that instances held before; of one that has vanished since, only the address is known."""
-    there: Mapping[str, PciDevice] = {device.address: device for device in host.pci_devices}
-    records: list[PciRecord] = []
-    for address, (uuid, status) in document.devices.items():
-        device = there.get(address) or PciDevice(address=address, vendor_id="", product_id="")
-        records.append(replace(PciRecord.of(device), status=status, instance_uuid=uuid))
-    return replace(work, pci_devices=tuple(records))
+    work = replace(work, pci_devices=device_records(document.devices, host.pci_devices))
+    return host, tally(host, work, rules, uuid=document.node_uuid), rules
 
 
 def _allocations(document: Document, tree: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
-    """
-    Give what is left once the allocations of deleted instances are removed.
-
-    As in Nova: wherever the instance was; not if its record is hidden, because then another cell has it; and not on a
-    node's first run, which makes the provider.
-    """
-    gone = {one.uuid for one in document.instances if one.deleted} - document.hidden
-    if document.mode == "new_node":
-        gone = set()
+    """Give the allocations that are left once those of deleted instances are removed."""
+    ended = ended_consumers(document.instances, hidden=document.hidden, new_node=document.mode == "new_node")
     return {
         one.consumer_uuid: {tree.root.name: dict(one.resources)}
         for one in sorted(document.allocations, key=lambda one: one.consumer_uuid)
-        if one.consumer_uuid not in gone
+        if one.consumer_uuid not in ended
     }
 
 

@@ -1,8 +1,4 @@
-"""
-docs/reference/commands.md, made of the commands themselves. Invariant: what the page says, `--help` says.
-
-Run as `python -m stocktake.cli.reference > docs/reference/commands.md`; a test compares the two.
-"""
+"""docs/reference/commands.md, made of the commands themselves. Invariant: what the page says, `--help` says."""
 
 import click
 
@@ -11,7 +7,7 @@ from stocktake.cli.main import main
 _HEAD = """\
 # Commands
 
-<!-- Made by `python -m stocktake.cli.reference`; edit the help texts in src/stocktake/cli. -->
+<!-- Made from the code by `python -m tools.reference` (`make docs`). Change the help texts in src/stocktake/cli. -->
 
 The options of `stocktake` itself may stand after the command too: `stocktake nodes --json`.
 
@@ -60,7 +56,3 @@ def _sections(command: click.Command, name: str, parent: click.Context | None) -
             if found is not None and not found.hidden:
                 parts += _sections(found, child, context)
     return parts
-
-
-if __name__ == "__main__":
-    click.echo(commands_page(), nl=False)
