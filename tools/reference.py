@@ -10,7 +10,7 @@ from pathlib import Path
 from stocktake import errors
 from stocktake.agent.metrics.reference import metrics_page
 from stocktake.errors import StocktakeError
-from stocktake.settings.reference import settings_reference
+from stocktake.settings.table import settings_reference
 from tools.api_page import api_page
 from tools.commands_page import commands_page
 

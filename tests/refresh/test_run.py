@@ -174,7 +174,7 @@ def test_given_a_vanished_node_that_may_not_go_when_refreshed_then_it_stays_and_
     assert reason in result.kept["two"]
     failure = context.ledger.node("two").failure
     assert failure is not None
-    assert failure.code == "node-vanished"
+    assert failure.code == "orphan-node"
     before = dump(context.ledger)
     refresh(context)
     assert dump(context.ledger) == before

@@ -17,7 +17,7 @@ from stocktake.model.books import ComputeNode, Metric
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.report.notifications import TOLD, Bus, Message, events, open_bus
-from stocktake.settings import Notifications
+from stocktake.settings import NotificationsSection
 from tests.ledger.making import full_node, node
 
 WAIT_S = 10.0
@@ -173,7 +173,7 @@ class Line:
         return [str(message.body["payload"]["hypervisor_hostname"]) for message in self.got]
 
     def bus(self, **limits: Any) -> Bus:
-        section = Notifications(transport_url="rabbit://nobody/", topics=("theirs", "ours"))
+        section = NotificationsSection(transport_url="rabbit://nobody/", topics=("theirs", "ours"))
         one = replace(section, topics=("ours",)) if limits.pop("one_topic", True) else section
         return Bus(
             one, "alpha", SystemClock(), RandomIds(), name="the bus", send=self.send, close=self.closed.set, **limits
@@ -284,7 +284,7 @@ def test_given_much_that_waits_when_closed_then_it_is_sent_first(line: Line) -> 
 
 
 def test_given_no_url_then_there_is_no_bus() -> None:
-    assert open_bus(Notifications(), "alpha", SystemClock(), RandomIds()) is None
+    assert open_bus(NotificationsSection(), "alpha", SystemClock(), RandomIds()) is None
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_given_no_url_then_there_is_no_bus() -> None:
 )
 def test_given_a_url_that_cant_be_used_then_the_error_says_why_and_no_password(url: str, told: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        open_bus(Notifications(transport_url=url), "alpha", SystemClock(), RandomIds())
+        open_bus(NotificationsSection(transport_url=url), "alpha", SystemClock(), RandomIds())
     assert told in caught.value.what
     assert "secret" not in str(caught.value)
     assert caught.value.where == "notifications.transport_url"
@@ -308,4 +308,4 @@ def test_given_no_oslo_messaging_then_the_error_says_what_to_install(monkeypatch
     # What Python does where a module can't be found.
     monkeypatch.setitem(sys.modules, "oslo_messaging", None)
     with pytest.raises(SettingsError, match=r"Install stocktake\[notifications\]"):
-        open_bus(Notifications(transport_url="rabbit://user:secret@bus/"), "alpha", SystemClock(), RandomIds())
+        open_bus(NotificationsSection(transport_url="rabbit://user:secret@bus/"), "alpha", SystemClock(), RandomIds())

@@ -53,17 +53,17 @@ def test_given_an_entry_of_novas_form_then_it_is_read_into_ours(entry: dict[str,
 
 
 WRONG_SPECS: list[tuple[Any, str]] = [
-    ("8086", "is no table"),
-    ({1: 2}, "is no table"),
+    ("8086", "must be a table"),
+    ({1: 2}, "must be a table"),
     ({"vendor_id": 8086}, "vendor_id must be text in quotes"),
-    ({"vendor_id": "12345"}, "vendor_id '12345' is over ffff"),
-    ({"product_id": "-1"}, "product_id '-1' is no hexadecimal number"),
+    ({"vendor_id": "12345"}, "vendor_id '12345' is above ffff"),
+    ({"product_id": "-1"}, "product_id must be a hexadecimal number or *, not '-1'"),
     ({"address": "1:2:3:4.5"}, "too many parts"),
-    ({"address": "0000:00:20.0"}, "slot '20' is over 1f"),
-    ({"address": "0000:00:00.8"}, "function '8' is over 7"),
-    ({"address": "00:g0.1"}, "no hexadecimal number"),
+    ({"address": "0000:00:20.0"}, "slot '20' is above 1f"),
+    ({"address": "0000:00:00.8"}, "function '8' is above 7"),
+    ({"address": "00:g0.1"}, "must be a hexadecimal number"),
     ({"address": 5}, "address must be text"),
-    ({"address": {"bus": "("}}, "is no pattern"),
+    ({"address": {"bus": "("}}, "is not a regular expression"),
     ({"address": {"bus": 3}}, "must be a pattern"),
     ({"address": {"bus": "x" * 500}}, "at most 200 characters"),
     ({"address": {"buss": "00"}}, "unknown part 'buss'"),
@@ -71,9 +71,9 @@ WRONG_SPECS: list[tuple[Any, str]] = [
     ({"vendorid": "8086"}, "did you mean vendor_id?"),
     ({"rack": [1]}, "rack must be text"),
     ({"traits": 5}, "traits must be a list"),
-    ({"traits": ["!!"]}, "can't be made the name of a trait"),
+    ({"traits": ["!!"]}, "can't be made into the name of a trait"),
     ({"resource_class": 5}, "resource_class must be a name"),
-    ({"resource_class": "x" * 300}, "can't be made the name of a resource class"),
+    ({"resource_class": "x" * 300}, "can't be made into the name of a resource class"),
 ]
 
 
@@ -127,7 +127,7 @@ def test_given_an_alias_of_novas_form_then_it_is_read(entry: dict[str, Any], ali
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ("gpu", "is no table"),
+        ("gpu", "must be a table"),
         ({"vendor_id": "1", "product_id": "2"}, "needs a name"),
         ({"name": 5, "vendor_id": "1", "product_id": "2"}, "needs a name"),
         ({"name": "x", "vendor_id": "1"}, "needs vendor_id and product_id"),

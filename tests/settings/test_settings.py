@@ -10,9 +10,8 @@ from stocktake.errors import SettingsError
 from stocktake.model.rules import Weights
 from stocktake.model.value import plain
 from stocktake.settings import ReservedPages, Settings, parse_listen, read_settings, redacted, rules, weights
-from stocktake.settings.reference import EXAMPLE, settings_reference
 from stocktake.settings.secrets import redact_url
-from stocktake.settings.table import rows
+from stocktake.settings.table import EXAMPLE, rows, settings_reference
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "settings.md"
 NOWHERE = Path("/dev/null")
@@ -209,8 +208,8 @@ def test_given_secrets_then_nothing_that_shows_the_settings_has_them() -> None:
         ({"STOCKTAKE_PLACEMENT__AUTH": '{password = ["hush"]}'}, "placement.auth"),
         ({"STOCKTAKE_PLACEMENT__AUTH_PASSWORD": "hush"}, "unknown setting"),
         ({"STOCKTAKE_LIBVIRT__CONNECTION_URI": "hush"}, "must be a URI"),
-        ({"STOCKTAKE_SERVER__TOKEN": "hush hush"}, "server.token: is no token"),
-        ({"STOCKTAKE_LEDGER": "https://ada:hush@host"}, "ledger: has a user in it"),
+        ({"STOCKTAKE_SERVER__TOKEN": "hush hush"}, "server.token: is not a token"),
+        ({"STOCKTAKE_LEDGER": "https://ada:hush@host"}, "ledger: has a user name in it"),
     ],
 )
 def test_given_a_wrong_secret_then_the_error_does_not_have_it(environ: dict[str, str], part: str) -> None:
@@ -252,7 +251,7 @@ def test_given_the_references_example_then_it_is_valid(file: Path) -> None:
 
 
 def test_given_no_route_then_the_address_is_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stocktake.settings.defaults._ANYWHERE", ("256.256.256.256", 9))
+    monkeypatch.setattr("stocktake.settings.read._ANYWHERE", ("256.256.256.256", 9))
     assert read().my_ip == "127.0.0.1"
 
 

@@ -227,7 +227,7 @@ def test_given_a_node_with_an_instance_when_deleted_then_it_is_kept_and_told(met
     metal.ironic.delete(uuid)
     result = refresh(metal.context)
     assert (result.deleted, "1 instances" in result.kept[uuid]) == ([], True)
-    assert look(metal.state, metal.there, uuid).problems == ["node-vanished"]
+    assert look(metal.state, metal.there, uuid).problems == ["orphan-node"]
 
 
 def test_given_a_shard_and_a_group_when_listed_then_only_their_nodes_are(metal: Metal, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_given_a_page_that_stays_lost_when_refreshed_again_then_the_rest_is_repo
     assert result.kept
     assert rows(state) == before
     assert there.providers().keys() == providers
-    assert look(state, there, next(iter(result.kept))).problems == ["node-vanished"]
+    assert look(state, there, next(iter(result.kept))).problems == ["orphan-node"]
     proxy.behave()
     assert refresh(context).kept == {}
 

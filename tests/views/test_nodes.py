@@ -46,7 +46,7 @@ def failing(code: str) -> ComputeNode:
         (failing("DriverError"), replace(ALIVE, last_seen_up=None), State("failed", "no answer")),
         (NODE, replace(ALIVE, forced_down=True), State("down", "it was forced down")),
         (failing("DriverUnreachable"), ALIVE, State("stale", "no answer")),
-        (failing("node-vanished"), ALIVE, State("stale", "no answer")),
+        (failing("orphan-node"), ALIVE, State("stale", "no answer")),
         (failing("ReportRefused"), ALIVE, State("failed", "no answer")),
         (failing("DriverError"), ALIVE, State("failed", "no answer")),
         (failing("DriverError"), SILENT, State("down", "its agent gave no sign of life for 5 min; no answer")),

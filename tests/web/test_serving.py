@@ -15,7 +15,7 @@ import trustme
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import SettingsError, Unreachable
 from stocktake.ledger import open_ledger
-from stocktake.settings import Server
+from stocktake.settings import ServerSection
 from stocktake.web.serving import Certificate, check_exposure, is_loopback, listen
 from tests.cli.program import Program
 from tests.servers.serve import HOST, Served, secret_of, served
@@ -61,25 +61,25 @@ def certificate_of(server: Served, authority: trustme.CA) -> bytes:
 def test_given_an_address_when_looked_at_then_only_loopback_may_be_listened_on_in_the_clear(
     listen: str, *, loopback: bool
 ) -> None:
-    assert is_loopback(Server(listen=listen)) is loopback
-    check_exposure(Server(listen=listen, allow_insecure=True))
-    check_exposure(Server(listen=listen, tls_cert=Path("server.pem")))
+    assert is_loopback(ServerSection(listen=listen)) is loopback
+    check_exposure(ServerSection(listen=listen, allow_insecure=True))
+    check_exposure(ServerSection(listen=listen, tls_cert=Path("server.pem")))
     if loopback:
-        check_exposure(Server(listen=listen))
+        check_exposure(ServerSection(listen=listen))
     else:
         with pytest.raises(SettingsError, match="no TLS"):
-            check_exposure(Server(listen=listen))
+            check_exposure(ServerSection(listen=listen))
 
 
 def test_given_an_address_in_use_or_none_of_this_machine_when_listened_on_then_the_remedy_is_told() -> None:
-    with contextlib.closing(listen(Server(listen="127.0.0.1:0"))) as taken:
+    with contextlib.closing(listen(ServerSection(listen="127.0.0.1:0"))) as taken:
         taken.listen()
         with pytest.raises(Unreachable, match=r"server\.listen="):
-            listen(Server(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
+            listen(ServerSection(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
     with pytest.raises(Unreachable, match="can't listen"):
-        listen(Server(listen="192.0.2.1:0"))
+        listen(ServerSection(listen="192.0.2.1:0"))
     with pytest.raises(SettingsError, match="no such address"):
-        listen(Server(listen="nowhere.invalid:0"))
+        listen(ServerSection(listen="nowhere.invalid:0"))
 
 
 @pytest.mark.parametrize(

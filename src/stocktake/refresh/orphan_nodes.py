@@ -13,10 +13,10 @@ from stocktake.model.problem import Problem
 from stocktake.refresh.context import Context, Pass
 
 LOG = logging.getLogger(__name__)
-VANISHED = "node-vanished"
+ORPHAN_NODE = "orphan-node"
 
 
-def delete_vanished(
+def delete_orphan_nodes(
     context: Context,
     names: Sequence[str],
     ours: Sequence[ComputeNode],
@@ -29,7 +29,7 @@ def delete_vanished(
     Delete compute nodes that the driver no longer reports, record first, then provider; see docs/accounting.md.
 
     Kept are nodes that the driver still has (they moved), that still have instances, and, if more than a set share
-    vanishes at once, all of them until a second pass agrees. What `stop` leaves, the next pass does.
+    is missing at once, all of them until a second pass says the same. What `stop` leaves, the next pass does.
 
     Args:
         gone: there may be deleted nodes of earlier passes whose providers are left.
@@ -40,7 +40,7 @@ def delete_vanished(
         # What the replica said may be old: another service may own the node by now.
         still = {row.uuid for row in context.ledger.nodes(host=context.rules.host)}
         missing = [row for row in missing if row.uuid in still]
-    many = len(missing) > len(ours) * context.settings.vanish_share_max and len(ours) > 1
+    many = len(missing) > len(ours) * context.settings.orphan_node_share_max and len(ours) > 1
     marks: dict[str, Problem] = {}
     for row in missing:
         if stop():
@@ -53,7 +53,7 @@ def delete_vanished(
             LOG.warning("deleted a compute node that the driver no longer reports", extra={"node": name})
             continue
         result.kept[name] = why
-        marks[row.uuid] = Problem(code=VANISHED, about=name, text=f"the driver no longer reports it; {why}")
+        marks[row.uuid] = Problem(code=ORPHAN_NODE, about=name, text=f"the driver no longer reports it; {why}")
     if marks:
         context.ledger.note_failures(marks)
     if gone or result.deleted:
@@ -85,7 +85,7 @@ def _why_kept(context: Context, row: ComputeNode, *, many: bool) -> str | None:
     instances = context.ledger.instances(host=row.host, node=row.hypervisor_hostname)
     if instances:
         return f"it still has {len(instances)} instances; move or delete them"
-    seen_before = row.failure is not None and row.failure.code == VANISHED
+    seen_before = row.failure is not None and row.failure.code == ORPHAN_NODE
     if many and not seen_before:
-        return "many nodes vanished at once; it goes if the next pass agrees"
+        return "many nodes are missing at once; it is deleted if the next pass says the same"
     return None

@@ -24,7 +24,7 @@ from stocktake.refresh.claim_expiry import settle_claims
 from stocktake.refresh.context import Context, Pass, failure_of
 from stocktake.refresh.identity import check_driver, check_host, identified
 from stocktake.refresh.locked import Count, books_of, guests_of
-from stocktake.refresh.orphan_nodes import delete_vanished
+from stocktake.refresh.orphan_nodes import delete_orphan_nodes
 from stocktake.refresh.ownership import divided, hand_over, join, still_ours
 from stocktake.report.save import Books, Reported, save, sync
 from stocktake.verify import verify
@@ -99,7 +99,7 @@ def refresh(
         cache.keep(names)
     _note(context, ours, result)
     if only is None and not stop():
-        delete_vanished(context, listed, ours, result, stop, gone=gone)
+        delete_orphan_nodes(context, listed, ours, result, stop, gone=gone)
         hand_over(context, division, result)
     _announce(context, result)
     timer.lap("save")

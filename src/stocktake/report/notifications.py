@@ -19,7 +19,7 @@ from stocktake.clock import Clock, Ids
 from stocktake.errors import SettingsError
 from stocktake.model.books import ComputeNode, Metric
 from stocktake.model.value import Value, plain
-from stocktake.settings import Notifications, redact_url
+from stocktake.settings import NotificationsSection, redact_url
 
 LOG = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class Bus:
 
     def __init__(
         self,
-        section: Notifications,
+        section: NotificationsSection,
         host: str,
         clock: Clock,
         ids: Ids,
@@ -325,7 +325,7 @@ class Bus:
 
 
 def open_bus(
-    section: Notifications, host: str, clock: Clock, ids: Ids, *, longest_s: float = BACK_OFF_LONGEST_S
+    section: NotificationsSection, host: str, clock: Clock, ids: Ids, *, longest_s: float = BACK_OFF_LONGEST_S
 ) -> Bus | None:
     """
     Open the message bus that `notifications.transport_url` names; None if it names none. Nothing is sent yet.

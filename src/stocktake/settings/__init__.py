@@ -9,40 +9,40 @@ from stocktake.model.rules import Rules, Weights
 from stocktake.model.value import replace
 from stocktake.settings.checks import parse_listen
 from stocktake.settings.pci import read_device_spec
-from stocktake.settings.read import read_settings
+from stocktake.settings.read import Supervisor, read_settings, read_supervisor
 from stocktake.settings.secrets import redact_url
 from stocktake.settings.sections import (
-    Database,
-    Fake,
-    FilterScheduler,
-    Ironic,
-    Libvirt,
-    Log,
-    Metrics,
-    Notifications,
-    Pci,
-    Placement,
+    DEFAULT_INTERVAL_S,
+    DatabaseSection,
+    FakeSection,
+    FilterSchedulerSection,
+    IronicSection,
+    LibvirtSection,
+    LogSection,
+    MetricsSection,
+    NotificationsSection,
+    PciSection,
+    PlacementSection,
     ReservedPages,
-    Server,
+    ServerSection,
+    Settings,
 )
-from stocktake.settings.show import Shown, redacted
-from stocktake.settings.supervisor import Supervisor, read_supervisor
-from stocktake.settings.whole import DEFAULT_INTERVAL_S, Settings
+from stocktake.settings.table import Shown, redacted
 
 __all__ = [
     "DEFAULT_INTERVAL_S",
-    "Database",
-    "Fake",
-    "FilterScheduler",
-    "Ironic",
-    "Libvirt",
-    "Log",
-    "Metrics",
-    "Notifications",
-    "Pci",
-    "Placement",
+    "DatabaseSection",
+    "FakeSection",
+    "FilterSchedulerSection",
+    "IronicSection",
+    "LibvirtSection",
+    "LogSection",
+    "MetricsSection",
+    "NotificationsSection",
+    "PciSection",
+    "PlacementSection",
     "ReservedPages",
-    "Server",
+    "ServerSection",
     "Settings",
     "Shown",
     "Supervisor",
@@ -94,7 +94,7 @@ def front_of(settings: Settings) -> str | None:
     return settings.ledger or settings.server.url
 
 
-def placement_of(settings: Settings) -> Placement:
+def placement_of(settings: Settings) -> PlacementSection:
     """Pick where the scheduler is: what would be embedded here is the server's where a server keeps the books."""
     front = front_of(settings)
     if front is None or settings.placement.mode != "embedded":

@@ -14,7 +14,7 @@ from stocktake.errors import InvalidData
 from stocktake.model.topology import format_cpu_set, parse_cpu_set
 from stocktake.model.value import convert
 from stocktake.settings.pci import read_alias, read_device_spec
-from stocktake.settings.sections import FilterScheduler, ReservedPages
+from stocktake.settings.sections import FilterSchedulerSection, ReservedPages
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._:-]*[A-Za-z0-9_])?")
 _LISTEN = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
@@ -57,7 +57,7 @@ def _page_kb(value: object) -> object:
     found = re.fullmatch(r"([0-9]{1,12})\s*([A-Za-z]*)", value, re.ASCII)
     scale = _PAGE_KB.get(found[2].lower()) if found else None
     if found is None or scale is None:
-        raise InvalidData(f"size {value[:40]!r} is no number of KiB and nothing such as 2MB or 1GB")
+        raise InvalidData(f"size must be a number of KiB, or text such as 2MB or 1GB, not {value[:40]!r}")
     return int(found[1]) * scale
 
 
@@ -79,7 +79,7 @@ def _ratio_of(pair: object) -> tuple[str, float]:
     try:
         return name.strip(), float(ratio)
     except ValueError as error:
-        raise InvalidData(f"{str(pair)[:40]!r} is nothing such as cpu.percent=-1.0") from error
+        raise InvalidData(f"must be name=number, such as cpu.percent=-1.0, not {str(pair)[:40]!r}") from error
 
 
 def _entries(read: Callable[[object], object]) -> Callable[[Any], object]:
@@ -126,11 +126,11 @@ FORMS: Mapping[str, Callable[[Any], object]] = {
 def _ratio(value: float | None) -> str:
     if value is None or (math.isfinite(value) and 0 < value <= _RATIO_MAX):
         return ""
-    return f"{value} is no ratio: a number above 0"
+    return f"must be a number above 0, not {value}"
 
 
 def _multiplier(value: float) -> str:
-    return "" if abs(value) <= _MULTIPLIER_MAX else f"{value} is no multiplier"
+    return "" if abs(value) <= _MULTIPLIER_MAX else f"must be a number from -1e12 to 1e12, not {value}"
 
 
 def _multipliers(values: Mapping[str, float]) -> str:
@@ -138,14 +138,14 @@ def _multipliers(values: Mapping[str, float]) -> str:
 
 
 def _finite(value: float) -> str:
-    return "" if math.isfinite(value) else f"{value} is no number of seconds"
+    return "" if math.isfinite(value) else f"must be a number of seconds, not {value}"
 
 
 def _cpus(spec: str | None) -> str:
     if spec is None:
         return ""
     try:
-        return "" if parse_cpu_set(spec) else f"{spec!r} leaves no CPU; leave the setting out instead"
+        return "" if parse_cpu_set(spec) else f"{spec!r} names no CPU; leave the setting out instead"
     except InvalidData as error:
         return error.what
 
@@ -154,16 +154,16 @@ def _ip(value: str) -> str:
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        return f"{value[:60]!r} is no IP address"
+        return f"{value[:60]!r} is not an IP address"
     return ""
 
 
 def _host(value: str) -> str:
-    return "" if _HOST.fullmatch(value) else f"{value[:60]!r} is no host name"
+    return "" if _HOST.fullmatch(value) else f"{value[:60]!r} is not a host name"
 
 
 def _plug_in(value: str) -> str:
-    return "" if _PLUG_IN.fullmatch(value) else f"{value[:60]!r} is no name of a plug-in"
+    return "" if _PLUG_IN.fullmatch(value) else f"{value[:60]!r} is not the name of a plug-in"
 
 
 def _plug_ins(values: tuple[str, ...]) -> str:
@@ -203,7 +203,7 @@ def parse_listen(value: str) -> tuple[str, int] | None:
         return None
     found = _LISTEN.fullmatch(value)
     if found is None or int(found["port"]) > _PORT_MAX:
-        raise InvalidData(f"{value[:60]!r} is not address:port, such as 127.0.0.1:9809 or [::1]:9809")
+        raise InvalidData(f"must be address:port, such as 127.0.0.1:9809 or [::1]:9809, not {value[:60]!r}")
     return found["six"] or found["host"], int(found["port"])
 
 
@@ -225,7 +225,7 @@ def _uri(value: str) -> str:
 
 def _token(token: str | None) -> str:
     if token is not None and not re.fullmatch(r"[!-~]{1,4096}", token):
-        return "is no token: it has a space or a letter beyond ASCII"
+        return "is not a token: it has a space or a character beyond ASCII"
     return ""
 
 
@@ -248,7 +248,7 @@ def _bus(url: str | None) -> str:
 def _topics(values: tuple[str, ...]) -> str:
     if not values:
         return "names no topic"
-    return next((f"{value[:60]!r} is no name of a topic" for value in values if not _PLUG_IN.fullmatch(value)), "")
+    return next((f"{value[:60]!r} is not the name of a topic" for value in values if not _PLUG_IN.fullmatch(value)), "")
 
 
 def _one_shard(value: str | None) -> str:
@@ -291,7 +291,7 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "server.request_timeout_s": _finite,
     "server.rate_per_s": _finite,
     "server.shutdown_s": _finite,
-    **{f"filter_scheduler.{name}": _multiplier for name in FilterScheduler.__struct_fields__},
+    **{f"filter_scheduler.{name}": _multiplier for name in FilterSchedulerSection.__struct_fields__},
     "filter_scheduler.metrics_weight_setting": _multipliers,
     "metrics.listen": _listen,
     "metrics.healthy_within_s": _finite,
@@ -327,7 +327,7 @@ def check_together(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _check_server(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("ledger", "server.url"):
         if values[name] is not None and "@" in urlsplit(values[name]).netloc:
-            yield name, "has a user in it: what lets us in is server.token"
+            yield name, "has a user name in it: sign in with server.token instead"
         if _in_the_clear(values[name]) and not values["server.allow_insecure"]:
             yield name, "sends the token in the clear: use https, or set server.allow_insecure=true if it must be"
     if values["server.tls_key"] is not None and values["server.tls_cert"] is None:

@@ -87,7 +87,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _table(entry: object) -> dict[str, Any]:
     if not isinstance(entry, Mapping) or not all(isinstance(key, str) for key in entry):
-        raise InvalidData('is no table such as {vendor_id = "8086", product_id = "1515"}')
+        raise InvalidData('must be a table such as {vendor_id = "8086", product_id = "1515"}')
     return dict(entry)
 
 
@@ -113,10 +113,10 @@ def _hex(text: str, name: str, digits: int, largest: int) -> str:
     if text == ANY:
         return ANY
     if re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,8}", text) is None:
-        raise InvalidData(f"{name} {text[:40]!r} is no hexadecimal number and not *")
+        raise InvalidData(f"{name} must be a hexadecimal number or *, not {text[:40]!r}")
     number = int(text, 16)
     if number > largest:
-        raise InvalidData(f"{name} {text!r} is over {largest:x}")
+        raise InvalidData(f"{name} {text!r} is above {largest:x}")
     return f"{number:0{digits}x}"
 
 
@@ -153,7 +153,7 @@ def _patterns(given: Mapping[Any, Any]) -> dict[str, str]:
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            raise InvalidData(f"the address's {key} {pattern[:40]!r} is no pattern: {error}") from error
+            raise InvalidData(f"the address's {key} {pattern[:40]!r} is not a regular expression: {error}") from error
         patterns[key] = pattern
     return patterns
 
@@ -202,5 +202,5 @@ def _standard_or_custom(name: str, standard: frozenset[str], what: str) -> str:
     custom = "CUSTOM_" + re.sub(r"[^A-Z0-9]+", "_", upper.removeprefix("CUSTOM_"))
     # Placement refuses longer names.
     if len(custom) > 255 or custom.strip("_") == "CUSTOM":
-        raise InvalidData(f"{name[:40]!r} can't be made the name of a {what}")
+        raise InvalidData(f"{name[:40]!r} can't be made into the name of a {what}")
     return custom

@@ -1,31 +1,58 @@
 """
-Every section of the settings: names, types, defaults, units and meanings. Invariant: a setting is written here or in
-`whole`, and nowhere else.
+Every setting: its name, type, default, unit and meaning. Invariant: a setting is written here, and nowhere else.
 
 Types, ranges, the defaults, the generated reference and what is hidden all follow from it. Names are Nova's where
-Nova has the setting. A default that depends on the machine is worked out in `stocktake.settings.defaults`.
+Nova has the setting. A default that depends on the machine is worked out where the settings are read.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from stocktake.model.pci import DeviceSpec, PciAlias
 from stocktake.model.value import LARGEST, Value
-from stocktake.settings.section import AuthOptions, Section, about
+from stocktake.settings.secrets import hidden
+
+AuthOptions = Mapping[str, str | int | float | bool]
+
+
+def about(text: str, *, unit: str = "", hide: str = "", default: str = "", **limits: Any) -> Meta:
+    """
+    Say what a setting means.
+
+    Args:
+        unit: of the value, as shown in the reference.
+        hide: how it is hidden: `secret` (all of it), `url` (the password in it) or `options` (all but names known to be
+            harmless).
+        default: in words, where the machine decides.
+        limits: msgspec's (ge, gt, le, ...).
+    """
+    return Meta(description=text, extra={"unit": unit, "hide": hide, "default": default}, **limits)
+
+
+class Section(Value, frozen=True, kw_only=True):
+    """A table of settings; its repr hides what is secret."""
+
+    def __repr__(self) -> str:
+        """Show the settings, passwords hidden."""
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> Any:
+        """Give names and values, passwords hidden."""
+        return ((name, hidden(type(self), name, getattr(self, name))) for name in self.__struct_fields__)
 
 
 class ReservedPages(Value, frozen=True, kw_only=True):
-    """Huge pages of one host cell that are not for guests: the size in KiB, `count` in pages."""
+    """Huge pages of one host cell that are reserved for the host: the size in KiB, `count` in pages."""
 
     node: Annotated[int, Meta(ge=0, le=65535)]
     size_kb: Annotated[int, Meta(gt=0, le=LARGEST)]
     count: Annotated[int, Meta(ge=0, le=LARGEST)]
 
 
-class Database(Section, frozen=True, kw_only=True):
+class DatabaseSection(Section, frozen=True, kw_only=True):
     """The ledger."""
 
     connection: Annotated[
@@ -42,7 +69,7 @@ class Database(Section, frozen=True, kw_only=True):
     ] = None
 
 
-class Placement(Section, frozen=True, kw_only=True):
+class PlacementSection(Section, frozen=True, kw_only=True):
     """The scheduler's inventory service."""
 
     mode: Annotated[
@@ -81,7 +108,7 @@ class Placement(Section, frozen=True, kw_only=True):
     ] = 4
 
 
-class Pci(Section, frozen=True, kw_only=True):
+class PciSection(Section, frozen=True, kw_only=True):
     """PCI devices for guests."""
 
     device_spec: Annotated[
@@ -103,7 +130,7 @@ class Pci(Section, frozen=True, kw_only=True):
     report_in_placement: Annotated[bool, about("Report PCI devices to Placement as child providers.")] = True
 
 
-class Libvirt(Section, frozen=True, kw_only=True):
+class LibvirtSection(Section, frozen=True, kw_only=True):
     """The driver `libvirt`."""
 
     connection_uri: Annotated[str, about("The hypervisor, as `virsh -c` takes it.", hide="url")] = "qemu:///system"
@@ -122,7 +149,7 @@ class Libvirt(Section, frozen=True, kw_only=True):
     ] = 10
 
 
-class Ironic(Section, frozen=True, kw_only=True):
+class IronicSection(Section, frozen=True, kw_only=True):
     """The driver `ironic`."""
 
     endpoint_override: Annotated[
@@ -160,7 +187,7 @@ class Ironic(Section, frozen=True, kw_only=True):
     ] = 1.0
 
 
-class Fake(Section, frozen=True, kw_only=True):
+class FakeSection(Section, frozen=True, kw_only=True):
     """The driver `fake`."""
 
     fleet: Annotated[
@@ -174,7 +201,7 @@ class Fake(Section, frozen=True, kw_only=True):
     guests: Annotated[bool, about("Give generated nodes the guests that belong to the generated work.")] = True
 
 
-class FilterScheduler(Section, frozen=True, kw_only=True):
+class FilterSchedulerSection(Section, frozen=True, kw_only=True):
     """Which of the nodes that a machine fits is best; a multiplier of 0 leaves its weigher out."""
 
     ram_weight_multiplier: Annotated[float, about("Free memory: above 0 spreads machines, below 0 packs them.")] = 1.0
@@ -207,7 +234,7 @@ class FilterScheduler(Section, frozen=True, kw_only=True):
     ] = -10_000.0
 
 
-class Notifications(Section, frozen=True, kw_only=True):
+class NotificationsSection(Section, frozen=True, kw_only=True):
     """A message bus that is told of metrics and changes; see [notifications](notifications.md)."""
 
     transport_url: Annotated[
@@ -230,7 +257,7 @@ class Notifications(Section, frozen=True, kw_only=True):
     ] = None
 
 
-class Server(Section, frozen=True, kw_only=True):
+class ServerSection(Section, frozen=True, kw_only=True):
     """The fleet's front: where `stocktake serve` listens, and what it allows."""
 
     listen: Annotated[str, about("Where `serve` listens: an address and a port, such as `0.0.0.0:8790`.")] = (
@@ -258,8 +285,8 @@ class Server(Section, frozen=True, kw_only=True):
     allow_insecure: Annotated[
         bool,
         about(
-            "Do without TLS elsewhere than on loopback, as server and as client: something else encrypts, or nobody "
-            "listens."
+            "Do without TLS elsewhere than on loopback, as server and as client: something else encrypts, or "
+            "the network is trusted."
         ),
     ] = False
     request_bytes_max: Annotated[int, about("The largest body of a request.", unit="bytes", gt=0, le=2**30)] = (
@@ -275,7 +302,7 @@ class Server(Section, frozen=True, kw_only=True):
     ] = 10.0
 
 
-class History(Section, frozen=True, kw_only=True):
+class HistorySection(Section, frozen=True, kw_only=True):
     """What is remembered of nodes' figures, for plots; the agent drops what is older."""
 
     interval_s: Annotated[
@@ -286,7 +313,7 @@ class History(Section, frozen=True, kw_only=True):
     daily_days: Annotated[int, about("How long the last row of each day is kept.", unit="days", ge=0, le=3650)] = 365
 
 
-class Log(Section, frozen=True, kw_only=True):
+class LogSection(Section, frozen=True, kw_only=True):
     """What is written to stderr."""
 
     level: Annotated[
@@ -295,7 +322,7 @@ class Log(Section, frozen=True, kw_only=True):
     json: Annotated[bool, about("One JSON object a line, for machines.")] = False
 
 
-class Metrics(Section, frozen=True, kw_only=True):
+class MetricsSection(Section, frozen=True, kw_only=True):
     """What the agent shows over HTTP: `/metrics` for Prometheus and `/healthz`."""
 
     listen: Annotated[
@@ -315,3 +342,161 @@ class Metrics(Section, frozen=True, kw_only=True):
             le=LARGEST,
         ),
     ] = 0.0
+
+
+Ratio = float | None
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """
+    All settings. Made by `read_settings`; `origins` says where each value came from, by dotted name.
+    """
+
+    host: Annotated[str, about("This service's name in the ledger.", default="the machine's host name", max_length=255)]
+    my_ip: Annotated[
+        str,
+        about("The address that nodes are recorded with.", default="that of the default route's interface"),
+    ]
+    state_path: Annotated[
+        Path,
+        about(
+            "Where this host keeps its identity and, unless set otherwise, its databases.",
+            default="`/var/lib/stocktake` for root, else `$XDG_STATE_HOME/stocktake`",
+        ),
+    ]
+    compute_driver: Annotated[
+        str,
+        about(
+            "Who is asked about nodes: `libvirt`, `host`, `ironic`, `fake`, or a third party's name. `auto` takes "
+            "libvirt if it answers when the program starts, else host; name the driver on hosts that matter."
+        ),
+    ] = "auto"
+    update_resources_interval: Annotated[
+        int,
+        about(
+            "How often the agent takes stock; 0 is the default of 60, negative turns it off.",
+            unit="s",
+            ge=-LARGEST,
+            le=LARGEST,
+        ),
+    ] = 0
+    event_settle_s: Annotated[
+        float,
+        about(
+            "How long it has to be quiet after something happened before the agent looks again; five times as long at "
+            "the most.",
+            unit="s",
+            ge=0,
+            le=60,
+        ),
+    ] = 0.02
+    report_interval: Annotated[
+        int, about("How often the agent reports that it is alive.", unit="s", gt=0, le=LARGEST)
+    ] = 10
+    service_down_time: Annotated[
+        int, about("After how long a silent agent counts as down.", unit="s", gt=0, le=LARGEST)
+    ] = 60
+    reserved_host_memory_mb: Annotated[int, about("Memory reserved for the host.", unit="MiB", ge=0, le=LARGEST)] = 512
+    reserved_host_cpus: Annotated[int, about("CPUs reserved for the host.", unit="CPUs", ge=0, le=65535)] = 0
+    reserved_host_disk_mb: Annotated[int, about("Disk reserved for the host.", unit="MiB", ge=0, le=LARGEST)] = 0
+    cpu_allocation_ratio: Annotated[
+        Ratio, about("How many vCPUs may be allocated per CPU; 0 or unset leaves a node's ratio alone.")
+    ] = None
+    ram_allocation_ratio: Annotated[
+        Ratio, about("How many times memory may be allocated; 0 or unset leaves a node's ratio alone.")
+    ] = None
+    disk_allocation_ratio: Annotated[
+        Ratio, about("How many times disk may be allocated; 0 or unset leaves a node's ratio alone.")
+    ] = None
+    initial_cpu_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = 4.0
+    initial_ram_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = 1.0
+    initial_disk_allocation_ratio: Annotated[float, about("The ratio of a new node while the one above is unset.")] = (
+        1.0
+    )
+    cpu_shared_set: Annotated[
+        str | None, about("Host CPUs for floating guests, such as `0-3,^2`; unset takes all that are not dedicated.")
+    ] = None
+    cpu_dedicated_set: Annotated[str | None, about("Host CPUs for pinned guests, such as `4-15`; unset has none.")] = (
+        None
+    )
+    packing_host_numa_cells_allocation_strategy: Annotated[
+        bool, about("Put guests' cells on the fullest of a node's NUMA cells first; otherwise on the emptiest.")
+    ] = False
+    reserved_huge_pages: Annotated[
+        tuple[ReservedPages, ...],
+        about(
+            "Huge pages reserved for the host: tables of `node`, `size` (KiB, or text such as `1GB`) and `count`, or "
+            "Nova's text form `node:0,size:2048,count:64`."
+        ),
+    ] = ()
+    compute_monitors: Annotated[
+        tuple[str, ...], about("Which host metrics are read with every pass: `cpu` (Nova's `cpu.virt_driver` too).")
+    ] = ()
+    adopt: Annotated[
+        Literal["manual", "auto"],
+        about("`auto` makes instances of unmanaged guests; for hosts whose instances are recorded nowhere else."),
+    ] = "manual"
+    allocations: Annotated[
+        Literal["own", "foreign"],
+        about(
+            "Who allocates in Placement. `own`: stocktake does; what instances and migrations hold there is what the "
+            "ledger says. `foreign`: somebody else does (an OpenStack), and allocations are never touched."
+        ),
+    ] = "foreign"
+    claim_expiry_s: Annotated[
+        float,
+        about(
+            "After how long a claim that was not settled is released, by the next refresh; commands that run under a "
+            "claim renew it while they run.",
+            unit="s",
+            gt=0,
+            le=LARGEST,
+        ),
+    ] = 600.0
+    provider_config_location: Annotated[
+        Path, about("The directory of provider.yaml files; one that does not exist has none.")
+    ] = Path("/etc/stocktake/provider_config")
+    orphan_node_share_max: Annotated[
+        float,
+        about(
+            "If the driver stops reporting more than this share of the nodes at once, they are deleted only after a "
+            "second pass says the same.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.5
+    driver_timeout_s: Annotated[
+        float, about("How long the hypervisor may take to answer for all nodes.", unit="s", gt=0, le=3600)
+    ] = 30.0
+    ledger: Annotated[
+        str | None,
+        about(
+            "The server that keeps this host's books, such as `https://stocktake.example.org` (`stocktake serve`); the "
+            "token is `server.token`. An embedded Placement is then that server's. Unset: the database is opened here.",
+            hide="url",
+        ),
+    ] = None
+    database: DatabaseSection
+    placement: PlacementSection
+    pci: PciSection = PciSection()
+    libvirt: LibvirtSection = LibvirtSection()
+    ironic: IronicSection = IronicSection()
+    fake: FakeSection = FakeSection()
+    filter_scheduler: FilterSchedulerSection = FilterSchedulerSection()
+    server: ServerSection = ServerSection()
+    history: HistorySection = HistorySection()
+    log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
+    notifications: NotificationsSection = NotificationsSection()
+    origins: Mapping[str, str] = {}
+
+    @property
+    def refresh_interval_s(self) -> float | None:
+        """Give the time between passes in seconds; None if the periodic pass is off."""
+        if self.update_resources_interval < 0:
+            return None
+        return float(self.update_resources_interval or DEFAULT_INTERVAL_S)
+
+
+# What an update_resources_interval of 0 means, in Nova as here.
+DEFAULT_INTERVAL_S = 60

@@ -23,7 +23,7 @@ from stocktake.views.quantities import since
 Word = Literal["up", "manual", "stale", "failed", "down"]
 
 # These go away by themselves, or by a pass that agrees.
-_PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "node-vanished"})
+_PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "orphan-node"})
 
 
 @dataclass(frozen=True, slots=True)

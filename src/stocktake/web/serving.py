@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from stocktake.errors import SettingsError, Unreachable
-from stocktake.settings import Server, parse_listen
+from stocktake.settings import ServerSection, parse_listen
 from stocktake.web.app import make_app
 from stocktake.web.context import Web
 
@@ -37,7 +37,7 @@ _IDLE_S = 30
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def is_loopback(settings: Server) -> bool:
+def is_loopback(settings: ServerSection) -> bool:
     """Say whether only this machine can reach the address that is listened on."""
     host, _port = _address(settings)
     try:
@@ -46,7 +46,7 @@ def is_loopback(settings: Server) -> bool:
         return False
 
 
-def check_exposure(settings: Server) -> None:
+def check_exposure(settings: ServerSection) -> None:
     """
     See to it that tokens don't cross a network in the clear unless somebody said that they may.
 
@@ -213,13 +213,13 @@ def serve(web: Web, ready: Callable[[str], None]) -> None:
         asyncio.run(_served(server, listener, certificate, app.state.stopping, lambda: ready(url)))
 
 
-def _address(settings: Server) -> tuple[str, int]:
+def _address(settings: ServerSection) -> tuple[str, int]:
     where = parse_listen(settings.listen)
     assert where is not None, "the settings refuse an empty one"
     return where
 
 
-def listen(settings: Server) -> socket.socket:
+def listen(settings: ServerSection) -> socket.socket:
     """
     Open the socket.
 

@@ -22,7 +22,7 @@ from stocktake.model.value import UUID
 if TYPE_CHECKING:
     from keystoneauth1.adapter import Adapter
 
-    from stocktake.settings import Ironic
+    from stocktake.settings import IronicSection
 
 LOG = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class Api:
         closed: ends the waits between tries.
     """
 
-    def __init__(self, section: "Ironic", clock: Clock, closed: threading.Event) -> None:
+    def __init__(self, section: "IronicSection", clock: Clock, closed: threading.Event) -> None:
         self._section = section
         self._clock = clock
         self._closed = closed
