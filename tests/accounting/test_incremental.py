@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from stocktake.accounting import lifecycle, pci
-from stocktake.accounting.incremental import digest, judged, placed, shifted, with_devices
+from stocktake.accounting.incremental import digest, judged, placed, with_devices, with_entries
 from stocktake.accounting.instance_usage import Holding, holdings_of, share_of
 from stocktake.accounting.lifecycle import Location, MoveKind, Step
 from stocktake.accounting.migrations import in_play
@@ -116,7 +116,7 @@ def recounted(books: Tally, uuid: str, promise: Promise) -> Tally:
     """Count one instance anew, as a claim does."""
     moves = tuple(move for move in promise.touching if in_play(move))
     gone = tuple(entry for entry in books.entries if entry.id == uuid)
-    bare = shifted(books.node, gone, ())
+    bare = with_entries(books.node, gone, ())
     mine = {record.address for record in books.pci_devices if record.instance_uuid == uuid}
     keep = mine - set(promise.frees) if promise.here or moves else set()
     table = {record.address: record for record in books.pci_devices}
@@ -128,7 +128,7 @@ def recounted(books: Tally, uuid: str, promise: Promise) -> Tally:
         share = share_of(promise.instance, moves, HOST, NODE, here=promise.here)
         come, refused = placed(bare, holdings_of(share, pci.held_by(table).get(uuid, ())))
         found, stale = (*share.problems, *refused), share.stale
-    node = judged(shifted(books.node, gone, come), uuid, found)
+    node = judged(with_entries(books.node, gone, come), uuid, found)
     node = replace(node, pci_device_pools=pci.pools(table))
     entries = (*(entry for entry in books.entries if entry.id != uuid), *come)
     return Tally(node=node, entries=entries, stale_migrations=stale, pci_devices=tuple(table.values()))
@@ -287,7 +287,7 @@ def test_given_a_cell_that_was_too_full_when_its_guest_goes_then_that_is_over() 
     host = a_host(numa_topology=two_cells(pages=()))
     books = count(host, work([full]))
     assert codes(books) == ["cell-overfull", "page-size-unknown"]
-    after = judged(shifted(books.node, books.entries[1:], ()), full.uuid, ())
+    after = judged(with_entries(books.node, books.entries[1:], ()), full.uuid, ())
     assert after == count(host).node
 
 

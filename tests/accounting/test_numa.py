@@ -2,7 +2,7 @@
 
 import pytest
 
-from stocktake.accounting.numa import Cells, shifted, used
+from stocktake.accounting.numa import Cells, shifted, unused
 from stocktake.model.books import Tally
 from stocktake.model.hypervisor import Host
 from stocktake.model.rules import Rules
@@ -96,7 +96,7 @@ def test_given_a_host_without_cells_when_counted_then_guests_with_them_are_place
     assert entries_of(books, "instance")[uuid_of(1)].cells == ()
     assert (books.node.numa_topology is None) is (topology is None)
     assert books.node.vcpus_used == 2
-    assert used(None, books.entries) is None
+    assert unused(None) is None
 
 
 def test_given_a_guest_without_topology_when_counted_then_no_cell_is_touched() -> None:
@@ -268,7 +268,7 @@ def test_given_a_cell_with_more_reserved_than_it_has_when_counted_then_there_is_
 
 
 def test_given_the_same_holder_twice_when_placed_then_its_cpu_is_pinned_once() -> None:
-    cells = Cells(two_cells())
+    cells = Cells(unused(two_cells()))
     first, _ = cells.place("a", pinned({0: 4}))
     second, problems = cells.place("a", pinned({0: 4, 1: 5}))
     assert [set(take.pinned_cpus) for take in (*first, *second)] == [{4}, {5}]

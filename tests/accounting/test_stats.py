@@ -1,14 +1,21 @@
 """Counts of instances by state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 
 from stocktake.accounting.instance_usage import of_instance
-from stocktake.accounting.stats import IO_TASKS, adjusted, current_workload, tallied
+from stocktake.accounting.stats import IO_TASKS, adjusted, current_workload, kept
 from stocktake.model.books import Entry, StatValue
 from stocktake.model.workload import Instance
 from tests.accounting.making import a_migration, a_resize, an_instance, count, work
+
+
+def tallied(
+    entries: Iterable[Entry], *, driver: Mapping[str, StatValue] | None, before: Mapping[str, StatValue]
+) -> dict[str, StatValue]:
+    """Give the stats of a node with these entries, as its record has them."""
+    return kept(driver, before) | adjusted({}, (), tuple(entries))
 
 
 def test_given_no_instance_when_counted_then_there_is_failed_builds_only() -> None:
@@ -74,12 +81,13 @@ def test_given_what_a_driver_says_when_counted_then_it_is_merged_in(
 
 
 @pytest.mark.parametrize(
-    ("before", "kept"), [({}, 0), ({"failed_builds": 3}, 3), ({"failed_builds": "4"}, 4), ({"failed_builds": None}, 0)]
+    ("before", "number"),
+    [({}, 0), ({"failed_builds": 3}, 3), ({"failed_builds": "4"}, 4), ({"failed_builds": None}, 0)],
 )
 def test_given_builds_that_failed_when_counted_again_then_their_number_is_kept(
-    before: dict[str, StatValue], kept: int
+    before: dict[str, StatValue], number: int
 ) -> None:
-    assert tallied((), driver={"failed_builds": 99}, before=before)["failed_builds"] == kept
+    assert tallied((), driver={"failed_builds": 99}, before=before)["failed_builds"] == number
 
 
 def test_given_a_counted_migration_when_counted_then_it_is_in_no_number() -> None:

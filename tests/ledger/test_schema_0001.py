@@ -11,7 +11,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 
 import stocktake.ledger
-from stocktake.accounting.incremental import shifted
+from stocktake.accounting.incremental import with_entries
 from stocktake.errors import LedgerError
 from stocktake.ledger import Database, DatabaseLedger
 from stocktake.ledger.schema import HEAD
@@ -129,7 +129,7 @@ def check(ledger: DatabaseLedger) -> None:
     assert [(one.address, one.tags) for one in work.pci_devices] == [("0000:05:00.0", {})]
     # Whoever claims before the first refresh finds disk that is never understated.
     assert known.disk_mb_used == 2048
-    assert shifted(known, THOSE[1:], ()).local_gb_used == 1
+    assert with_entries(known, THOSE[1:], ()).local_gb_used == 1
 
 
 def test_given_a_ledger_of_the_first_version_when_opened_then_it_is_upgraded_and_keeps_all(empty_url: str) -> None:

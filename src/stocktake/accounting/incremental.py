@@ -38,7 +38,7 @@ _OF_A_COUNT = frozenset(
 
 def placed(node: ComputeNode, holdings: Sequence[Holding]) -> tuple[tuple[Entry, ...], tuple[Problem, ...]]:
     """
-    Make entries of holdings, placed on a record's cells as far as they go.
+    Make entries of holdings, placed on cells one after another; who comes first has a CPU that two ask for.
 
     Args:
         node: the record without what these holders had of it before.
@@ -56,7 +56,7 @@ def placed(node: ComputeNode, holdings: Sequence[Holding]) -> tuple[tuple[Entry,
     return tuple(entries), tuple(problems)
 
 
-def shifted(node: ComputeNode, gone: Sequence[Entry], come: Sequence[Entry]) -> ComputeNode:
+def with_entries(node: ComputeNode, gone: Sequence[Entry], come: Sequence[Entry]) -> ComputeNode:
     """Make the record that a node has once some entries are gone and others have come; problems stay as they are."""
     vcpus_used = node.vcpus_used + sum(entry.vcpus for entry in come) - sum(entry.vcpus for entry in gone)
     memory_mb_used = node.memory_mb_used + sum(entry.memory_mb for entry in come)

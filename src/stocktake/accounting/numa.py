@@ -13,7 +13,6 @@ from stocktake.model.topology import (
     CellTake,
     GuestCell,
     GuestTopology,
-    HostCell,
     HostTopology,
     NodeCell,
     NodePages,
@@ -28,19 +27,16 @@ _NO_CPU: frozenset[int] = frozenset()
 
 class Cells:
     """
-    The host's cells while holders are placed on them, one after another.
+    A record's cells while holders are placed on them, one after another.
 
-    It remembers only who has pinned which CPU: everything else is summed from the takes. Cells of a record have their
-    CPUs pinned already, by others.
+    It remembers only who has pinned which CPU: everything else is summed from the takes. The record's pinned CPUs are
+    others'.
     """
 
-    def __init__(self, topology: HostTopology | NodeTopology | None) -> None:
-        cells: Sequence[HostCell | NodeCell] = topology.cells if topology else ()
-        self._cells: Mapping[int, HostCell | NodeCell] = {cell.id: cell for cell in cells}
-        self._pinned_by: dict[int, str] = {}
-        for cell in cells:
-            if isinstance(cell, NodeCell):
-                self._pinned_by |= dict.fromkeys(cell.pinned_cpus, "another guest")
+    def __init__(self, topology: NodeTopology | None) -> None:
+        cells = topology.cells if topology else ()
+        self._cells: Mapping[int, NodeCell] = {cell.id: cell for cell in cells}
+        self._pinned_by = {cpu: "another guest" for cell in cells for cpu in cell.pinned_cpus}
 
     def place(self, holder: str, topology: GuestTopology | None) -> tuple[tuple[CellTake, ...], tuple[Problem, ...]]:
         """
@@ -75,9 +71,7 @@ class Cells:
             )
         return tuple(takes), tuple(problems)
 
-    def _pin(
-        self, holder: str, guest: GuestCell, cell: HostCell | NodeCell
-    ) -> tuple[frozenset[int], list[tuple[str, str]]]:
+    def _pin(self, holder: str, guest: GuestCell, cell: NodeCell) -> tuple[frozenset[int], list[tuple[str, str]]]:
         """Pin what the guest asks for and is free; say what isn't."""
         asked = _asked(guest, cell)
         if not asked:
@@ -97,26 +91,42 @@ class Cells:
         return frozenset(pinned), refused
 
 
-def used(topology: HostTopology | None, entries: Sequence[Entry]) -> NodeTopology | None:
-    """Add up what the entries take of each host cell."""
+def unused(topology: HostTopology | None) -> NodeTopology | None:
+    """Make a record's cells of the host's, with nothing taken of them."""
     if topology is None:
         return None
-    takes: dict[int, list[CellTake]] = {cell.id: [] for cell in topology.cells}
-    for entry in entries:
-        for take in entry.cells:
-            takes[take.cell].append(take)
-    return NodeTopology(cells=tuple(_sum(cell, takes[cell.id]) for cell in topology.cells))
+    return NodeTopology(
+        cells=tuple(
+            NodeCell(
+                id=cell.id,
+                cpuset=cell.cpuset,
+                pcpuset=cell.pcpuset,
+                memory_mb=cell.memory_mb,
+                siblings=cell.siblings,
+                pages=tuple(
+                    NodePages(size_kb=pages.size_kb, total=pages.total, reserved=pages.reserved, used=0)
+                    for pages in cell.pages
+                ),
+                socket=cell.socket,
+                cpu_usage=0,
+                memory_usage_mb=0,
+                pinned_cpus=_NO_CPU,
+            )
+            for cell in topology.cells
+        )
+    )
 
 
 def shifted(topology: NodeTopology | None, gone: Sequence[Entry], come: Sequence[Entry]) -> NodeTopology | None:
     """Make the cells that a node has once some entries are gone and others have come."""
     if topology is None:
         return None
-    leaving = [take for entry in gone for take in entry.cells]
-    coming = [take for entry in come for take in entry.cells]
+    leaving, coming = _takes(gone), _takes(come)
     if not (leaving or coming):
         return topology
-    return NodeTopology(cells=tuple(_shifted(cell, leaving, coming) for cell in topology.cells))
+    return NodeTopology(
+        cells=tuple(_shifted(cell, leaving.get(cell.id, ()), coming.get(cell.id, ())) for cell in topology.cells)
+    )
 
 
 def overfull(topology: NodeTopology | None, *, cpu_ratio: float, ram_ratio: float) -> tuple[Problem, ...]:
@@ -146,7 +156,7 @@ def overfull(topology: NodeTopology | None, *, cpu_ratio: float, ram_ratio: floa
     return tuple(problems)
 
 
-def _asked(guest: GuestCell, cell: HostCell | NodeCell) -> frozenset[int]:
+def _asked(guest: GuestCell, cell: NodeCell) -> frozenset[int]:
     """Collect the host CPUs that a guest cell pins; an isolating one takes the whole cores."""
     if guest.cpu_policy is None or guest.cpu_policy == "shared":
         return _NO_CPU
@@ -156,7 +166,7 @@ def _asked(guest: GuestCell, cell: HostCell | NodeCell) -> frozenset[int]:
     return asked.union(*(core for core in cell.siblings if core & asked))
 
 
-def _pages(guest: GuestCell, cell: HostCell | NodeCell) -> tuple[tuple[PagesTaken, ...], list[tuple[str, str]]]:
+def _pages(guest: GuestCell, cell: NodeCell) -> tuple[tuple[PagesTaken, ...], list[tuple[str, str]]]:
     """Work out the pages that a guest cell takes, cut down to whole ones."""
     sizes = [pages.size_kb for pages in cell.pages]
     size_kb = guest.pagesize_kb or min(sizes, default=None)
@@ -167,44 +177,31 @@ def _pages(guest: GuestCell, cell: HostCell | NodeCell) -> tuple[tuple[PagesTake
     return (PagesTaken(size_kb=size_kb, count=guest.memory_mb * KIB_PER_MIB // size_kb),), []
 
 
-def _shifted(cell: NodeCell, gone: Iterable[CellTake], come: Iterable[CellTake]) -> NodeCell:
-    leaving = [take for take in gone if take.cell == cell.id]
-    coming = [take for take in come if take.cell == cell.id]
+def _takes(entries: Iterable[Entry]) -> dict[int, list[CellTake]]:
+    """Collect what entries take, by the host cell's id."""
+    takes: dict[int, list[CellTake]] = {}
+    for entry in entries:
+        for take in entry.cells:
+            takes.setdefault(take.cell, []).append(take)
+    return takes
+
+
+def _shifted(cell: NodeCell, leaving: Sequence[CellTake], coming: Sequence[CellTake]) -> NodeCell:
+    if not (leaving or coming):
+        return cell
     used = {pages.size_kb: pages.used for pages in cell.pages}
     for takes, sign in ((leaving, -1), (coming, 1)):
         for taken in (taken for take in takes for taken in take.pages):
             used[taken.size_kb] = used.get(taken.size_kb, 0) + sign * taken.count
-    left = cell.pinned_cpus - frozenset().union(*(take.pinned_cpus for take in leaving))
+    pinned = cell.pinned_cpus - frozenset().union(*(take.pinned_cpus for take in leaving))
     return replace(
         cell,
         cpu_usage=cell.cpu_usage + sum(take.vcpus for take in coming) - sum(take.vcpus for take in leaving),
         memory_usage_mb=cell.memory_usage_mb
         + sum(take.memory_mb for take in coming)
         - sum(take.memory_mb for take in leaving),
-        pinned_cpus=left.union(*(take.pinned_cpus for take in coming)),
+        pinned_cpus=pinned.union(*(take.pinned_cpus for take in coming)),
         pages=tuple(replace(pages, used=used[pages.size_kb]) for pages in cell.pages),
-    )
-
-
-def _sum(cell: HostCell, takes: Sequence[CellTake]) -> NodeCell:
-    pages: dict[int, int] = {}
-    for take in takes:
-        for taken in take.pages:
-            pages[taken.size_kb] = pages.get(taken.size_kb, 0) + taken.count
-    return NodeCell(
-        id=cell.id,
-        cpuset=cell.cpuset,
-        pcpuset=cell.pcpuset,
-        memory_mb=cell.memory_mb,
-        siblings=cell.siblings,
-        pages=tuple(
-            NodePages(size_kb=has.size_kb, total=has.total, reserved=has.reserved, used=pages.get(has.size_kb, 0))
-            for has in cell.pages
-        ),
-        socket=cell.socket,
-        cpu_usage=sum(take.vcpus for take in takes),
-        memory_usage_mb=sum(take.memory_mb for take in takes),
-        pinned_cpus=frozenset().union(*(take.pinned_cpus for take in takes)),
     )
 
 

@@ -7,7 +7,7 @@ Rules: docs/accounting.md, "Instances".
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from stocktake.model.books import Entry, StatValue
 from stocktake.model.workload import Instance
@@ -35,26 +35,20 @@ def counts_of(instance: Instance) -> tuple[str, ...]:
     )
 
 
-def tallied(
-    entries: Iterable[Entry], *, driver: Mapping[str, StatValue] | None, before: Mapping[str, StatValue]
-) -> dict[str, StatValue]:
+def kept(driver: Mapping[str, StatValue] | None, before: Mapping[str, StatValue]) -> dict[str, StatValue]:
     """
-    Make a node's stats.
+    Give the stats that no entry makes.
 
     Args:
-        driver: what the driver passes in, merged in, with an `uptime` of None if it has none, as in Nova;
-            our own names win.
+        driver: what the driver passes in, with an `uptime` of None if it has none, as in Nova.
         before: the saved record's stats: `failed_builds` is kept.
     """
-    numbers: Counter[str] = Counter()
-    for entry in entries:
-        _add(numbers, entry)
     stats: dict[str, StatValue] = {} if driver is None else {"uptime": None, **driver}
     stats["failed_builds"] = _failed_builds(before)
-    return stats | _shown(numbers)
+    return stats
 
 
-def adjusted(stats: Mapping[str, StatValue], gone: Iterable[Entry], come: Iterable[Entry]) -> dict[str, StatValue]:
+def adjusted(stats: Mapping[str, StatValue], gone: Collection[Entry], come: Collection[Entry]) -> dict[str, StatValue]:
     """Make the stats that a node has once some entries are gone and others have come."""
     names = {"num_instances", "io_workload"}.union(*(entry.counts for entry in gone), *(entry.counts for entry in come))
     numbers: Counter[str] = Counter()

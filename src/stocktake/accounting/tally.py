@@ -1,5 +1,6 @@
 """
-Step 6: the entries of a node, and the record that is their sum. Invariant: record = sum of entries, asserted.
+Step 6: the entries of a node, and the record that is their sum. Invariant: a record is made by adding its
+entries to one that has none.
 
 Rules: docs/accounting.md. Pure: the hypervisor's facts and the ledger's promises in, the books out.
 """
@@ -8,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from stocktake.accounting import migrations as migrations_
 from stocktake.accounting import numa, orphans, pci, stats
-from stocktake.accounting.incremental import digest
-from stocktake.accounting.instance_usage import MIB_PER_GIB, Holding, Share, holdings_of, share_of
+from stocktake.accounting.incremental import placed, with_entries
+from stocktake.accounting.instance_usage import Holding, Share, holdings_of, share_of
 from stocktake.model.books import ComputeNode, Entry, Tally
 from stocktake.model.hypervisor import Guest, Host
 from stocktake.model.problem import Problem, ordered
@@ -18,7 +19,7 @@ from stocktake.model.value import Value, replace
 from stocktake.model.workload import Instance, Migration, NodeWork
 
 
-class Counted(Value, frozen=True, kw_only=True):
+class Headcount(Value, frozen=True, kw_only=True):
     """Who counts on the node, before anything is added up: by the instances' uuids, then the guests."""
 
     shares: tuple[Share, ...]
@@ -40,22 +41,24 @@ def tally(host: Host, work: NodeWork, rules: Rules, *, uuid: str) -> Tally:
         rules = rules.for_whole()
     counted = _counted(host, work, rules)
     table, pci_problems = _pci_table(host, work, rules, counted)
-    entries, place_problems = _placed(host, (_reserved(rules), *_holdings(counted, work, table)))
-    node = _record(host, work, rules, entries, uuid=uuid)
+    bare = _bare(host, work, rules, uuid=uuid)
+    entries, place_problems = placed(bare, (_reserved(rules), *_holdings(counted, work, table)))
+    # Our own names win over a driver's.
+    node = with_entries(replace(bare, stats={}), (), entries)
     found = numa.overfull(node.numa_topology, cpu_ratio=node.cpu_allocation_ratio, ram_ratio=node.ram_allocation_ratio)
     problems = (*host.problems, *counted.problems, *pci_problems, *place_problems, *found)
     node = replace(
         node,
         pci_device_pools=pci.pools(table),
         problems=ordered(problems),
-        entries_digest=digest(entries),
+        stats={**bare.stats, **node.stats},
     )
     stale = tuple(sorted(id_ for share in counted.shares for id_ in share.stale))
     records = tuple(record for _, record in sorted(table.items()))
     return Tally(node=node, entries=entries, stale_migrations=stale, pci_devices=records)
 
 
-def _counted(host: Host, work: NodeWork, rules: Rules) -> Counted:
+def _counted(host: Host, work: NodeWork, rules: Rules) -> Headcount:
     """Decide who counts: instances, moves of instances, then guests of neither."""
     moves: dict[str, list[Migration]] = {}
     for migration in work.migrations:
@@ -72,10 +75,10 @@ def _counted(host: Host, work: NodeWork, rules: Rules) -> Counted:
     if host.guests is not None:
         guests = {guest.uuid: guest for guest in host.guests}
         problems.extend(_drift([share.counted for share in shares if share.counted], guests))
-    return Counted(shares=shares, guests=orphans.unpromised(host.guests or (), uuids), problems=tuple(problems))
+    return Headcount(shares=shares, guests=orphans.unpromised(host.guests or (), uuids), problems=tuple(problems))
 
 
-def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Counted) -> tuple[pci.Table, tuple[Problem, ...]]:
+def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Headcount) -> tuple[pci.Table, tuple[Problem, ...]]:
     """Bring the devices up to date: who still exists keeps his, what is counted is allocated."""
     existing = {instance.uuid for instance in work.instances}
     existing |= {migration.instance_uuid for migration in work.migrations if migrations_.in_play(migration)}
@@ -94,7 +97,7 @@ def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Counted) -> tu
     return table, (*problems, *more)
 
 
-def _holdings(counted: Counted, work: NodeWork, table: pci.Table) -> list[Holding]:
+def _holdings(counted: Headcount, work: NodeWork, table: pci.Table) -> list[Holding]:
     """Make everybody's entry: instances, moves, guests, each by uuid, however they came in."""
     held = pci.held_by(table)
     here = {instance.uuid: instance for instance in work.instances}
@@ -111,18 +114,6 @@ def _holdings(counted: Counted, work: NodeWork, table: pci.Table) -> list[Holdin
     return holdings
 
 
-def _placed(host: Host, holdings: Sequence[Holding]) -> tuple[tuple[Entry, ...], tuple[Problem, ...]]:
-    """Place everybody on the cells, one after another; who comes first has a CPU that two ask for."""
-    cells = numa.Cells(host.numa_topology)
-    entries: list[Entry] = []
-    problems: list[Problem] = []
-    for holding in holdings:
-        takes, refused = cells.place(holding.entry.id, holding.numa)
-        problems.extend(refused)
-        entries.append(replace(holding.entry, cells=takes, pci=holding.pci) if takes or holding.pci else holding.entry)
-    return tuple(entries), tuple(problems)
-
-
 def _reserved(rules: Rules) -> Holding:
     return Holding(
         entry=Entry(
@@ -136,14 +127,9 @@ def _reserved(rules: Rules) -> Holding:
     )
 
 
-def _record(host: Host, work: NodeWork, rules: Rules, entries: Sequence[Entry], *, uuid: str) -> ComputeNode:
-    """Sum the entries into the record; disk is rounded up to whole GiB once, at the end."""
+def _bare(host: Host, work: NodeWork, rules: Rules, *, uuid: str) -> ComputeNode:
+    """Make the record of a node that nothing is allocated of."""
     before = work.record
-    vcpus_used = sum(entry.vcpus for entry in entries)
-    memory_mb_used = sum(entry.memory_mb for entry in entries)
-    disk_mb_used = sum(entry.disk_mb for entry in entries)
-    local_gb_used = -(-disk_mb_used // MIB_PER_GIB)
-    topology = numa.used(host.numa_topology, entries)
     return ComputeNode(
         uuid=before.uuid if before else uuid,
         host=rules.host,
@@ -152,15 +138,12 @@ def _record(host: Host, work: NodeWork, rules: Rules, entries: Sequence[Entry], 
         vcpus=host.vcpus,
         memory_mb=host.memory_mb,
         local_gb=host.local_gb,
-        vcpus_used=vcpus_used,
-        memory_mb_used=memory_mb_used,
-        local_gb_used=local_gb_used,
-        disk_mb_used=disk_mb_used,
-        free_ram_mb=host.memory_mb - memory_mb_used,
-        free_disk_gb=host.local_gb - local_gb_used,
+        vcpus_used=0,
+        memory_mb_used=0,
+        local_gb_used=0,
+        free_ram_mb=host.memory_mb,
+        free_disk_gb=host.local_gb,
         disk_available_least=host.disk_available_least,
-        running_vms=sum(entry.kind == "instance" for entry in entries),
-        current_workload=stats.current_workload(entries),
         cpu_allocation_ratio=_ratio(
             rules.cpu_allocation_ratio,
             before.cpu_allocation_ratio if before else None,
@@ -180,8 +163,8 @@ def _record(host: Host, work: NodeWork, rules: Rules, entries: Sequence[Entry], 
         hypervisor_version=host.hypervisor_version,
         cpu_info=host.cpu_info,
         supported_instances=host.supported_instances,
-        numa_topology=topology,
-        stats=stats.tallied(entries, driver=host.stats, before=before.stats if before else {}),
+        numa_topology=numa.unused(host.numa_topology),
+        stats=stats.kept(host.stats, before.stats if before else {}),
         metrics=host.metrics,
         owned_traits=before.owned_traits if before else frozenset(),
         owned_classes=before.owned_classes if before else frozenset(),

@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from stocktake.accounting import lifecycle
 from stocktake.accounting.lifecycle import Location, MoveKind, Step
+from stocktake.accounting.node_availability import is_alive
 from stocktake.claims.nouns import Claimed, ClaimRules, Refused, Request
-from stocktake.claims.recount import Counted, allocations_of, count_anew, location_of
+from stocktake.claims.recount import RecountedNode, allocations_of, location_of, recount
 from stocktake.claims.room import find_room
 from stocktake.clock import Clock, Ids
 from stocktake.errors import LedgerError, NotFound, NotNow, StocktakeError
@@ -34,14 +35,14 @@ LONGEST_S = 100 * 365.25 * 86_400
 
 T = TypeVar("T")
 Nodes = Mapping[str, ComputeNode]
-Done = tuple[Claimed, tuple[Counted, ...]]
+Done = tuple[Claimed, tuple[RecountedNode, ...]]
 
 
 class Claims:
     """
-    Promises on the nodes of a ledger. Threads may share one; processes on any machine may claim at once.
+    Claims on the nodes of a ledger. Threads may share one; processes on any machine may claim at once.
 
-    Every call raises LedgerUnreachable or LedgerError as the ledger's calls do; then nothing was promised.
+    Every call raises LedgerUnreachable or LedgerError as the ledger's calls do; then nothing was claimed.
     """
 
     def __init__(self, ledger: DatabaseLedger, scheduler: Scheduler, rules: ClaimRules, clock: Clock, ids: Ids) -> None:
@@ -98,12 +99,12 @@ class Claims:
                 instance_type_id=flavor.id,
                 numa_topology=room.numa,
                 volume_backed=request.volume_backed,
-                pci_devices=room.addresses,
+                pci_devices=tuple(sorted(room.takes)),
                 claim_expires_at=self._expires_at(tx.now, expires_s),
                 created_at=tx.now,
             )
             tx.put_instances([instance])
-            counted = count_anew(tx, nodes, uuid, instance, None, takes={node_uuid: room.takes})
+            counted = recount(tx, nodes, uuid, instance, None, takes={node_uuid: room.takes})
             return Claimed(instance=instance, nodes=tuple(one.node for one in counted)), counted
 
         with self._ledger.transaction() as tx:
@@ -176,7 +177,7 @@ class Claims:
                 dest,
                 flavor=flavor,
                 numa=room.numa,
-                devices=room.addresses,
+                devices=tuple(sorted(room.takes)),
                 migration_id=tx.next_migration_id(),
                 migration_uuid=self._ids.uuid(),
                 expires_at=self._expires_at(tx.now, expires_s),
@@ -277,16 +278,14 @@ class Claims:
         return self._allocate_settled(self._locked(uuid, self._delete))
 
     def _check_down(self, host: str) -> None:
-        """Refuse to build a machine again whose host lives: it would run twice."""
+        """Refuse to rebuild a machine elsewhere while its host is up: it would run twice."""
         service = self._ledger.service(host)
-        if service is None or service.forced_down or service.last_seen_up is None:
-            return
-        if self._clock.now() - service.last_seen_up <= timedelta(seconds=self._rules.down_s):
+        if service is not None and is_alive(service, self._clock.now(), self._rules.down_s):
             remedy = "Stop that agent and fence the host first, or take a live migration; `--force` if you know better."
             raise NotNow("its agent is alive: the machine would run twice", where=host, remedy=remedy)
 
     def _give_back(self, tx: Transaction, nodes: Nodes, before: Instance, migration: Migration | None) -> Done:
-        """Give a pending claim back in the books; the scheduler is not told."""
+        """Give a pending claim back in the ledger; the scheduler is not told."""
         if migration is not None:
             return self._recount(tx, nodes, lifecycle.aborted(before, migration))
         if before.vm_state == "shelved_offloaded":
@@ -310,7 +309,7 @@ class Claims:
             migration = replace(migration, status="failed", claim_expires_at=None)
             tx.change_migrations([migration])
         tx.delete_instances([before.uuid], released=not self._rules.own)
-        counted = count_anew(tx, nodes, before.uuid, None, None)
+        counted = recount(tx, nodes, before.uuid, None, None)
         gone = replace(before, deleted=True, deleted_at=tx.now)
         return Claimed(instance=gone, migration=migration, nodes=tuple(one.node for one in counted)), counted
 
@@ -328,7 +327,7 @@ class Claims:
         tx.change_instances([instance])
         if migration is not None:
             tx.change_migrations([migration])
-        counted = count_anew(
+        counted = recount(
             tx, nodes, instance.uuid, None if released else instance, migration, frees=step.frees, takes=takes
         )
         records = tuple(one.node for one in counted)
@@ -342,7 +341,7 @@ class Claims:
         also: tuple[str, ...] = (),
     ) -> T:
         """
-        Do something to an instance with the rows of all its nodes, and these, held.
+        Do something to an instance with the rows of all its nodes, and these, locked.
 
         Raises:
             NotFound: no such instance.
@@ -350,14 +349,14 @@ class Claims:
         """
         for _ in range(TRIES):
             with self._ledger.transaction() as tx:
-                held = tx.whereabouts(uuid) | set(also)
-                nodes = tx.hold(held) if held else {}
+                locked = tx.whereabouts(uuid) | set(also)
+                nodes = tx.hold(locked) if locked else {}
                 instance = tx.instance(uuid)
                 if instance is None:
                     remedy = "`stocktake instances` lists them; a claim that nobody settled in time was given back."
                     raise NotFound(f"no instance {uuid!r}", where="ledger", remedy=remedy)
                 # It may have moved between the look and the lock.
-                if tx.whereabouts(uuid) <= held:
+                if tx.whereabouts(uuid) <= locked:
                     return work(tx, nodes, instance, _current(instance, tx.migrations_of(uuid)))
         raise LedgerError(f"the instance moved {TRIES} times meanwhile", where=uuid, remedy="Try again.")
 
@@ -392,7 +391,7 @@ class Claims:
             return replace(claimed, unsynced=str(error))
         return replace(claimed, unsynced="; ".join(reason.text for reason in missing) or None)
 
-    def _allocate(self, claimed: Claimed, counted: tuple[Counted, ...]) -> tuple[NoRoom, ...]:
+    def _allocate(self, claimed: Claimed, counted: tuple[RecountedNode, ...]) -> tuple[NoRoom, ...]:
         instance, report_pci = claimed.instance, self._rules.report_pci
         return self._scheduler.allocate(
             allocations_of(instance, claimed.migration, counted, report_pci=report_pci),

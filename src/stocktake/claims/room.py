@@ -1,9 +1,9 @@
 """
-Whether a node has room for a flavor, asked with its row held. Invariant: every reason at once; limits are given, or
+Whether a node has room for a flavor, asked with its row locked. Invariant: every reason at once; limits are given, or
 there are none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from stocktake.accounting import pci
 from stocktake.accounting.fit.fit import fit
@@ -11,30 +11,18 @@ from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.request import NumaRequest, wanted
 from stocktake.accounting.incremental import placed
 from stocktake.accounting.instance_usage import Holding
-from stocktake.accounting.numa import shifted as shifted_cells
+from stocktake.accounting.numa import shifted
 from stocktake.claims.nouns import ClaimRules, Refused
 from stocktake.ledger import Transaction
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.fitting import Limits
 from stocktake.model.topology import GuestTopology
-from stocktake.model.value import Value, replace
+from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance
 
 
-class Room(Value, frozen=True, kw_only=True):
-    """Where a machine goes on a node: its cells, and its devices, address to alias."""
-
-    numa: GuestTopology | None
-    takes: Mapping[str, str]
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """The devices' addresses, in order."""
-        return tuple(sorted(self.takes))
-
-
 def find_room(
-    books: Transaction,
+    tx: Transaction,
     node: ComputeNode,
     flavor: Flavor,
     rules: ClaimRules,
@@ -42,9 +30,9 @@ def find_room(
     *,
     volume_backed: bool,
     same_pages: GuestTopology | None = None,
-) -> Room | Refused:
+) -> Placed | Refused:
     """
-    Find a place for a flavor on a held node, or say all that is missing.
+    Find a place for a flavor on a locked node, or say all that is missing.
 
     Args:
         same_pages: a guest whose page size has to stay.
@@ -54,25 +42,24 @@ def find_room(
     """
     want = wanted(flavor, rules.aliases, volume_backed=volume_backed)
     want = replace(want, numa=_with_pages(want.numa, same_pages))
-    table: pci.Table = {record.address: record for record in books.devices(node.uuid)} if want.pci else {}
+    table: pci.Table = {record.address: record for record in tx.devices(node.uuid)} if want.pci else {}
     if want.numa is not None:
-        node = _with_old_sides(node, books.leaving_here(node.host, node.hypervisor_hostname))
-    used = _used(books, node) if limits is not None else ()
+        node = _with_old_sides(node, tx.leaving_here(node.host, node.hypervisor_hostname))
+    used = _used(tx, node) if limits is not None else ()
     found = fit(node, used, want, table=table, limits=limits, pack=rules.pack)
     if not isinstance(found, Placed):
         return Refused(node=node.hypervisor_hostname, reasons=found)
-    takes = {address: chosen.alias for chosen in found.devices for address in chosen.addresses}
-    return Room(numa=found.numa, takes=takes)
+    return found
 
 
-def _used(books: Transaction, node: ComputeNode) -> tuple[Entry, ...]:
+def _used(tx: Transaction, node: ComputeNode) -> tuple[Entry, ...]:
     """
     Give entries that add up to what is used of a node.
 
     Where pinned CPUs are sold apart only the entries tell them from the others; elsewhere the record is their sum.
     """
     if "PCPU" in node.owned_classes:
-        return books.entries(node.uuid)
+        return tx.entries(node.uuid)
     everybody = Entry(
         kind="reserved",
         id="everybody",
@@ -99,7 +86,7 @@ def _with_old_sides(node: ComputeNode, leaving: Sequence[Instance]) -> ComputeNo
         if one.migration_context is not None
     ]
     entries, _ = placed(node, holdings)
-    return replace(node, numa_topology=shifted_cells(node.numa_topology, (), entries))
+    return replace(node, numa_topology=shifted(node.numa_topology, (), entries))
 
 
 def _with_pages(request: NumaRequest | None, topology: GuestTopology | None) -> NumaRequest | None:

@@ -6,7 +6,7 @@ import pytest
 
 from stocktake.accounting.fit.numa import SETS_MAX, cores_of, fit_numa, no_cores, pick_cpus
 from stocktake.accounting.fit.request import CellRequest, NumaRequest, PageKind
-from stocktake.accounting.numa import used
+from stocktake.accounting.numa import unused
 from stocktake.model.fitting import Limits, NoRoom
 from stocktake.model.topology import (
     CpuPolicy,
@@ -24,7 +24,7 @@ from tests.accounting.making import two_cells
 
 def a_node(**changes: object) -> NodeTopology:
     """Give two cells: four shared and four dedicated CPUs, 32 GiB, 8 of it large pages; cell 0 changed."""
-    topology = used(two_cells(), ())
+    topology = unused(two_cells())
     assert topology is not None
     first, second = topology.cells
     return NodeTopology(cells=(replace(first, **changes), second))

@@ -11,9 +11,6 @@ from stocktake.model.topology import (
     CellTake,
     GuestCell,
     GuestTopology,
-    HostCell,
-    HostPages,
-    HostTopology,
     NodeCell,
     NodeTopology,
 )
@@ -67,23 +64,9 @@ def ratio_of(limits: Limits | None, what: str) -> float:
     return 1e9 if ratio is None else ratio
 
 
-def as_reported(topology: NodeTopology) -> HostTopology:
-    """Give the host's own cells, without what is used of them."""
-    return HostTopology(
-        cells=tuple(
-            HostCell(
-                id=cell.id,
-                cpuset=cell.cpuset,
-                pcpuset=cell.pcpuset,
-                memory_mb=cell.memory_mb,
-                siblings=cell.siblings,
-                pages=tuple(
-                    HostPages(size_kb=pages.size_kb, total=pages.total, reserved=pages.reserved) for pages in cell.pages
-                ),
-            )
-            for cell in topology.cells
-        )
-    )
+def as_reported(topology: NodeTopology) -> NodeTopology:
+    """Give the cells with none of their CPUs pinned."""
+    return NodeTopology(cells=tuple(replace(cell, pinned_cpus=frozenset()) for cell in topology.cells))
 
 
 def with_takes(topology: NodeTopology, takes: tuple[CellTake, ...]) -> NodeTopology:

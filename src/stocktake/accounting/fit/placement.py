@@ -26,6 +26,11 @@ class Placed(Value, frozen=True, kw_only=True):
     numa: GuestTopology | None
     devices: tuple[Chosen, ...] = ()
 
+    @property
+    def takes(self) -> dict[str, str]:
+        """The devices' addresses, each with the alias that asked for it."""
+        return {address: chosen.alias for chosen in self.devices for address in chosen.addresses}
+
 
 @dataclass(frozen=True, slots=True)
 class _Devices:
