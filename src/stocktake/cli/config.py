@@ -1,5 +1,5 @@
 """
-`config`: the settings in force, and whether they can be used. Invariant: no secret is shown.
+`config`: the settings in force, and whether they are valid. Invariant: no secret is shown.
 """
 
 import click
@@ -12,7 +12,8 @@ from stocktake.drivers.monitors import load_monitors
 from stocktake.errors import SettingsError
 from stocktake.model.value import encode
 from stocktake.placement.overrides import read_overrides
-from stocktake.settings import redacted
+from stocktake.settings import Settings, redacted
+from stocktake.views.quantities import count
 
 
 @click.group(
@@ -31,17 +32,17 @@ def config_command() -> None:
     "show",
     example="$ stocktake config show\n$ stocktake config show --json | jq '.data[] | select(.origin != \"default\")'",
 )
-@click.option("--changed", is_flag=True, help="Only those that are not the default.")
+@click.option("--changed", is_flag=True, help="Only settings that differ from the default.")
 @click.pass_obj
 def show_command(session: Session, *, changed: bool) -> int:
-    """Show every setting, its value and where that came from; passwords are hidden."""
+    """Show every setting, its value and where it was set; passwords are hidden."""
     shown = [one for one in redacted(session.settings) if not changed or one.origin != "default"]
     if session.json:
         write_json(session, shown)
         return 0
     screen = screen_of(session)
     if not shown:
-        write(screen, "Every setting is its default.")
+        write(screen, "All settings have their default.")
         return 0
     columns = (Column("SETTING"), Column("FROM", shrinks=True), Column("VALUE", wraps=True))
     rows: list[Row] = [
@@ -50,6 +51,22 @@ def show_command(session: Session, *, changed: bool) -> int:
     ]
     write_table(screen, columns, rows)
     return 0
+
+
+def files_of(settings: Settings) -> list[str]:
+    """Name the files that settings came from."""
+    return sorted({origin.partition(" line ")[0] for origin in settings.origins.values() if " line " in origin})
+
+
+def provider_entries(settings: Settings) -> int:
+    """
+    Count the entries of the provider.yaml files.
+
+    Raises:
+        SettingsError: a file that is not valid.
+    """
+    overrides = read_overrides(settings.provider_config_location)
+    return len(overrides.by_id) + (overrides.every_node is not None)
 
 
 def _value(value: object, unit: str) -> str:
@@ -62,22 +79,21 @@ def _value(value: object, unit: str) -> str:
 @config_command.command("check", example="$ stocktake --config /etc/stocktake/new.toml config check")
 @click.pass_obj
 def check_command(session: Session) -> int:
-    """Check the settings, the provider.yaml files and that the driver is there; change nothing.
+    """Check the settings, the provider.yaml files and the driver's name; change nothing.
 
-    Everything that is wrong is said at once, with its file and line: exit code 2.
+    All errors are listed at once, with file and line: exit code 2.
     """
     settings = session.settings
-    overrides = read_overrides(settings.provider_config_location)
+    entries = provider_entries(settings)
     if settings.compute_driver not in ("auto", *driver_names()):
-        remedy = f"There are: auto, {', '.join(driver_names())}."
-        raise SettingsError(f"compute_driver: there is no driver {settings.compute_driver!r}", remedy=remedy)
+        remedy = f"Known drivers: auto, {', '.join(driver_names())}."
+        raise SettingsError(f"compute_driver: unknown driver {settings.compute_driver!r}", remedy=remedy)
     load_monitors(settings, session.clock)
-    files = sorted({origin.partition(" line ")[0] for origin in settings.origins.values() if " line " in origin})
-    entries = len(overrides.by_id) + (overrides.every_node is not None)
+    files = files_of(settings)
     if session.json:
         write_json(session, {"files": files, "set": len(settings.origins), "provider_entries": entries})
     else:
         source = f"from {', '.join(files)}" if files else "no file, defaults"
-        text = f"The settings are fine: {source}, {len(settings.origins)} set, {entries} provider.yaml entries."
-        write(screen_of(session), text)
+        entries_found = count(entries, "provider.yaml entry", "provider.yaml entries")
+        write(screen_of(session), f"The settings are valid: {source}, {len(settings.origins)} set, {entries_found}.")
     return 0

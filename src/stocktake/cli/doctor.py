@@ -1,11 +1,12 @@
 """
-`doctor`: what is wrong here, and what to do. Invariant: one line a part, each with its remedy.
+`doctor`: what is wrong here, and what to do, one function a part. Invariant: a check changes nothing, and its failure
+is an answer, never an end.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -16,27 +17,27 @@ import click
 from stocktake.accounting.node_availability import is_alive, is_by_hand
 from stocktake.audit import TimeLimit
 from stocktake.cli.commands import Command
+from stocktake.cli.config import files_of, provider_entries
 from stocktake.cli.screen import clean, screen_of, wrapped, write, write_json
 from stocktake.cli.session import Session, open_placement
 from stocktake.drivers.base import Driver, load_driver
 from stocktake.errors import StocktakeError, Unreachable
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.ledger.engine import parse_url
-from stocktake.placement.overrides import read_overrides
 from stocktake.refresh import identity
-from stocktake.settings import Settings, front_of, redacted
+from stocktake.settings import Settings, redacted
 from stocktake.views.quantities import count, since
 
 Verdict = Literal["ok", "warn", "fail"]
 
-# Clocks that differ by more make signs of life and the order of events doubtful.
+# Clocks that differ by more make heartbeats and the order of events doubtful.
 _CLOCK_S_MAX = 5.0
 _LIBVIRT_SOCKET = Path("/var/run/libvirt/libvirt-sock")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line: which part, how it is, and what to do; `unreachable` makes the exit code 3."""
+    """One line: the part, its verdict, and what to do; `unreachable` makes the exit code 3."""
 
     part: str
     verdict: Verdict
@@ -46,58 +47,59 @@ class Check:
 
 
 @dataclass(slots=True)
-class Host:
-    """What the checks have found so far; a part that could not be opened stays None."""
+class Found:
+    """What the checks have found so far; what could not be opened stays None."""
 
     session: Session
     opened: ExitStack
-    settings: Settings | None = None
     ledger: Ledger | None = None
     driver: Driver | None = None
-    limit: TimeLimit | None = None
-    names: tuple[str, ...] = ()
-    clocks: dict[str, datetime] = field(default_factory=dict)
+    node_names: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, which the first check has read."""
+        return self.session.settings
 
 
 def examine(session: Session) -> Iterator[Check]:
-    """Check one part after another; a later one may need an earlier."""
+    """Check one part after another; a later one may need an earlier, and all need the settings."""
     with ExitStack() as opened:
-        host = Host(session, opened)
-        for part, check in CHECKS.items():
+        found = Found(session, opened)
+        for part, check in CHECKS:
             try:
-                yield from (Check(part, verdict, text, remedy) for verdict, text, remedy in check(host))
+                yield from (Check(part, verdict, text, remedy) for verdict, text, remedy in check(found))
             except StocktakeError as error:
                 where = f"{error.where}: " if error.where else ""
                 yield Check(part, "fail", f"{where}{error.what}", error.remedy, isinstance(error, Unreachable))
-            if host.settings is None:
-                return
+                if check is _settings:
+                    return
 
 
 Answers = Iterator[tuple[Verdict, str, str]]
 
 
-def _settings(host: Host) -> Answers:
-    host.settings = settings = host.session.settings
-    files = sorted({origin.partition(" line ")[0] for origin in settings.origins.values() if " line " in origin})
+def _settings(found: Found) -> Answers:
+    files = files_of(found.settings)
     source = f"from {', '.join(files)}" if files else "no file: defaults"
-    yield "ok", f"{source}; {len(settings.origins)} set", ""
-
-    overrides = read_overrides(settings.provider_config_location)
-    if settings.provider_config_location.is_dir():
-        entries = len(overrides.by_id) + (overrides.every_node is not None)
-        yield "ok", f"{settings.provider_config_location}: {entries} provider entries", ""
+    yield "ok", f"{source}; {len(found.settings.origins)} set", ""
 
 
-def _ledger(host: Host) -> Answers:
-    assert host.settings is not None
-    settings, session = host.settings, host.session
-    front = front_of(settings)
-    if front is not None:
-        yield _server(host, front)
+def _provider_configs(found: Found) -> Answers:
+    location = found.settings.provider_config_location
+    entries = provider_entries(found.settings)
+    if location.is_dir():
+        yield "ok", f"{location}: {count(entries, 'provider entry', 'provider entries')}", ""
+
+
+def _ledger(found: Found) -> Answers:
+    settings, session = found.settings, found.session
+    if session.server is not None:
+        yield _server(found, session.server)
         return
     url = parse_url(settings.database.connection)
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
-        yield "ok", f"{url.database} is not there yet; the first refresh makes it", ""
+        yield "ok", f"{url.database} does not exist yet; the first refresh makes it", ""
         return
     ledger = open_ledger(
         settings.database.connection,
@@ -106,7 +108,7 @@ def _ledger(host: Host) -> Answers:
         ids=session.ids,
         upgrade=False,
     )
-    host.opened.callback(ledger.close)
+    found.opened.callback(ledger.close)
     version = ledger.schema_version()
     if version is None:
         yield "warn", f"{ledger.name} is empty", "`stocktake ledger init` makes it, and so does the first refresh."
@@ -114,171 +116,163 @@ def _ledger(host: Host) -> Answers:
     # Begins to write, and writes nothing.
     with ledger.transaction():
         pass
-    host.ledger = ledger
+    found.ledger = ledger
     yield "ok", f"{ledger.name}, schema version {version}, can be written", ""
 
 
-def _server(host: Host, front: str) -> tuple[Verdict, str, str]:
-    """Look at who this host is to the server that keeps its books."""
-    assert host.settings is not None
-    me = host.session.fleet.who_am_i()
-    host.ledger = host.session.ledger
-    told = f"{front}, signed in as {me.role}{f' of {me.host}' if me.host else ''}"
-    if me.role == "agent" and me.host != host.settings.host:
-        remedy = f"Take a token for this host: `stocktake token create --role agent --host {host.settings.host}`."
-        return "fail", f"{told}, and this host is {host.settings.host}", remedy
-    if me.role == "viewer" and host.settings.ledger is not None:
-        return "fail", f"{told}, who may not write", "An agent takes a token of role agent."
+def _server(found: Found, server: str) -> tuple[Verdict, str, str]:
+    """Look at who this host is to the server in front of the ledger."""
+    me = found.session.fleet.who_am_i()
+    found.ledger = found.session.ledger
+    told = f"{server}, signed in as {me.role}{f' of {me.host}' if me.host else ''}"
+    host = found.settings.host
+    if me.role == "agent" and me.host != host:
+        remedy = f"Use a token for this host: `stocktake token create --role agent --host {host}`."
+        return "fail", f"{told}, but this host is {host}", remedy
+    if me.role == "viewer" and found.settings.ledger is not None:
+        return "fail", f"{told}, which may not write", "An agent needs a token of role agent."
     return "ok", told, ""
 
 
-def _hypervisor(host: Host) -> Answers:
-    assert host.settings is not None
-    driver = load_driver(host.settings, host.session.clock)
-    host.opened.callback(driver.close)
-    limit = TimeLimit(host.settings.driver_timeout_s, driver.name)
-    host.names = limit.call(driver.node_names)
-    host.driver, host.limit = driver, limit
-    few = ", ".join(host.names[:3]) + (" …" if len(host.names) > 3 else "")
-    told = f"driver {driver.name}, {count(len(host.names), 'node')}: {few}"
-    if not host.names:
-        yield "warn", f"driver {driver.name} has no node", "Check compute_driver: `stocktake config show`."
-    elif host.settings.compute_driver == "auto" and driver.name == "host" and _LIBVIRT_SOCKET.exists():
-        remedy = 'Set compute_driver = "libvirt" to see why, or "host" if that is meant.'
-        yield "warn", f"{told}; libvirtd is here and did not answer", remedy
+def _hypervisor(found: Found) -> Answers:
+    driver = load_driver(found.settings, found.session.clock)
+    found.opened.callback(driver.close)
+    limit = TimeLimit(found.settings.driver_timeout_s, driver.name)
+    found.node_names = limit.call(driver.node_names)
+    found.driver = driver
+    few = ", ".join(found.node_names[:3]) + (" …" if len(found.node_names) > 3 else "")
+    told = f"driver {driver.name}, {count(len(found.node_names), 'node')}: {few}"
+    if not found.node_names:
+        yield "warn", f"driver {driver.name} reports no nodes", "Check compute_driver: `stocktake config show`."
+    elif found.settings.compute_driver == "auto" and driver.name == "host" and _LIBVIRT_SOCKET.exists():
+        remedy = 'Set compute_driver = "libvirt" to see why, or "host" if that is intended.'
+        yield "warn", f"{told}; libvirtd is installed but did not answer", remedy
     else:
         yield "ok", told, ""
 
 
-def _placement(host: Host) -> Answers:
-    assert host.settings is not None
-
-    scheduler = open_placement(host.settings, host.session.clock)
-    host.opened.callback(scheduler.close)
-    # Something that takes the roles: the version is told to anybody.
-    reached = scheduler.check(host.names[0] if host.names else host.settings.host)
-    mode = host.settings.placement.mode
+def _placement(found: Found) -> Answers:
+    scheduler = open_placement(found.settings, found.session.clock)
+    found.opened.callback(scheduler.close)
+    # A request that needs the roles: anybody may ask for the version.
+    reached = scheduler.check(found.node_names[0] if found.node_names else found.settings.host)
+    mode = found.settings.placement.mode
     if mode == "none":
         yield "ok", "none: nothing is reported", ""
         return
-    front = front_of(host.settings) if mode == "embedded" else None
-    # Of a remote one, the address that is used: the settings' or the one that Keystone's catalogue has.
-    where = front or (reached.url if mode == "remote" else _shown(host, "placement.connection"))
+    server = found.session.server if mode == "embedded" else None
+    # A remote one's address is the settings' or the one in Keystone's catalogue.
+    where = server or (reached.url if mode == "remote" else _shown(found, "placement.connection"))
     yield "ok", f"{mode}{f' at {where}' if where else ''}, version {reached.version}", ""
 
 
-def _identity(host: Host) -> Answers:
-    assert host.settings is not None
-    own = identity.read_compute_id(host.settings.state_path)
+def _identity(found: Found) -> Answers:
+    own = identity.read_compute_id(found.settings.state_path)
     if own is None:
-        yield "ok", "no compute_id: its driver knows the uuids of nodes, or no refresh ran yet", ""
+        yield "ok", "no compute_id: the driver knows the nodes' uuids, or no refresh ran yet", ""
         return
-    if host.ledger is None:
-        yield "ok", f"compute_id {own}; not compared, the ledger is not there", ""
+    if found.ledger is None:
+        yield "ok", f"compute_id {own}; not compared: the ledger could not be opened", ""
         return
-    ours = host.ledger.nodes(host=host.settings.host)
-    identity.guard_host(host.settings.host, own, host.ledger.owners.read([own]).get(own))
-    identity.guard_nodes(own, host.names, ours)
-    yield "ok", f"host {host.settings.host}, compute_id {own}", ""
+    ours = found.ledger.nodes(host=found.settings.host)
+    identity.guard_host(found.settings.host, own, found.ledger.owners.read([own]).get(own))
+    identity.guard_nodes(own, found.node_names, ours)
+    yield "ok", f"host {found.settings.host}, compute_id {own}", ""
 
 
-def _clock(host: Host) -> Answers:
-    now = host.session.clock.now()
-    if host.ledger is not None:
-        # Written by whoever saw it last: a sign of life from the future is another machine's clock or ours.
-        for service in host.ledger.services():
+def _clock(found: Found) -> Answers:
+    now = found.session.clock.now()
+    clocks: dict[str, datetime] = {}
+    if found.ledger is not None:
+        # A heartbeat from the future: the other machine's clock is ahead, or this one's behind.
+        for service in found.ledger.services():
             seen = service.last_seen_up
             if seen is not None and (seen - now).total_seconds() > _CLOCK_S_MAX:
-                host.clocks[f"{service.host}'s sign of life"] = seen
-    date = _date_of_placement(host)
+                clocks[f"{service.host}'s"] = seen
+    date = _date_of_placement(found)
     if date is not None:
-        host.clocks["Placement's"] = date
+        clocks["Placement's"] = date
     off = {
         who: (seen - now).total_seconds()
-        for who, seen in host.clocks.items()
+        for who, seen in clocks.items()
         if abs((seen - now).total_seconds()) > _CLOCK_S_MAX
     }
     for who, seconds in off.items():
         ahead = "ahead of" if seconds > 0 else "behind"
         yield "warn", f"{who} clock is {abs(seconds):.0f} s {ahead} this host's", "Run an NTP client on both."
     if not off:
-        compared = f", compared with {', '.join(host.clocks)}" if host.clocks else ""
+        compared = f", compared with {', '.join(clocks)}" if clocks else ""
         yield "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC{compared}", ""
 
 
-def _date_of_placement(host: Host) -> datetime | None:
+def _date_of_placement(found: Found) -> datetime | None:
     """Read the Date header of a remote Placement; it is accurate to the second."""
-    assert host.settings is not None
-    url = host.settings.placement.url
-    if host.settings.placement.mode != "remote" or url is None:
+    url = found.settings.placement.url
+    if found.settings.placement.mode != "remote" or url is None:
         return None
 
     import requests
 
-    section = host.settings.placement
+    section = found.settings.placement
     check: bool | str = str(section.cafile) if section.cafile else not section.insecure
     try:
         header = requests.get(url, timeout=section.timeout_s, verify=check).headers.get("Date", "")
         return parsedate_to_datetime(header)
     except (requests.RequestException, ValueError):
-        # That it can't be reached is said by its own check.
+        # Placement's own check says that it can't be reached.
         return None
 
 
-def _permissions(host: Host) -> Answers:
-    assert host.settings is not None
-    state = host.settings.state_path
+def _permissions(found: Found) -> Answers:
+    state = found.settings.state_path
     there = next(path for path in (state, *state.parents) if path.exists())
     if os.access(there, os.W_OK | os.X_OK):
         yield "ok", f"{state} {'can be written' if there == state else 'can be made'}", ""
     else:
         user = f"user {os.geteuid()}"
         yield "fail", f"{state} can't be written by {user}", "Run as root, change its owner, or set state_path."
-    yield from _libvirt_permissions(host)
+    yield from _libvirt_permissions(found)
 
 
-def _libvirt_permissions(host: Host) -> Answers:
-    assert host.settings is not None
-    libvirt = host.settings.libvirt
-    wanted = host.settings.compute_driver in {"auto", "libvirt"} and libvirt.connection_uri.endswith(":///system")
+def _libvirt_permissions(found: Found) -> Answers:
+    libvirt = found.settings.libvirt
+    wanted = found.settings.compute_driver in {"auto", "libvirt"} and libvirt.connection_uri.endswith(":///system")
     if wanted and _LIBVIRT_SOCKET.exists() and not os.access(_LIBVIRT_SOCKET, os.R_OK | os.W_OK):
-        yield "warn", f"{_LIBVIRT_SOCKET} is not for this user", "Add the user to the group libvirt, or run as root."
-    if host.driver is None or host.driver.name != "libvirt":
+        yield "warn", f"this user may not use {_LIBVIRT_SOCKET}", "Add the user to the group libvirt, or run as root."
+    if found.driver is None or found.driver.name != "libvirt":
         return
     images = libvirt.instances_path
     if not images.is_dir():
         remedy = "Set libvirt.instances_path to where the guests' images are."
-        yield "warn", f"{images} is no directory", remedy
+        yield "warn", f"{images} is not a directory", remedy
     elif not os.access(images, os.R_OK | os.X_OK):
         yield "warn", f"{images} can't be read", "Add this user to the group that owns it, or run as root."
     else:
         yield "ok", f"{images} can be read", ""
 
 
-def _agent(host: Host) -> Answers:
-    assert host.settings is not None
-    if host.ledger is None:
+def _agent(found: Found) -> Answers:
+    if found.ledger is None:
         return
-    service = host.ledger.service(host.settings.host)
-    now = host.session.clock.now()
+    service = found.ledger.service(found.settings.host)
+    now = found.session.clock.now()
     remedy = "Start it: `stocktake agent`, or `systemctl enable --now stocktake-agent`."
     if service is None:
-        yield "warn", f"none ever ran for host {host.settings.host}", remedy
+        yield "warn", f"no agent ever ran for host {found.settings.host}", remedy
     elif is_by_hand(service):
-        yield "ok", "none ever ran: refreshed by hand; `stocktake agent` keeps the books by itself", ""
-    elif not is_alive(service, now, host.settings.service_down_time):
-        yield "warn", f"no sign of life for {since(service.last_seen_up, now)}", remedy
+        yield "ok", "no agent ever ran: refreshed by hand; `stocktake agent` refreshes every minute", ""
+    elif not is_alive(service, now, found.settings.service_down_time):
+        yield "warn", f"no heartbeat for {since(service.last_seen_up, now)}", remedy
     else:
         yield "ok", f"alive, last seen {since(service.last_seen_up, now)} ago", ""
 
 
-def _nodes(host: Host) -> Answers:
-    assert host.settings is not None
-    if host.ledger is None:
+def _nodes(found: Found) -> Answers:
+    if found.ledger is None:
         return
-    nodes = host.ledger.nodes(host=host.settings.host)
+    nodes = found.ledger.nodes(host=found.settings.host)
     troubled = [node for node in nodes if node.wrong]
-    errors = any(node.failure or any(found.severity == "error" for found in node.problems) for node in troubled)
+    errors = any(node.failure or any(one.severity == "error" for one in node.problems) for node in troubled)
     if troubled:
         name = troubled[0].hypervisor_hostname
         number = sum(len(node.wrong) for node in troubled)
@@ -287,27 +281,29 @@ def _nodes(host: Host) -> Answers:
     else:
         yield (
             "ok",
-            f"{count(len(nodes), 'node')} without problems" if nodes else "none yet: `stocktake refresh` makes them",
+            f"{count(len(nodes), 'node')} without problems"
+            if nodes
+            else "no nodes yet: `stocktake refresh` makes them",
             "",
         )
 
 
-CHECKS: dict[str, Callable[[Host], Answers]] = {
-    "settings": _settings,
-    "ledger": _ledger,
-    "hypervisor": _hypervisor,
-    "permissions": _permissions,
-    "placement": _placement,
-    "identity": _identity,
-    "clock": _clock,
-    "agent": _agent,
-    "nodes": _nodes,
-}
+CHECKS: tuple[tuple[str, Callable[[Found], Answers]], ...] = (
+    ("settings", _settings),
+    ("settings", _provider_configs),
+    ("ledger", _ledger),
+    ("hypervisor", _hypervisor),
+    ("permissions", _permissions),
+    ("placement", _placement),
+    ("identity", _identity),
+    ("clock", _clock),
+    ("agent", _agent),
+    ("nodes", _nodes),
+)
 
 
-def _shown(host: Host, name: str) -> str:
-    assert host.settings is not None
-    value = next(shown.value for shown in redacted(host.settings) if shown.name == name)
+def _shown(found: Found, name: str) -> str:
+    value = next(shown.value for shown in redacted(found.settings) if shown.name == name)
     return "" if value is None else str(value)
 
 
@@ -329,9 +325,8 @@ _INDENT = 19
 def doctor_command(session: Session) -> int:
     """Check everything this host needs, and say what to do.
 
-    Settings, permissions, ledger, hypervisor, Placement, identity, clock, agent,
-    nodes. Exit code 1 if something was found, 3 if something could not be
-    reached.
+    Settings, ledger, hypervisor, permissions, Placement, identity, clock, agent,
+    nodes. Exit code 1 if there is a problem, 3 if something could not be reached.
     """
     screen = screen_of(session)
     checks: list[Check] = []

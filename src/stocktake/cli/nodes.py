@@ -215,7 +215,6 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
     from stocktake.refresh.node_removal import check_removable, remove
     from stocktake.report.notifications import open_bus
-    from stocktake.settings import front_of
     from stocktake.views.finding import find_node
 
     ledger = session.ledger
@@ -225,7 +224,7 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     if not yes:
         confirm(f"Delete node {name} of host {node.host} and its resource provider {node.uuid}?")
     settings = session.settings
-    if front_of(settings) is not None:
+    if session.server is not None:
         session.fleet.delete_node(node.uuid, force=force)
     else:
         told = partial(open_bus, settings.notifications, settings.host, session.clock, session.ids)

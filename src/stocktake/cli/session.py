@@ -7,6 +7,7 @@ in the functions that open it, because a database's or a scheduler's libraries t
 
 import gc
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,15 +27,15 @@ if TYPE_CHECKING:
 
 class Session:
     """
-    One run of the program.
+    One run of the program. What a command asks for is opened once, and closed with the session.
 
     Attributes:
         flags: settings given by --set, above the file and the environment.
         verbose: how many times --verbose was given.
         command: the command's full name, for its JSON.
-        json_lines: it writes JSON lines, which an error must not be mixed into.
-        collector: how often Python looks for garbage unless told otherwise.
-        service: it runs for long and logs as the settings say; a command at a terminal is quieter unless told.
+        json_lines: the command writes JSON lines, which an error must not be mixed into.
+        collector: Python's own thresholds of its garbage collector.
+        service: the command runs for long and logs as the settings say; others are quieter unless told.
     """
 
     def __init__(self, clock: Clock | None = None, ids: Ids | None = None) -> None:
@@ -53,13 +54,6 @@ class Session:
         self.service = False
         self.collector = gc.get_threshold()
         self._opened = ExitStack()
-        self._settings: Settings | None = None
-        self._ledger: Ledger | None = None
-        self._database: DatabaseLedger | None = None
-        self._context: Context | None = None
-        self._fleet: Fleet | None = None
-        self._scheduler: Scheduler | None = None
-        self._claims: AnyClaims | None = None
 
     def read_settings(self) -> "Settings":
         """
@@ -75,94 +69,87 @@ class Session:
             flags["state_path"] = self.state_path
         return read_settings(self.config, overrides=flags)
 
-    @property
+    @cached_property
     def settings(self) -> "Settings":
         """The settings, read once; the log follows them."""
-        if self._settings is None:
-            self._settings = self.read_settings()
-            told = self.service or "log.level" in self._settings.origins
-            self.log_as_asked(self._settings.log.level if told else "warning", as_json=self._settings.log.json)
-        return self._settings
+        settings = self.read_settings()
+        told = self.service or "log.level" in settings.origins
+        self.log_as_asked(settings.log.level if told else "warning", as_json=settings.log.json)
+        return settings
 
     def log_as_asked(self, level: str = "warning", *, as_json: bool = False) -> None:
         """Set up the log, which a person at a terminal wants quieter than a service does."""
         log_to_stderr(wanted_level(level, self.verbose, quiet=self.quiet), as_json=as_json or self.log_json)
 
-    @property
+    @cached_property
     def ledger(self) -> "Ledger":
-        """The ledger, in a database or behind a server, opened once; closed with the session."""
-        if self._context is not None:
-            return self._context.ledger
-        if self._ledger is None:
-            self._ledger = open_books(self.settings, self.clock, self.ids)
-            self._opened.callback(self._ledger.close)
-        return self._ledger
+        """The ledger, in a database or behind a server."""
+        if "context" in vars(self):
+            return self.context.ledger
+        ledger = open_books(self.settings, self.clock, self.ids)
+        self._opened.callback(ledger.close)
+        return ledger
 
-    @property
+    @cached_property
     def database(self) -> "DatabaseLedger":
         """
-        The ledger's database, opened once; closed with the session.
+        The ledger's database.
 
         Raises:
             SettingsError: the ledger is behind a server.
         """
-        if self._database is None:
-            from stocktake.settings import front_of
+        if self.server is not None:
+            remedy = "Run it on a host with access to the database, with neither ledger nor server.url set."
+            raise SettingsError(f"the ledger is behind {self.server}; this command needs its database", remedy=remedy)
+        database = open_database(self.settings, self.clock, self.ids)
+        self._opened.callback(database.close)
+        return database
 
-            front = front_of(self.settings)
-            if front is not None:
-                remedy = "Run it where the database is, with neither ledger nor server.url set."
-                raise SettingsError(f"the ledger is behind {front}; this takes its database", remedy=remedy)
-            self._database = open_database(self.settings, self.clock, self.ids)
-            self._opened.callback(self._database.close)
-        return self._database
-
-    @property
+    @cached_property
     def context(self) -> "Context":
-        """The context of a pass, opened once; closed with the session."""
-        if self._context is None:
-            context = open_context(self.settings, self.clock, self.ids)
-            self._opened.callback(close_context, context)
-            self._context = context
-        return self._context
+        """The context of a pass."""
+        context = open_context(self.settings, self.clock, self.ids)
+        self._opened.callback(close_context, context)
+        return context
 
-    @property
+    @cached_property
     def scheduler(self) -> "Scheduler":
-        """The scheduler, opened once; closed with the session."""
-        if self._scheduler is None:
-            self._scheduler = open_placement(self.settings, self.clock)
-            self._opened.callback(self._scheduler.close)
-        return self._scheduler
+        """The scheduler."""
+        scheduler = open_placement(self.settings, self.clock)
+        self._opened.callback(scheduler.close)
+        return scheduler
 
     @property
     def claims(self) -> "AnyClaims":
-        """What promises on the ledger's nodes, opened once; closed with the session."""
-        if self._claims is None:
-            from stocktake.settings import front_of
-
-            self._claims = self.own_claims if front_of(self.settings) is None else self.fleet.claims
-        return self._claims
+        """What claims room on the ledger's nodes, in the database or through the server."""
+        return self.own_claims if self.server is None else self.fleet.claims
 
     @property
     def own_claims(self) -> "Claims":
-        """What promises in the ledger's database."""
+        """What claims room in the ledger's database."""
         from stocktake.claims.opening import claims_with
 
         return claims_with(self.settings, self.database, self.scheduler, self.clock, self.ids)
 
     @property
+    def server(self) -> str | None:
+        """The URL of the server in front of the ledger, where the settings name one."""
+        from stocktake.settings import front_of
+
+        return front_of(self.settings)
+
+    @cached_property
     def fleet(self) -> "Fleet":
-        """The server that stands before the ledger, where the settings name one; opened once."""
-        if self._fleet is None:
-            self._fleet = open_fleet(self.settings, self.clock, self.ids)
-            self._opened.callback(self._fleet.close)
-        return self._fleet
+        """The server in front of the ledger, where the settings name one."""
+        fleet = open_fleet(self.settings, self.clock, self.ids)
+        self._opened.callback(fleet.close)
+        return fleet
 
     def close(self) -> None:
-        """Close what was opened, the last first."""
+        """Close what was opened, the last first; what is asked for again is opened again."""
         self._opened.close()
-        self._settings = self._ledger = self._database = self._context = None
-        self._scheduler = self._claims = self._fleet = None
+        for name in ("settings", "ledger", "database", "context", "scheduler", "fleet"):
+            vars(self).pop(name, None)
 
 
 def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
@@ -170,9 +157,9 @@ def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
     Open the ledger: behind the server that the settings name, or the database.
 
     Raises:
-        SettingsError: a certificate that there isn't.
+        SettingsError: the certificate file does not exist.
         LedgerUnreachable: the database does not answer.
-        LedgerError: it is not this program's, or of a version that this program does not know.
+        LedgerError: it is not a ledger, or of a schema version that this program does not know.
     """
     from stocktake.settings import front_of
 
@@ -183,10 +170,10 @@ def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
 
 def open_fleet(settings: "Settings", clock: Clock, ids: Ids) -> "Fleet":
     """
-    Open a conversation with the server that stands before the ledger; nothing is sent before it is used.
+    Open the client of the server in front of the ledger; nothing is sent before it is used.
 
     Raises:
-        SettingsError: a certificate that there isn't.
+        SettingsError: the certificate file does not exist.
     """
     from stocktake.client import Fleet, Transport
     from stocktake.settings import front_of
@@ -203,7 +190,7 @@ def open_database(settings: "Settings", clock: Clock, ids: Ids) -> "DatabaseLedg
 
     Raises:
         LedgerUnreachable: the database does not answer.
-        LedgerError: it is not this program's, or of a version that this program does not know.
+        LedgerError: it is not a ledger, or of a schema version that this program does not know.
     """
     from stocktake.ledger import open_ledger
     from stocktake.settings import ages
@@ -222,7 +209,7 @@ def open_placement(settings: "Settings", clock: Clock, telemetry: Telemetry | No
     Open the scheduler that `placement.mode` names; nothing is sent before it is used.
 
     Raises:
-        SettingsError: a plugin or an option that there isn't.
+        SettingsError: an unknown plugin or option.
     """
     from stocktake.placement import open_scheduler
     from stocktake.settings import placement_of

@@ -18,7 +18,7 @@ from stocktake.cli.watch.reader import Look, Reader, Watcher
 from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.ledger.engine import parse_url
 from stocktake.model.value import plain
-from stocktake.settings import front_of, redact_url
+from stocktake.settings import redact_url
 from stocktake.views.nodes import summary_of
 
 # How often keys and looks are asked for, how many changes are remembered, and how late a look may be.
@@ -74,7 +74,7 @@ def watch_command(session: Session, interval_s: float, *, once: bool) -> int:
 
 def _reader(session: Session) -> Reader:
     settings = session.settings
-    if front_of(settings) is not None:
+    if session.server is not None:
         return Reader(
             lambda: open_books(settings, session.clock, session.ids), None, session.clock, settings.service_down_time
         )
@@ -96,7 +96,7 @@ def _read_once(reader: Reader) -> Seen:
 
 
 def _view(session: Session) -> View:
-    where = front_of(session.settings) or session.settings.database.connection
+    where = session.server or session.settings.database.connection
     return View(ledger=redact_url(where), now=session.clock.now())
 
 
