@@ -17,7 +17,7 @@ from typing import Any
 
 import requests
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 150.0
 _HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "content-encoding", "keep-alive"}
 
 

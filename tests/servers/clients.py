@@ -107,7 +107,7 @@ def openstack_clients(directory: Path) -> Iterator[Clients]:
         assert process.stdin is not None
         # It ends when there is nothing more to read.
         process.stdin.close()
-        process.wait(timeout=60)
+        process.wait(timeout=150)
 
 
 # What follows runs in that process, in the other virtualenv.

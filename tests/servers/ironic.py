@@ -31,9 +31,9 @@ import requests
 from tests.servers.placement import free_port
 
 HOME = Path(__file__).resolve().parents[2] / ".venv-ironic"
-START_TIMEOUT_S = 60.0
-STATE_TIMEOUT_S = 20.0
-TIMEOUT_S = 20.0
+START_TIMEOUT_S = 150.0
+STATE_TIMEOUT_S = 150.0
+TIMEOUT_S = 150.0
 VERSION = {"X-OpenStack-Ironic-API-Version": "1.82"}
 # Up to this version a new node is born `available`.
 _AVAILABLE_AT_ONCE = {"X-OpenStack-Ironic-API-Version": "1.10"}
@@ -81,7 +81,7 @@ class IronicServer:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=150)
         self.process = None
 
     def ask(self, method: str, path: str, body: object = None, *, version: Mapping[str, str] = VERSION) -> Any:

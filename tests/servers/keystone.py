@@ -31,8 +31,8 @@ import trustme
 from tests.servers.placement import free_port
 
 HOME = Path(__file__).resolve().parents[2] / ".venv-nova"
-START_TIMEOUT_S = 60.0
-TIMEOUT_S = 20.0
+START_TIMEOUT_S = 150.0
+TIMEOUT_S = 150.0
 REGION = "RegionOne"
 _POLL_S = 0.02
 _DOMAIN = "default"
@@ -128,7 +128,7 @@ class WsgiServer:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=150)
         self.process = None
 
     def _answers(self) -> bool:

@@ -31,7 +31,7 @@ from xml.sax.saxutils import escape, quoteattr
 import libvirt
 import pytest
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 150.0
 _POLL_S = 0.02
 
 
@@ -321,7 +321,7 @@ class PrivateLibvirtd:
                 self.connection.close()
             self.signal(signal.SIGTERM)
             try:
-                self._daemon.wait(timeout=10)
+                self._daemon.wait(timeout=150)
             except subprocess.TimeoutExpired:
                 self.kill()
         # A killed daemon has left them behind.

@@ -117,7 +117,7 @@ def boot(folder: Path, script: str, *, units: Mapping[str, str], settings: str) 
         if child.poll() is None:
             # The first SIGTERM lets nspawn end what it started.
             child.terminate()
-            child.communicate(timeout=30)
+            child.communicate(timeout=150)
         _remove_groups(group)
     said = folder / "mnt" / "said"
     assert said.exists(), f"the machine did not come up: {told.decode(errors='replace')}"

@@ -25,7 +25,7 @@ http {{
     {page}
 }}
 """
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 150.0
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def nginx(directory: Path, page: str) -> Iterator[str]:
         yield f"https://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=150)
 
 
 def _listens(port: int) -> bool:

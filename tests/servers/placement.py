@@ -31,7 +31,7 @@ from typing import Any
 
 import pytest
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
 TOKEN = "admin"
 USER, PASSWORD = "op", "pw"
 _CONTROL = "/control/"
@@ -67,7 +67,7 @@ class PlacementServer:
         if self.process is None:
             return
         self.process.send_signal(sign)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=150)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.process = None

@@ -25,7 +25,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 150.0
 USER = "stocktake"
 _SYSTEM_USER = "postgres"
 _POLL_S = 0.02

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.servers.placement import free_port
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
 RULES = Path(__file__).parents[2] / "packaging" / "prometheus" / "stocktake.rules.yml"
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import kombu
 import pytest
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
 USER, PASSWORD = "stocktake", "p@ss:word"
 _ESCAPED = "p%40ss%3Aword"
 _SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -65,7 +65,7 @@ class PrivateRabbit:
         while self.processes:
             process = self.processes.pop()
             process.send_signal(sign)
-            process.wait(timeout=30)
+            process.wait(timeout=150)
 
     def freeze(self) -> None:
         """Let the node answer nothing, its connections left open."""

@@ -45,7 +45,7 @@ HOST = "compute-1"
 OTHER_HOST = "compute-2"
 GOOD = ("viewer", "agent", "other", "operator")
 BAD = ("expired", "revoked", "wrong")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
 _ROOT = "http://127.0.0.1"
 _CLIENT = ("127.0.0.1", 50000)
 
@@ -173,7 +173,7 @@ class Served:
         if self.process is None:
             return 0
         self.process.send_signal(sign)
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=150)
         self.process = None
         return code
 
@@ -227,7 +227,7 @@ def served_in_thread(web: Web) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
-        thread.join(timeout=30)
+        thread.join(timeout=150)
         assert not thread.is_alive()
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-WAIT_S = 30.0
+WAIT_S = 150.0
 
 
 class Systemd:

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import pyte
 
-WAIT_S = 30.0
+WAIT_S = 150.0
 
 
 class Terminal:

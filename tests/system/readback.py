@@ -15,7 +15,7 @@ import requests
 from tests.servers.placement import TOKEN, PlacementServer, private_placement
 
 _HEADERS = {"X-Auth-Token": TOKEN, "OpenStack-API-Version": "placement 1.39"}
-_TIMEOUT_S = 20
+_TIMEOUT_S = 150
 
 
 class Readback:

