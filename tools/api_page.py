@@ -14,21 +14,22 @@ _HEAD = """\
 `stocktake serve` answers under `/v1`, in JSON; `GET /v1/openapi.json` is this page for programs (OpenAPI 3.1). How to
 run it: [the fleet's front](../howto/fleet.md).
 
-## In general
+## Conventions
 
-- **Who asks** shows a token, made by `stocktake token create`: as `Authorization: Bearer TOKEN`, as
+- **Callers** show a token, made by `stocktake token create`: as `Authorization: Bearer TOKEN`, as
   `X-Auth-Token: TOKEN`, or as the password of http_basic. Roles: a `viewer` reads, an `agent` keeps the books of its
   own host, an `operator` does everything.
 - **Names** are those of the ledger and of Nova; units are at their ends (`_mb` is MiB, `_gb` is GiB, `_s` seconds).
   Times are ISO 8601 in UTC. A node is named by its name or uuid, an instance by its uuid or by a name that only one
   has.
 - **Lists** come in pages of `limit` items (1,000 unless given). `next` is the `marker` that the next page begins after,
-  null on the last one. What stays as it is is on exactly one page, whatever else comes and goes meanwhile.
+  null on the last one. An item that does not change is on
+  exactly one page, whatever is added or removed meanwhile.
 - **Unchanged** answers are not sent again: give the `ETag` of the last one in `If-None-Match`, and get 304.
 - **Bodies** are JSON (`Content-Type: application/json`) without a field that is not described here.
 - **Errors** are `application/problem+json` (RFC 9457) with the status below, and the error's own `code`, `what`,
-  `where`, `remedy` and `reasons`: see [errors](errors.md). `refused` has, of a claim, each node with what it lacks in
-  numbers.
+  `where`, `remedy` and `reasons`: see [errors](errors.md). For a claim, `refused` lists each
+  node with what it lacks, in numbers.
 
 | status | meaning |
 |---|---|
@@ -56,7 +57,7 @@ def _operations(api: Mapping[str, Any]) -> Iterator[str]:
     for path, operations in api["paths"].items():
         for method, operation in operations.items():
             tags.setdefault(operation["tags"][0], []).append((method.upper(), path, operation))
-    yield "## What can be asked"
+    yield "## Routes"
     yield ""
     yield "| | | roles |"
     yield "|---|---|---|"
@@ -114,7 +115,7 @@ def _schemas(api: Mapping[str, Any]) -> Iterator[str]:
         yield "|---|---|---|"
         for field, kind in schema.get("properties", {}).items():
             told = kind.get("description") or meanings.get(field, "")
-            needed = " (needed)" if field in schema.get("required", ()) else ""
+            needed = " (required)" if field in schema.get("required", ()) else ""
             yield f"| `{field}` | {_kind(kind)}{_default(kind)}{needed} | {told} |".replace("|  |", "| |")
         yield ""
 

@@ -250,7 +250,7 @@ def test_given_a_shard_and_a_group_when_listed_then_only_their_nodes_are(metal: 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"endpoint_override": "http://127.0.0.1:{port}/nowhere"}, "Is this URL Ironic's?"),
+        ({"endpoint_override": "http://127.0.0.1:{port}/nowhere"}, "Check that this URL is Ironic's"),
         ({"auth_type": "http_basic", "auth": {"username": "u", "password": "p"}}, ""),
     ],
 )

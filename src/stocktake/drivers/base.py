@@ -1,5 +1,5 @@
 """
-Step 4, the door: what every driver answers, and how one is found. Invariant: a driver says facts, it never decides.
+Step 4, the protocol of drivers, and how one is found. Invariant: a driver reports facts, it never decides.
 
 Third parties add drivers through the entry point group `stocktake.drivers`: a name and a function
 `open_driver(settings: Settings, clock: Clock) -> Driver`.
@@ -94,7 +94,7 @@ class Remembering(Protocol):
 
     @property
     def cache_lies(self) -> int:
-        """How many things it found to be otherwise than it kept them."""
+        """How many of the things it keeps it found out of date."""
         ...
 
 

@@ -113,7 +113,7 @@ class Front:
                 return await self._run(route, request.state.caller, request)
         except TimeoutError as error:
             what = f"no answer within {limit_s:g} s"
-            remedy = "What was asked may still be done: look before trying again."
+            remedy = "The request may still be carried out: check before trying again."
             raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy) from error
 
     async def _signed_in(self, caller: Caller, request: Request) -> Caller:
@@ -140,7 +140,7 @@ class Front:
                 raise not_signed_in()
             if caller.role not in route.roles:
                 wanted = " or ".join(sorted(route.roles))
-                raise AccessDenied(f"a token of role {caller.role} may not do that; it takes one of role {wanted}")
+                raise AccessDenied(f"a token of role {caller.role} may not do this: role {wanted} is needed")
             if "host" in request.path_params and caller.role == "agent":
                 caller.must_own(request.path_params["host"])
         if request.method not in _SAFE:
@@ -214,7 +214,7 @@ def _check_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     host = request.headers.get("host", "")
     if site not in {"same-origin", "none"} or (origin is not None and origin.partition("://")[2] != host):
-        raise AccessDenied("a page of another site may not do that", where=origin or site)
+        raise AccessDenied("a page of another site may not do this", where=origin or site)
 
 
 def _path(request: Request) -> str:
@@ -246,15 +246,15 @@ async def _unknown(request: Request, error: Exception) -> Response:
     """Answer what no route is for: 404, or 405 with the methods that there are."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    what = f"{request.method} {request.url.path[:200]}" if status == HTTPStatus.METHOD_NOT_ALLOWED else "no such page"
-    remedy = "GET /v1/openapi.json says what there is."
+    what = f"{request.method} {request.url.path[:200]}" if status == HTTPStatus.METHOD_NOT_ALLOWED else "no such path"
+    remedy = "GET /v1/openapi.json lists the routes."
     refused = NotServed(status, what, where=request.url.path[:200], remedy=remedy)
     return answer_of(problem_of(refused, error.status_code), error.headers)
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    """Answer for a mistake of ours; starlette raises it once more for the log."""
+    """Answer for an unexpected error; starlette raises it once more for the log."""
     del error
-    what = "the server made a mistake; its log says which"
+    what = "internal error; the server's log has the details"
     refused = NotServed(HTTPStatus.INTERNAL_SERVER_ERROR, what, where=request.url.path[:200], remedy="Report it.")
     return answer_of(problem_of(refused, int(refused.status)))

@@ -129,7 +129,7 @@ def _address(request: HTTPConnection) -> str:
 
 def not_signed_in() -> NotSignedIn:
     """Make the error of somebody who shows no token where one is needed."""
-    return NotSignedIn("there is no token", remedy=_REMEDY)
+    return NotSignedIn("a token is needed", remedy=_REMEDY)
 
 
 def secret_of(request: HTTPConnection) -> str | None:

@@ -16,7 +16,7 @@ class Web:
     What the front works with; `stocktake serve` puts it together.
 
     Attributes:
-        placement: the door to the embedded Placement; None where there is none.
+        placement: the embedded Placement; None where there is none.
         loopback: only this machine can reach it; decides whether reading needs a token while there is none.
     """
 

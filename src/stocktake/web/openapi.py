@@ -21,14 +21,14 @@ _REF = "#/components/schemas/{name}"
 _PROBLEMS = {
     400: "The query or the body is wrong; `detail` says where.",
     401: "No token, or one that is unknown, expired or revoked.",
-    403: "This token may not do that.",
-    404: "There is no such thing; `remedy` names the nearest.",
-    406: "The answer has no form that the request accepts.",
-    409: "It can't be done as things are; `reasons` says why, each reason.",
+    403: "The token's role may not do this.",
+    404: "Not found; `remedy` names the nearest match.",
+    406: "The answer's media type is none that the request accepts.",
+    409: "Refused in the present state; `reasons` lists every reason.",
     413: "The body is too large.",
     415: "The body is not JSON.",
     429: "Too many requests; `Retry-After` says when to try again.",
-    503: "A part can't be reached; trying again later may help.",
+    503: "The ledger, Placement or another part can't be reached; try again later.",
 }
 
 
@@ -49,7 +49,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "info": {
             "title": "stocktake",
             "version": __version__,
-            "description": "The books of a fleet of compute hosts: what they have, what is promised, what is left.",
+            "description": "The books of a fleet of compute hosts: what they have, what is allocated, what is free.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,

@@ -265,7 +265,7 @@ def test_given_a_page_when_asked_for_then_viewers_and_operators_see_it_and_agent
         "agent": 403,
         "other": 403,
     }
-    assert "a token of role agent may not do that" in here.client("agent").get(path).text
+    assert "a token of role agent may not do this" in here.client("agent").get(path).text
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ class FakeDriver:
         """
         fleet = self._current()
         if fleet.listing is not None:
-            self._suffer(fleet.listing, "the list of nodes")
+            self._act(fleet.listing, "the list of nodes")
             if "nodes" in fleet.listing.lie:
                 return tuple(str(name) for name in fleet.listing.lie["nodes"])
         return tuple(node.name for node in fleet.nodes if node.listed)
@@ -124,12 +124,12 @@ class FakeDriver:
             return NodeNotFound("the fleet has no such node", where=name)
         if node.fault is not None:
             try:
-                self._suffer(node.fault, name)
+                self._act(node.fault, name)
             except StocktakeError as error:
                 return error
         return _survey(node)
 
-    def _suffer(self, fault: Fault, where: str) -> None:
+    def _act(self, fault: Fault, where: str) -> None:
         if fault.hang_s > 0:
             self._clock.wait(self._closed, fault.hang_s)
         if fault.error is not None:
@@ -149,7 +149,7 @@ class FakeDriver:
         except OSError as error:
             raise DriverUnreachable(f"can't be read: {error.strerror or error}", where=str(path)) from error
         except InvalidData as error:
-            raise DriverError(error.what, where=error.where, remedy="Put the fleet's description right.") from error
+            raise DriverError(error.what, where=error.where, remedy="Correct the fleet's description.") from error
         assert self._fleet is not None, "a fleet was read or an error raised"
         return self._fleet
 

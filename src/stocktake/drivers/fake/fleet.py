@@ -1,5 +1,6 @@
 """
-A made-up fleet, for demonstrations, measurements and tests. Invariant: equal seeds give equal fleets, on every machine.
+Step 4, a made-up fleet, for demonstrations, measurements and tests. Invariant: equal seeds give equal fleets, on every
+machine.
 
 A node's content depends on the seed and its number only, not on how many others there are.
 """
@@ -163,13 +164,13 @@ def node_name(number: int, prefix: str) -> str:
 def _node(name: str, profile: Profile, seed: int) -> FleetNode:
     dice = Dice(seed, name)
     shared = _report(profile)
-    seen = {
+    own = {
         "hypervisor_hostname": name,
         "uuid": dice.uuid(),
         "memory_mb_used": 1024 + dice.below(profile.memory_mb // 4),
         "local_gb_used": 10 + dice.below(profile.disk_gb // 4),
     }
-    return FleetNode(name=name, report={**shared, **seen}, guests=())
+    return FleetNode(name=name, report={**shared, **own}, guests=())
 
 
 @cache

@@ -1,8 +1,8 @@
 """
-Made-up promises for a made-up fleet: instances in all states, moves, orphans, misplaced guests. Invariant: they fit.
+Step 4, a made-up fleet's instances in all states, moves, orphans and misplaced guests. Invariant: they fit.
 
 What a node's instances pin, page and hold is there and is given to one of them only, so that a problem on a generated
-node is one that the books should not have. Instances' rows and hypervisor's guests go together.
+node is a mistake of the accounting. Instances' rows and hypervisor's guests go together.
 """
 
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ class _Cell:
 
 
 class NodeRoom:
-    """What a node has left to give."""
+    """What is still free on a node."""
 
     def __init__(self, profile: Profile) -> None:
         topology = topology_of(profile)
@@ -95,7 +95,7 @@ class NodeRoom:
         return None
 
     def device(self) -> PciDevice | None:
-        """Take a device; None if there is none left."""
+        """Take a device; None if none is free."""
         return self.devices.pop() if self.devices else None
 
 
@@ -241,7 +241,7 @@ MOVES: tuple[Kind, ...] = (
     "settled",
     "none",
 )
-# Every so many nodes there is a guest that nobody promised; one that the ledger has on the next node.
+# Every so many nodes there is an orphan; a guest that the ledger has on the next node.
 _ORPHAN_EVERY, _MISPLACED_EVERY = 3, 7
 
 

@@ -22,7 +22,7 @@ from stocktake.model.value import plain
 from stocktake.settings import Settings
 
 
-def open_driver(settings: Settings, clock: Clock) -> "HostDriver":  # noqa: ARG001 (the door's form)
+def open_driver(settings: Settings, clock: Clock) -> "HostDriver":  # noqa: ARG001 (the protocol's form)
     """Open the driver for the machine that this runs on."""
     return HostDriver(settings, root=Path("/"), arch=os.uname().machine)
 
@@ -63,7 +63,7 @@ class HostDriver:
 
     def _survey(self, node: str) -> Survey | StocktakeError:
         if node != self._settings.host:
-            return NodeNotFound(f"this machine is {self._settings.host!r}", where=node)
+            return NodeNotFound(f"this machine is called {self._settings.host!r}", where=node)
         try:
             return Survey(report=self._report(), guests=None)
         except (OSError, ValueError, InvalidData) as error:

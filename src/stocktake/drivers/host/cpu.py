@@ -1,5 +1,5 @@
 """
-The machine's CPUs: which are sold as what, what they are, what they can. Invariant: only CPUs that are online count.
+Step 4, the machine's CPUs: what they are, where they sit, what they can. Invariant: only CPUs that are online count.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from stocktake.model.value import Value, encode
 
 
 class HostCpu(Value, frozen=True, kw_only=True):
-    """Where a CPU sits, and with which (itself among them) it shares a core."""
+    """Where a CPU sits, and with which (itself included) it shares a core."""
 
     package: int
     core: int

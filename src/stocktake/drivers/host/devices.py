@@ -1,4 +1,4 @@
-"""PCI devices from /sys. Invariant: whatever can't be given to a guest (a bridge) is not reported."""
+"""Step 4, PCI devices from /sys. Invariant: whatever can't be given to a guest (a bridge) is not reported."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def read_devices(root: Path) -> tuple[PciDevice, ...]:
     Read the devices in the order of their addresses; none without a PCI bus.
 
     Raises:
-        OSError, ValueError: one can't be read: a list with a gap would have devices taken for vanished.
+        OSError, ValueError: one can't be read: a list with a gap would have devices taken for removed.
     """
     try:
         folders = sorted((root / "sys/bus/pci/devices").iterdir())

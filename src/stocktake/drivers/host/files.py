@@ -1,5 +1,5 @@
 """
-Small files of /proc and /sys. Invariant: a file that isn't there is an answer, one that can't be read is an error.
+Step 4, small files of /proc and /sys. Invariant: a file that isn't there is an answer, one that can't be read an error.
 """
 
 from pathlib import Path

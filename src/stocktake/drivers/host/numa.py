@@ -1,6 +1,6 @@
 """
-NUMA cells and huge pages from /sys. Invariant: what the kernel says of a cell is passed on as it is; verify has the
-doubts.
+Step 4, NUMA cells and huge pages from /sys. Invariant: what the kernel says of a cell is passed on as it is; verify has
+the doubts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,18 +39,18 @@ def _cell(
     reserved: Sequence[ReservedPages],
 ) -> HostCell:
     own = read_cpus(folder / "cpulist") & places.keys()
-    sold = own & (cpus.shared | cpus.dedicated)
-    siblings = {places[cpu].siblings & sold for cpu in own} - {frozenset()}
+    usable = own & (cpus.shared | cpus.dedicated)
+    siblings = {places[cpu].siblings & usable for cpu in own} - {frozenset()}
     packages = {places[cpu].package for cpu in own}
     memory_kb = read_sizes_kb(folder / "meminfo").get("MemTotal", 0)
-    held = {entry.size_kb: entry.count for entry in reserved if entry.node == number}
+    reserved_pages = {entry.size_kb: entry.count for entry in reserved if entry.node == number}
     return HostCell(
         id=number,
         cpuset=own & cpus.shared,
         pcpuset=own & cpus.pinnable,
         memory_mb=memory_kb // 1024,
         siblings=tuple(sorted(siblings, key=sorted)),
-        pages=_pages(folder, memory_kb, page_kb, held),
+        pages=_pages(folder, memory_kb, page_kb, reserved_pages),
         # With several sockets in a cell, "the" socket of the cell means nothing.
         socket=packages.pop() if len(packages) == 1 else None,
     )

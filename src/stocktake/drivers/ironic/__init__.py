@@ -25,8 +25,8 @@ from stocktake.settings import DEFAULT_INTERVAL_S, Settings
 
 LOG = logging.getLogger(__name__)
 
-# A call that gives up by itself leaves no thread behind: it does so before the audit loses patience.
-_PATIENCE = 0.9
+# A call that gives up by itself leaves no thread behind: it does so before the audit gives it up.
+_BUDGET_SHARE = 0.9
 # How many of the nodes that a list lacks are asked for one by one.
 _ASKED_MAX = 3
 # How long the watcher is waited for: it may be in the middle of a request.
@@ -55,7 +55,7 @@ class IronicDriver:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._section = settings.ironic
         self._clock = clock
-        self._budget_s = settings.driver_timeout_s * _PATIENCE
+        self._budget_s = settings.driver_timeout_s * _BUDGET_SHARE
         self._interval_s = (settings.refresh_interval_s or DEFAULT_INTERVAL_S) * _ONE_INTERVAL
         self._closed = threading.Event()
         self._api = Api(settings.ironic, clock, self._closed)
@@ -137,7 +137,7 @@ class IronicDriver:
             return survey_of(node, skip_reserve_in_use=self._section.skip_reserve_in_use_ironic_nodes)
         if isinstance(node, Unreadable):
             return node.error
-        return NodeNotFound("is not among the nodes of this shard and conductor group", where=name)
+        return NodeNotFound("is not one of the nodes of this shard and conductor group", where=name)
 
     def _patched(self) -> Mapping[str, Listed] | None:
         """Give what the watcher found, where it woke this pass and the last full list is young enough."""
@@ -173,7 +173,7 @@ class IronicDriver:
             node = self._api.node(uuid, deadline)
             if isinstance(node, Node) and self._is_listed(node):
                 what = f"the list lacks {len(missing)} nodes of the last one, and Ironic still has {uuid}"
-                remedy = "What stands between here and Ironic loses pages of its answers. Nothing is deleted."
+                remedy = "A proxy before Ironic loses pages of its answers. Nothing is deleted."
                 raise DriverError(what, where=self._api.where, remedy=remedy)
 
     def _is_listed(self, node: Node) -> bool:
@@ -190,7 +190,7 @@ class IronicDriver:
                 found = self._look()
             except StocktakeError as error:
                 if not trouble:
-                    LOG.info("changes can't be seen between passes: %s", error)
+                    LOG.info("changes between passes can't be read: %s", error)
                 trouble = True
             else:
                 if found or trouble:

@@ -111,7 +111,7 @@ def read_node(text: msgspec.Raw | bytes, *, where: str) -> Listed:
         node = _NODE.decode(text)
     except msgspec.DecodeError as error:
         uuid = _uuid(_named(text, where).uuid, where)
-        remedy = "Correct the node in Ironic; the others are not touched by it."
+        remedy = "Correct the node in Ironic; the other nodes are not affected."
         return Unreadable(uuid, DriverError(f"can't be understood: {error}", where=uuid, remedy=remedy))
     _uuid(node.uuid, where)
     return node
@@ -131,12 +131,14 @@ def _named(text: msgspec.Raw | bytes, where: str) -> _Named:
 
 def _uuid(uuid: str, where: str) -> str:
     if not UUID.fullmatch(uuid):
-        raise _no_ironic(f"{uuid[:60]!r} is no UUID", where)
+        raise _no_ironic(f"{uuid[:60]!r} is not a UUID", where)
     return uuid
 
 
 def _no_ironic(what: str, where: str) -> DriverError:
-    return DriverError(f"the answer can't be understood: {what}", where=where, remedy="Is this URL Ironic's?")
+    return DriverError(
+        f"the answer can't be understood: {what}", where=where, remedy="Check that this URL is Ironic's."
+    )
 
 
 # 1.82 is the first with shards; 1.46, the first with conductor groups, is Nova's minimum.
@@ -174,7 +176,7 @@ class Deadline:
         """Give how long one more request may take, at most `most_s` seconds; raises DriverUnreachable if none may."""
         left_s = self._until_s - self._clock.monotonic_s()
         if left_s <= 0:
-            raise DriverUnreachable(f"no whole answer within {self._seconds:g} s", where=where, remedy=_REMEDY)
+            raise DriverUnreachable(f"no complete answer within {self._seconds:g} s", where=where, remedy=_REMEDY)
         return min(left_s, most_s)
 
 
@@ -257,10 +259,8 @@ class Api:
                 return found
             if len(found) == before:
                 break
-        what = f"the list has no end: {len(found)} nodes, and the page after them says that there are more"
-        raise DriverError(
-            what, where=self.where, remedy="What stands between here and Ironic loses pages of its answers."
-        )
+        what = f"the list does not end: {len(found)} nodes, then a page without a new one that says there are more"
+        raise DriverError(what, where=self.where, remedy="A proxy before Ironic loses pages of its answers.")
 
     def _page(self, path: str, query: Mapping[str, object], deadline: Deadline) -> NodePage:
         filters: dict[str, object] = {}
@@ -277,7 +277,7 @@ class Api:
             return msgspec.json.decode(answer.body, type=NodePage)
         except msgspec.DecodeError as error:
             what = f"the answer can't be understood: {error}"
-            raise DriverError(what, where=self.where, remedy="Is this URL Ironic's?") from error
+            raise DriverError(what, where=self.where, remedy="Check that this URL is Ironic's.") from error
 
     def _fields(self) -> str:
         return ",".join(name for name in FIELDS if name != "shard" or self._version >= NEWEST)
@@ -368,7 +368,7 @@ class Api:
 
 
 def _refused(answer: _Answer, where: str) -> DriverError:
-    remedy = "Is this URL Ironic's?" if answer.status == 404 else ""
+    remedy = "Check that this URL is Ironic's." if answer.status == 404 else ""
     if answer.status in (401, 403):
         remedy = "Check ironic.auth_type and ironic.auth in the settings: the user must be allowed to list nodes."
     return DriverError(f"refused with {answer.status}: {_words(answer.body)}", where=where, remedy=remedy)

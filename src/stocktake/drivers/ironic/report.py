@@ -1,8 +1,8 @@
 """
-Step 4: an Ironic node to a report. Invariant: pure; what is sold is one machine of its resource class, or none of it
-now.
+Step 4: an Ironic node to a report. Invariant: pure; a node's inventory is one machine of its resource class, reserved
+while it is unavailable.
 
-Nova's rules for the states in which a node is not to be had. That a node is unavailable is `reserved`, never a total of
+Nova's rules for the states in which a node is unavailable. That a node is unavailable is `reserved`, never a total of
 0: what an instance holds of it stays valid.
 """
 
@@ -37,7 +37,7 @@ _OTHER_NAMES = {"amd64": "x86_64", "x64": "x86_64", "i386": "i686", "i486": "i68
 
 def survey_of(node: Node, *, skip_reserve_in_use: bool = False) -> Survey:
     """
-    Say what there is of a node and what of it is sold.
+    Report a node's totals and its inventory.
 
     Args:
         skip_reserve_in_use: a node that only has an instance is not reserved.
@@ -70,7 +70,7 @@ def resource_class(name: str) -> str:
 
 
 def is_available(node: Node) -> bool:
-    """Say whether a node may be had, an instance on it left aside."""
+    """Say whether a node is available, an instance on it left aside."""
     # Ironic's API before 1.2 knew no `available`, and said null.
     ready = node.provision_state in (None, "available")
     return ready and not node.maintenance and node.power_state not in (None, "error")
@@ -95,7 +95,7 @@ def _whole(node: Node, name: str, problems: list[Problem]) -> int:
         said = int(said)
     if isinstance(said, int) and not isinstance(said, bool) and 0 <= said <= LARGEST:
         return said
-    text = f"its property {name} is {_shown(said)}, which is no number: it counts as 0"
+    text = f"its property {name} is {_shown(said)}, not a whole number: it counts as 0"
     problems.append(
         _doubt("property-unreadable", name, text, "Set the property in Ironic, or let it inspect the node.")
     )
@@ -143,31 +143,31 @@ def _capabilities(node: Node, problems: list[Problem]) -> dict[str, str]:
         if colon and ":" not in value:
             found[key.strip()] = value.strip()
         elif part.strip():
-            text = f"its capability {_shown(part)} is no key:value and is left out"
+            text = f"its capability {_shown(part)} is not key:value and is ignored"
             problems.append(_doubt("capability-unreadable", "capabilities", text, "Correct its property capabilities."))
     return found
 
 
 def _troubles(node: Node) -> list[Problem]:
-    """Say what somebody has to put right before the node can be had again."""
+    """Say what somebody has to put right before the node is available again."""
     problems: list[Problem] = []
     state = node.provision_state or ""
     words = f": {_one_line(node.last_error)}" if node.last_error else ""
     if state.endswith("failed") or state == "error":
-        remedy = "Put it right in Ironic, then `openstack baremetal node manage` and `provide` it."
+        remedy = "Repair it in Ironic, then `openstack baremetal node manage` and `provide` it."
         problems.append(_wrong("provision-failed", state, f"its state is {state!r}{words}", remedy))
     if node.fault:
-        remedy = "Put the machine right, then `openstack baremetal node maintenance unset`."
+        remedy = "Repair the machine, then `openstack baremetal node maintenance unset`."
         text = f"Ironic put it into maintenance for a {node.fault}{words}"
         problems.append(_wrong("machine-faulty", node.fault, text, remedy))
     elif node.power_state == "error":
         problems.append(_wrong("machine-faulty", "power", f"its power can't be switched{words}", "Check its BMC."))
     if node.power_state is None and state == "available":
-        text = "it is available and nobody knows whether it is on: it is not sold"
+        text = "it is available and its power state is unknown: it is reserved"
         remedy = f"`openstack baremetal node power off {node.uuid}` finds out."
         problems.append(_doubt("power-unknown", "power_state", text, remedy))
     if not node.resource_class:
-        text = "it has no resource class, so nothing of it is sold"
+        text = "it has no resource class, so it has no inventory"
         remedy = f"`openstack baremetal node set --resource-class CLASS {node.uuid}`."
         problems.append(_wrong("no-resource-class", "resource_class", text, remedy))
     return problems

@@ -20,7 +20,7 @@ def pci_devices(documents: Iterable[str]) -> tuple[PciDevice, ...]:
     Read libvirt's node device documents, in the order of their addresses; bridges are left out.
 
     Raises:
-        InvalidData: a document can't be read: a list with a gap would have devices taken for vanished.
+        InvalidData: a document can't be read: a list with a gap would have devices taken for removed.
     """
     devices = [device for text in documents if (device := pci_device(text)) is not None]
     return tuple(sorted(devices, key=lambda device: device.address))

@@ -132,10 +132,10 @@ def qcow2_virtual_size(header: bytes, *, where: str) -> int:
         raise InvalidData(f"disk {where}: no qcow2 header")
     version = int.from_bytes(header[4:8])
     if version not in (2, 3):
-        raise InvalidData(f"disk {where}: qcow2 version {version} is not known")
+        raise InvalidData(f"disk {where}: qcow2 version {version} is not supported")
     size = int.from_bytes(header[_SIZE_AT:_HEADER_BYTES])
     if size > _SIZE_MAX:
-        raise InvalidData(f"disk {where}: a virtual size of {size} bytes can't be")
+        raise InvalidData(f"disk {where}: a virtual size of {size} bytes is impossible")
     return size
 
 

@@ -186,8 +186,8 @@ def _measure_by_libvirt(domain: Domain, disk: GuestDisk) -> Image:
 
 
 def _stale(uuid: str, name: str) -> Problem:
-    text = f"guest {name} had changed and libvirt had not told; its figures were those of before, and are right now"
-    remedy = "libvirt tells nothing of vCPUs plugged in, external snapshots and edits of a guest that is off."
+    text = f"guest {name} had changed and libvirt sent no event; its figures were out of date, and are right now"
+    remedy = "libvirt sends no event for vCPUs plugged in, external snapshots and edits of a guest that is off."
     return Problem(code="stale-definition", about=uuid, text=text, remedy=remedy)
 
 

@@ -1,5 +1,5 @@
 """
-Step 4, what libvirt tells by itself. Invariant: an event says what to look at again; it never says what is there.
+Step 4, libvirt's events. Invariant: an event says what to read again; nothing else of it is believed.
 
 libvirt calls back in its one event thread. A callback does two things, neither of which waits: it notes what was
 touched, and it wakes whoever watches. Whatever takes an answer of libvirt's is asked by the next sweep.
@@ -49,7 +49,7 @@ class Touched(NamedTuple):
     Attributes:
         guests: uuids.
         devices: some of the host's devices.
-        everything: nobody knows what, as the connection is a new one.
+        everything: it is unknown what, as the connection is a new one.
     """
 
     guests: frozenset[str]
@@ -145,7 +145,7 @@ class Events:
             except libvirt.libvirtError as error:
                 if is_lost(error, hypervisor):
                     raise
-                LOG.info("libvirt does not tell of events of kind %d: %s", kind, message_of(error))
+                LOG.info("libvirt has no events of kind %d: %s", kind, message_of(error))
                 complete = False
             else:
                 self._undo.append(partial(deregister, number))

@@ -87,7 +87,7 @@ class HostFacts:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._seen: tuple[frozenset[int], tuple[str, ...]] = (frozenset(), ())
+        self._read_with: tuple[frozenset[int], tuple[str, ...]] = (frozenset(), ())
         self._facts: Facts | None = None
         self._devices: object | None = None
         self._capabilities: _Made[str, Element] = _Made(lambda text: read_xml(text, where="capabilities"))
@@ -112,10 +112,10 @@ class HostFacts:
             InvalidData: a document can't be read.
             SettingsError: a CPU set doesn't fit the host.
         """
-        seen = read_online_cpus(hypervisor), _page_counts() if local else ()
-        if self._facts is None or self._seen != seen:
-            self._facts = self._read(hypervisor, seen[0])
-            self._seen = seen
+        now = read_online_cpus(hypervisor), _page_counts() if local else ()
+        if self._facts is None or self._read_with != now:
+            self._facts = self._read(hypervisor, now[0])
+            self._read_with = now
         return self._facts
 
     def devices(self, hypervisor: Hypervisor) -> object:

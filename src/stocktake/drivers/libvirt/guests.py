@@ -206,7 +206,7 @@ def _read(
             return None
         if is_lost(error, hypervisor):
             raise
-        trouble = f"libvirt does not tell its definition: {message_of(error)}"
+        trouble = f"libvirt does not give its definition: {message_of(error)}"
         return Kept(run, "", layout, _unreadable(trouble))
     return cache.read(uuid, text, name=domain.name(), run=run, layout=layout)
 

@@ -1,9 +1,9 @@
 """
-The monitor `cpu`: what this machine's CPUs are busy with. Invariant: names, units and rounding are Nova's.
+Step 4, the monitor `cpu`: what this machine's CPUs are busy with. Invariant: names, units and rounding are Nova's.
 
 Times in nanoseconds since the machine started, summed over all CPUs; frequency in MHz; percents are fractions of the
 time since the reading before (the first: since the start), cut to whole hundredths. Source: Nova release 34,
-nova/compute/monitors/cpu/virt_driver.py, and libvirt's parting of the kernel's counters into four.
+nova/compute/monitors/cpu/virt_driver.py, and how libvirt divides the kernel's counters into four.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class CpuTimes(NamedTuple):
     iowait: int
 
 
-def open_monitor(settings: Settings, clock: Clock) -> "CpuMonitor":  # noqa: ARG001 (the door's form)
+def open_monitor(settings: Settings, clock: Clock) -> "CpuMonitor":  # noqa: ARG001 (the protocol's form)
     """Open the monitor for the machine that this runs on."""
     return CpuMonitor(clock)
 
@@ -68,7 +68,7 @@ class CpuMonitor:
 
 
 def read_times() -> CpuTimes:
-    """Read the kernel's counters, parted as libvirt does: nice is user, interrupts are kernel; steal is nobody's."""
+    """Read the kernel's counters, divided as libvirt does: nice is user, interrupts are kernel; steal is left out."""
     times = psutil.cpu_times()
     return CpuTimes(
         user=round((times.user + times.nice) * _NS),

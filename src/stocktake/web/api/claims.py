@@ -29,7 +29,7 @@ Somewhere = Annotated[Text, Meta(description="A node's name or uuid, or `auto` f
 
 class Fit(Value, frozen=True, kw_only=True):
     """
-    A machine that is looked for a place for.
+    A machine to find a place for.
 
     Attributes:
         nodes: names or uuids of the nodes to look at; null looks at all.
@@ -108,13 +108,13 @@ _KINDS: dict[type[Moving], MoveKind] = {
 
 
 class Renew(Value, frozen=True, kw_only=True):
-    """For how long."""
+    """For how long a claim is extended."""
 
     expires_s: Expiry = None
 
 
 def fit(call: Call[None, Fit]) -> FitAnswer:
-    """Say where a machine would fit, the best node first, and why not elsewhere; nothing is promised."""
+    """Say where a machine would fit, the best node first, and why not elsewhere; nothing is claimed."""
     web, asked = call.web, call.body
     wanted = wanted_of(asked.flavor, web.settings, volume_backed=asked.volume_backed)
     nodes = None if asked.nodes is None else {find_node(web.ledger, name).uuid for name in asked.nodes}
@@ -124,9 +124,9 @@ def fit(call: Call[None, Fit]) -> FitAnswer:
 
 def build(call: Call[None, Build]) -> ClaimedShown:
     """
-    Promise room for a machine that is to be built.
+    Claim room for a machine that is to be built.
 
-    The promise counts at once, for everybody. It is kept when a guest of its uuid appears, or by `keep`, and given back
+    The claim counts at once, for everybody. It is kept when a guest of its uuid appears, or by `keep`, and given back
     by `release`, or by itself once it has expired.
     """
     web, asked = call.web, call.body
@@ -193,7 +193,7 @@ def move(call: Call[None, Move]) -> ClaimedShown:
 
 
 def renew(call: Call[None, Renew]) -> ClaimedShown:
-    """Let a pending claim live longer from now on; a settled one stays so."""
+    """Extend a pending claim from now on; a settled one stays settled."""
     return claimed_shown(call.web.claims.renew(_uuid(call), expires_s=_seconds(call.body.expires_s)))
 
 
@@ -203,7 +203,7 @@ def keep(call: Call[None, None]) -> ClaimedShown:
 
 
 def release(call: Call[None, None]) -> ClaimedShown:
-    """Take a promise back, whatever its state: its room is free at once, and no guest is touched."""
+    """Release an instance's room, whatever its state: it is free at once, and no guest is touched."""
     return claimed_shown(call.web.claims.release(_uuid(call)))
 
 
@@ -213,7 +213,7 @@ def finish(call: Call[None, None]) -> ClaimedShown:
 
 
 def confirm(call: Call[None, None]) -> ClaimedShown:
-    """Let go what a finished move holds at its source."""
+    """Release what a finished move holds at its source."""
     return claimed_shown(call.web.claims.confirm(_uuid(call)))
 
 

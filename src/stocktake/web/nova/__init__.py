@@ -91,7 +91,7 @@ def listed(call: Call[None, None]) -> Reply[Versions]:
 def nothing(call: Call[None, None]) -> Response:
     """Say that there is no such resource."""
     what = f"there is no {call.request.method} {call.request.url.path[:200]} here"
-    remedy = "There are: os-hypervisors, os-services, os-hosts, os-aggregates."
+    remedy = "Supported are: os-hypervisors, os-services, os-hosts, os-aggregates."
     raise NotServed(HTTPStatus.NOT_FOUND, what, remedy=remedy)
 
 
@@ -113,10 +113,10 @@ def version_asked(request: Request, oldest: tuple[int, int] = OLDEST) -> tuple[i
     given = given.strip()
     major, _dot, minor = (_text(NEWEST) if given == "latest" else given).partition(".")
     if not (major.isdecimal() and minor.isdecimal() and len(given) <= len("00.000")):
-        raise NotServed(HTTPStatus.BAD_REQUEST, f"{given[:40]!r} is no microversion", where=_HEADER)
+        raise NotServed(HTTPStatus.BAD_REQUEST, f"{given[:40]!r} is not a microversion", where=_HEADER)
     asked = int(major), int(minor)
     if not OLDEST <= asked <= NEWEST:
-        what = f"microversion {given} is not here; {_text(OLDEST)} to {_text(NEWEST)} are"
+        what = f"microversion {given} is not supported: {_text(OLDEST)} to {_text(NEWEST)} are"
         raise NotServed(HTTPStatus.NOT_ACCEPTABLE, what, where=_HEADER)
     if asked < oldest:
         remedy = f"Send `{_HEADER}: compute {_text(NEWEST)}`."

@@ -170,14 +170,14 @@ def uptime(call: Call[None, None]) -> Reply[OneHypervisor]:
     Say how long a hypervisor runs already.
 
     Raises:
-        NotServed: nobody knows (501): its driver doesn't say, or its agent is silent.
+        NotServed: unknown (501): its driver doesn't say, or its agent is silent.
     """
     version = version_asked(call.request, UUIDS)
     node = _node(call)
     service = call.web.ledger.service(node.host)
     known = _fields(node, service, call.web)
     if node.booted_at is None or known["state"] == "down":
-        raise NotServed(HTTPStatus.NOT_IMPLEMENTED, "nobody knows since when it runs", where=node.hypervisor_hostname)
+        raise NotServed(HTTPStatus.NOT_IMPLEMENTED, "its uptime is unknown", where=node.hypervisor_hostname)
     text = uptime_text(node.booted_at, call.web.clock.now())
     return answered(OneHypervisor(hypervisor=HypervisorUptime(**known, uptime=text)), version)
 
@@ -218,11 +218,11 @@ def _cut(nodes: Sequence[ComputeNode], query: HypervisorsQuery) -> tuple[Sequenc
     pattern = query.hypervisor_hostname_pattern
     if pattern is not None:
         if query.limit or query.marker is not None:
-            what = "a pattern goes with neither limit nor marker"
+            what = "a pattern can't be combined with limit or marker"
             raise NotServed(HTTPStatus.BAD_REQUEST, what, where="hypervisor_hostname_pattern")
         found = [node for node in nodes if pattern in node.hypervisor_hostname]
         if not found:
-            raise NotFound(f"no hypervisor's name has {pattern!r} in it")
+            raise NotFound(f"no hypervisor's name contains {pattern!r}")
         return found, False
     start = 0
     if query.marker is not None:
@@ -240,7 +240,7 @@ def _node(call: Call[Any, None]) -> ComputeNode:
     """
     asked = call.path["uuid"].lower()
     if not re.fullmatch(UUID, asked):
-        raise NotServed(HTTPStatus.BAD_REQUEST, f"{asked[:100]!r} is no uuid", remedy="os-hypervisors lists them.")
+        raise NotServed(HTTPStatus.BAD_REQUEST, f"{asked[:100]!r} is not a uuid", remedy="os-hypervisors lists them.")
     return call.web.ledger.node(asked)
 
 

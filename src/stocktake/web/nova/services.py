@@ -83,7 +83,7 @@ class Hosts(Value, frozen=True, kw_only=True):
 
 
 class HostAmounts(Value, frozen=True, kw_only=True):
-    """What a host has or uses, or what a project was sold on it: vCPUs, MiB, GiB."""
+    """What a host has or uses, or what a project was allocated on it: vCPUs, MiB, GiB."""
 
     host: str
     project: str
@@ -105,7 +105,7 @@ class OneHost(Value, frozen=True, kw_only=True):
 
 
 class Aggregates(Value, frozen=True, kw_only=True):
-    """No aggregates: they are Nova's own, and the books know of none."""
+    """No aggregates: they are Nova's own, and the ledger knows of none."""
 
     aggregates: tuple[Value, ...] = ()
 
@@ -127,7 +127,7 @@ def changed(call: Call[None, ServiceChange]) -> Reply[OneService]:
     version = version_asked(call.request, UUIDS)
     ledger, body = call.web.ledger, call.body
     if body.status is None and body.forced_down is None:
-        raise NotServed(HTTPStatus.BAD_REQUEST, "nothing is to be changed", remedy="Give status or forced_down.")
+        raise NotServed(HTTPStatus.BAD_REQUEST, "the body changes nothing", remedy="Give status or forced_down.")
     if body.disabled_reason is not None and body.status != "disabled":
         raise NotServed(HTTPStatus.BAD_REQUEST, "a reason goes with the status `disabled` only")
     found = next((one for one in ledger.services() if one.uuid == call.path["uuid"].lower()), None)
@@ -146,7 +146,7 @@ def hosts(call: Call[None, None]) -> Reply[Hosts]:
 
 
 def host(call: Call[None, None]) -> Reply[OneHost]:
-    """Show what a host has, what is used, and what was sold to whom."""
+    """Show what a host has, what is used, and what each project was allocated."""
     version = version_asked(call.request)
     name = find_service(call.web.ledger, call.path["host"]).host
     nodes = call.web.ledger.nodes_in_brief(host=name)
@@ -168,13 +168,13 @@ def aggregates(call: Call[None, None]) -> Reply[Aggregates]:
 
 def _shown(service: Service, web: Web) -> NovaService:
     word = service_word(service, web.clock.now(), web.settings.service_down_time)
-    seen = service.last_seen_up or service.updated_at
+    updated_at = service.last_seen_up or service.updated_at
     return NovaService(
         id=service.uuid,
         host=service.host,
         status="disabled" if service.disabled else "enabled",
         state="down" if word == "down" else "up",
-        updated_at=f"{seen.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}" if seen else None,
+        updated_at=f"{updated_at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}" if updated_at else None,
         disabled_reason=service.disabled_reason,
         forced_down=service.forced_down,
     )
