@@ -1,35 +1,25 @@
 """Makes the values that the tests of this room start from."""
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Literal
 
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.hypervisor import Host
 from stocktake.model.pci import PciRecord
 from stocktake.model.provider import Inventory, Provider, ProviderTree
 from stocktake.model.value import replace
-from stocktake.placement.devices import child_uuid
+from stocktake.placement.desired import child_uuid
+from stocktake.settings import PlacementSection
 
 ROOT = "5d1ad8b6-3c1f-4e0b-a3a5-3f8f7d1c2a10"
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """The settings' section `placement`."""
+class Section(PlacementSection, frozen=True, kw_only=True):
+    """The settings' section `placement`, with other defaults."""
 
-    mode: str = "none"
-    connection: str | None = None
-    url: str | None = None
-    auth_type: str | None = None
-    auth: Mapping[str, object] = field(default_factory=dict)
+    mode: Literal["embedded", "remote", "none"] = "none"
+    connection: str = "sqlite:///unused.db"
     timeout_s: float = 10.0
-    retries_max: int = 4
-    region_name: str | None = None
-    interface: str | None = None
-    cafile: Path | None = None
-    insecure: bool = False
 
 
 def host(**changes: object) -> Host:

@@ -8,10 +8,10 @@ from typing import Any
 
 from stocktake.clock import SystemClock
 from stocktake.placement import Scheduler, open_scheduler
-from stocktake.placement.client import Placement
+from stocktake.placement.client import PlacementClient
 from stocktake.placement.embedded import Embedded
 from stocktake.placement.scheduler import Synced
-from stocktake.placement.session import Answer, Session, open_embedded, open_remote
+from stocktake.placement.session import Answer, PlacementSession, open_embedded, open_remote
 from tests.placement.making import Section
 from tests.servers.placement import TOKEN, PlacementServer
 
@@ -21,7 +21,7 @@ class Door:
     """One way to reach a Placement."""
 
     section: Section
-    other: Session
+    other: PlacementSession
 
     def open(self, section: Section | None = None) -> Scheduler:
         """Open a scheduler that remembers nothing; it does not wait between retries."""
@@ -64,7 +64,7 @@ class Hurried(SystemClock):
 def http_door(server: PlacementServer, **options: object) -> Door:
     """A real server over HTTP."""
     section = Section(mode="remote", url=server.url, auth_type="admin_token", auth={"token": TOKEN}, **options)  # type: ignore[arg-type]
-    other = open_remote(url=server.url, auth_type="admin_token", auth={"token": TOKEN}, timeout_s=10.0)
+    other = open_remote(Section(mode="remote", url=server.url, auth_type="admin_token", auth={"token": TOKEN}))
     return Door(section=section, other=other)
 
 
@@ -108,7 +108,7 @@ def seen(door: Door, consumer: str) -> Seen:
 
 def before_writes(scheduler: Scheduler, *acts: Callable[[], object]) -> None:
     """Let somebody else act between a reading and each of the next writes."""
-    assert isinstance(scheduler, Placement)
+    assert isinstance(scheduler, PlacementClient)
     session, left = scheduler._session, list(acts)
     write = session.write
 

@@ -10,7 +10,7 @@ from stocktake.errors import PlacementConflict
 from stocktake.model.provider import NOBODY, Allocation, ConsumerKind, ProviderTree
 from stocktake.model.value import replace
 from stocktake.placement import NoScheduler, Scheduler
-from stocktake.placement.client import Placement
+from stocktake.placement.client import PlacementClient
 from tests.placement.making import child, stock, tree, with_children, with_root
 from tests.placement.scheduler_doors import Door, before_writes, seen, some_name
 
@@ -267,7 +267,7 @@ def test_given_a_placement_without_consumer_types_when_allocated_then_it_works_a
     door: Door, scheduler: Scheduler, node: ProviderTree, version: tuple[int, int]
 ) -> None:
     old = door.open()
-    assert isinstance(old, Placement)
+    assert isinstance(old, PlacementClient)
     old._session._version = version
     one, other, wanted = some_consumer(), some_consumer(), {node.root.uuid: {"VCPU": 1}}
     assert old.allocate([of(one, wanted)]) == ()
@@ -282,7 +282,7 @@ def test_given_room_that_is_freed_while_the_refusal_is_looked_into_when_allocate
 ) -> None:
     squatter, consumer = some_consumer(), some_consumer()
     door.allocate(squatter, {node.root.uuid: {"MEMORY_MB": 1000}})
-    assert isinstance(scheduler, Placement)
+    assert isinstance(scheduler, PlacementClient)
     free = scheduler._session.get
     acts: list[Callable[[], object]] = [lambda: door.other.write("DELETE", f"/allocations/{squatter}")]
 

@@ -5,8 +5,7 @@ import pytest
 from stocktake.model.provider import Inventory
 from stocktake.model.rules import Rules
 from stocktake.model.topology import HostCell, HostTopology
-from stocktake.placement.capabilities import TRAIT_OF_CAPABILITY
-from stocktake.placement.desired import desired
+from stocktake.placement.desired import TRAIT_OF_CAPABILITY, desired
 from stocktake.placement.names import standard_traits
 from stocktake.placement.overrides import NodeOverrides, ProviderOverride
 from tests.placement.making import ROOT, host, stock, tally

@@ -13,8 +13,8 @@ from stocktake.model.provider import NOBODY, Allocation
 from stocktake.model.topology import CellTake
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance
+from stocktake.placement.desired import child_uuid, device_providers
 from stocktake.placement.desired_allocations import allocations, wanted
-from stocktake.placement.devices import child_uuid, device_providers
 from tests.placement.making import ROOT, tally, tree
 from tests.strategies import Case, cases
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stocktake.model.provider import Found, Inventory, Provider, ProviderTree
 from stocktake.model.value import replace
-from stocktake.placement.devices import child_uuid
+from stocktake.placement.desired import child_uuid
 from stocktake.placement.plan import (
     CreateClass,
     CreateProvider,

@@ -7,7 +7,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from stocktake.clock import SystemClock
 from stocktake.errors import PlacementError, PlacementUnreachable, SettingsError, StocktakeError
+from stocktake.model.value import replace
 from stocktake.placement import NoScheduler, embedded, open_scheduler
 from stocktake.placement.session import open_embedded
 from stocktake.telemetry import REQUESTS, Telemetry
@@ -27,7 +27,6 @@ REMOTE = Section(mode="remote", url="http://127.0.0.1:9", auth_type="admin_token
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        (Section(mode="else"), "placement.mode.*'else' is not known"),
         (Section(mode="remote"), "placement.url.*placement.auth_type"),
         (replace(REMOTE, auth_type="nonsense"), "no plugin 'nonsense'.*password"),
         (replace(REMOTE, auth={"tokn": "x"}), "no option tokn.*token"),
@@ -241,7 +240,7 @@ from stocktake.clock import SystemClock
 from stocktake.errors import PlacementUnreachable
 from stocktake.placement import open_scheduler
 from tests.placement.making import Section
-scheduler = open_scheduler(Section(mode="embedded"), SystemClock(), state_path="{tmp_path}")
+scheduler = open_scheduler(Section(mode="embedded", connection="sqlite:///{tmp_path}/placement.db"), SystemClock())
 try:
     scheduler.ping()
 except PlacementUnreachable as error:
@@ -260,7 +259,8 @@ from stocktake.clock import SystemClock
 from stocktake.errors import PlacementUnreachable
 from stocktake.placement import open_scheduler
 from tests.placement.making import Section
-scheduler = open_scheduler(Section(mode="embedded"), SystemClock(), state_path="{tmp_path}/file/folder")
+section = Section(mode="embedded", connection="sqlite:///{tmp_path}/file/folder/placement.db")
+scheduler = open_scheduler(section, SystemClock())
 try:
     scheduler.ping()
 except PlacementUnreachable as error:

@@ -34,7 +34,8 @@ from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.ledger.engine import WAIT_S
 from stocktake.model.access import digest_of
-from stocktake.placement import open_door, open_scheduler
+from stocktake.placement import open_scheduler
+from stocktake.placement.embedded import Embedded
 from stocktake.settings import read_settings
 from stocktake.web.app import make_app
 from stocktake.web.calls import Route
@@ -280,6 +281,8 @@ def served_here(
         opened.callback(scheduler.close)
         if tokens:
             add_tokens(ledger, clock)
+        connection = read.placement.connection
+        embedded = Embedded(connection, state_path=directory) if read.placement.mode == "embedded" else None
         web = Web(
             settings=read,
             ledger=ledger,
@@ -287,7 +290,7 @@ def served_here(
             claims=claims_with(read, ledger, scheduler, clock, ids),
             clock=clock,
             ids=ids,
-            placement=open_door(read.placement, directory) if read.placement.mode == "embedded" else None,
+            placement=embedded,
             loopback=loopback,
         )
         raw = opened.enter_context(TestClient(make_app(web, routes), base_url=_ROOT, client=_CLIENT))

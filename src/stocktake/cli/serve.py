@@ -50,18 +50,20 @@ def serve_command(session: Session) -> int:
 
 def web_of(session: Session) -> "Web":
     """Put together what the front works with."""
-    from stocktake.placement import open_door
+    from stocktake.placement.embedded import Embedded
     from stocktake.web.context import Web
     from stocktake.web.serving import is_loopback
 
-    placement = session.settings.placement
+    settings = session.settings
+    connection = settings.placement.connection
+    embedded = settings.placement.mode == "embedded"
     return Web(
-        settings=session.settings,
+        settings=settings,
         ledger=session.database,
         scheduler=session.scheduler,
         claims=session.own_claims,
         clock=session.clock,
         ids=session.ids,
-        placement=open_door(placement, session.settings.state_path) if placement.mode == "embedded" else None,
-        loopback=is_loopback(session.settings.server),
+        placement=Embedded(connection, state_path=settings.state_path) if embedded else None,
+        loopback=is_loopback(settings.server),
     )

@@ -1,13 +1,12 @@
 """
 Step 7b: the scheduler. Invariant: Placement is made to agree with the books, and touched only where it differs.
 
-Desired and wanted (what it should hold, who should hold it) and plan (what to write) are pure; apply, consumers and
-healing write; the rest is how to reach it.
+`desired` and `desired_allocations` (what it should hold, and who) and `plan` (what to write) are pure; `providers`,
+`allocations` and `allocation_sync` read and write; `client`, `session` and `embedded` are how to reach it.
 """
 
-from stocktake.placement.opening import open_door, open_scheduler
 from stocktake.placement.overrides import NodeOverrides, Overrides, overrides_for, read_overrides
-from stocktake.placement.scheduler import NoScheduler, Scheduler, Synced, SyncedAllocations
+from stocktake.placement.scheduler import NoScheduler, Scheduler, Synced, SyncedAllocations, open_scheduler
 
 __all__ = [
     "NoScheduler",
@@ -16,7 +15,6 @@ __all__ = [
     "Scheduler",
     "Synced",
     "SyncedAllocations",
-    "open_door",
     "open_scheduler",
     "overrides_for",
     "read_overrides",

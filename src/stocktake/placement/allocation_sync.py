@@ -18,11 +18,9 @@ from stocktake.model.fitting import NoRoom
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Allocation
 from stocktake.model.value import replace
-from stocktake.placement.allocations import read_held, release_one
-from stocktake.placement.consumers import giving
-from stocktake.placement.retry import RetryPolicy
+from stocktake.placement.allocations import giving, read_held, release_one
 from stocktake.placement.scheduler import FAILURES_MAX, Ask, SyncedAllocations
-from stocktake.placement.session import Session
+from stocktake.placement.session import PlacementSession, RetryPolicy
 
 # So many new consumers are written at once: more saves nothing, and keeps other writers waiting.
 TOGETHER_MAX = 20
@@ -31,7 +29,7 @@ _ENCODER = msgspec.json.Encoder(order="deterministic")
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class NodeAllocations:
     """One node: its root, its providers with their generations, and what should be held of them, by consumer."""
 
     root: str
@@ -40,7 +38,7 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
+class _State:
     """A provider's generation, and a digest of what should be held of it: as long as both stay, it is held."""
 
     generation: int
@@ -51,7 +49,7 @@ class _Mark:
 class _Agreed:
     """What a node was like, by provider, the consumers that nobody knows, by provider, and what was refused."""
 
-    marks: Mapping[str, _Mark]
+    states: Mapping[str, _State]
     unknown: Mapping[str, frozenset[str]]
     refused: tuple[Problem, ...]
 
@@ -64,15 +62,15 @@ class _Refusal:
     """What was refused, and whether to try again though nothing changed."""
 
     problem: Problem
-    again: bool
+    retryable: bool
 
 
 class AllocationSync:
     """The allocations on nodes, and what was agreed on."""
 
-    def __init__(self, session: Session, patience: RetryPolicy) -> None:
+    def __init__(self, session: PlacementSession, retry: RetryPolicy) -> None:
         self._session = session
-        self._patience = patience
+        self._retry = retry
         self._agreed: dict[str, _Agreed] = {}
 
     def forget(self, root: str | None = None) -> None:
@@ -83,13 +81,13 @@ class AllocationSync:
             self._agreed.pop(root, None)
 
     def sync_allocations(
-        self, nodes: Mapping[str, Shares], ask: Ask, *, stop: Callable[[], bool]
+        self, nodes: Mapping[str, NodeAllocations], ask: Ask, *, stop: Callable[[], bool]
     ) -> dict[str, SyncedAllocations | StocktakeError]:
         """Make the allocations on nodes what they should be; see `Scheduler`."""
-        changed = {name: self._changed(shares) for name, shares in nodes.items()}
+        changed = {name: self._changed(node) for name, node in nodes.items()}
         result: dict[str, SyncedAllocations | StocktakeError] = {
-            name: SyncedAllocations(problems=_problems(name, self._agreed[shares.root]))
-            for name, shares in nodes.items()
+            name: SyncedAllocations(problems=_problems(name, self._agreed[node.root]))
+            for name, node in nodes.items()
             if not changed[name]
         }
         rest = [name for name in nodes if changed[name]]
@@ -98,7 +96,7 @@ class AllocationSync:
             if stop():
                 break
             try:
-                healed = self._heal(name, nodes[name], changed[name], ask)
+                synced = self._sync(name, nodes[name], changed[name], ask)
             except PlacementUnreachable as error:
                 failures += 1
                 result[name] = error
@@ -109,45 +107,51 @@ class AllocationSync:
                 result[name] = error
             else:
                 failures = 0
-                if healed is not None:
-                    result[name] = healed
+                if synced is not None:
+                    result[name] = synced
         return result
 
-    def _changed(self, shares: Shares) -> Mapping[str, _Mark]:
+    def _changed(self, node: NodeAllocations) -> Mapping[str, _State]:
         """Give the providers that are not as they were; all of them if any is and something was refused."""
-        now = _marks(shares)
-        before = self._agreed.get(shares.root, _NOTHING)
-        changed = {uuid: mark for uuid, mark in now.items() if before.marks.get(uuid) != mark}
+        now = _states(node)
+        before = self._agreed.get(node.root, _NOTHING)
+        changed = {uuid: state for uuid, state in now.items() if before.states.get(uuid) != state}
         return now if changed and before.refused else changed
 
-    def _heal(self, name: str, shares: Shares, changed: Mapping[str, _Mark], ask: Ask) -> SyncedAllocations | None:
+    def _sync(
+        self, name: str, node: NodeAllocations, changed: Mapping[str, _State], ask: Ask
+    ) -> SyncedAllocations | None:
         """Put one node's changed providers right; None if its books changed since they were read."""
         writes = self._session.writes
         held, generations = read_held(self._session, sorted(changed))
-        parts = {consumer: _within(allocation, changed) for consumer, allocation in shares.allocations.items()}
-        wrong = {consumer: part for consumer, part in parts.items() if part.resources != held.get(consumer, {})}
-        strangers = frozenset(held.keys() - parts.keys())
+        desired = {consumer: _within(allocation, changed) for consumer, allocation in node.allocations.items()}
+        wrong = {
+            consumer: allocation
+            for consumer, allocation in desired.items()
+            if allocation.resources != held.get(consumer, {})
+        }
+        unexpected = frozenset(held.keys() - desired.keys())
         known: frozenset[str] = frozenset()
-        if wrong or strangers:
+        if wrong or unexpected:
             # Asked after reading: what a claim had written by then was in the ledger before. What is written later
             # changes a generation.
-            answer = ask(name, strangers)
+            answer = ask(name, unexpected)
             if answer is None:
                 return None
-            known = strangers & answer
-        before = self._agreed.pop(shares.root, _NOTHING)
+            known = unexpected & answer
+        before = self._agreed.pop(node.root, _NOTHING)
         for consumer in sorted(known):
             release_one(self._session, consumer, changed.keys(), generation=generations[consumer])
-        refused, again = self._give(wrong, generations, changed.keys())
-        unknown = {uuid: frozenset(who for who in strangers - known if uuid in held[who]) for uuid in changed}
+        refused, retryable = self._give(wrong, generations, changed.keys())
+        unknown = {uuid: frozenset(who for who in unexpected - known if uuid in held[who]) for uuid in changed}
         agreed = _Agreed(
-            marks={uuid: changed[uuid] if uuid in changed else before.marks[uuid] for uuid in shares.generations},
-            unknown={uuid: unknown[uuid] if uuid in unknown else before.unknown[uuid] for uuid in shares.generations},
+            states={uuid: changed[uuid] if uuid in changed else before.states[uuid] for uuid in node.generations},
+            unknown={uuid: unknown[uuid] if uuid in unknown else before.unknown[uuid] for uuid in node.generations},
             refused=tuple(refused),
         )
-        if not again:
-            self._agreed[shares.root] = agreed
-        return SyncedAllocations(problems=(*_problems(name, agreed), *again), writes=self._session.writes - writes)
+        if not retryable:
+            self._agreed[node.root] = agreed
+        return SyncedAllocations(problems=(*_problems(name, agreed), *retryable), writes=self._session.writes - writes)
 
     def _give(
         self, wrong: Mapping[str, Allocation], generations: Mapping[str, int], within: Collection[str]
@@ -165,15 +169,15 @@ class AllocationSync:
         new = [wrong[consumer] for consumer in sorted(wrong.keys() - generations.keys())]
         for first in range(0, len(new), TOGETHER_MAX):
             several = new[first : first + TOGETHER_MAX]
-            fresh = [part.consumer for part in several]
+            fresh = [allocation.consumer for allocation in several]
             # All at once takes a third of the time. If one is in the way nobody is given anything: then one by one.
             if len(several) > 1 and _given("", giving(self._session, several, fresh=fresh, within=within)) is None:
                 continue
-            for part in several:
-                give = giving(self._session, [part], fresh=fresh, within=within)
-                refusals.append(_given(part.consumer, partial(self._patience, give)))
-        refused = [refusal.problem for refusal in refusals if refusal and not refusal.again]
-        return refused, [refusal.problem for refusal in refusals if refusal and refusal.again]
+            for allocation in several:
+                give = giving(self._session, [allocation], fresh=fresh, within=within)
+                refusals.append(_given(allocation.consumer, partial(self._retry, give)))
+        refused = [refusal.problem for refusal in refusals if refusal and not refusal.retryable]
+        return refused, [refusal.problem for refusal in refusals if refusal and refusal.retryable]
 
 
 def _given(consumer: str, give: Callable[[], tuple[NoRoom, ...]]) -> _Refusal | None:
@@ -181,19 +185,19 @@ def _given(consumer: str, give: Callable[[], tuple[NoRoom, ...]]) -> _Refusal | 
     try:
         missing = give()
     except (PlacementError, PlacementConflict) as error:
-        return _Refusal(_refused(consumer, error.what), again=True)
-    return _Refusal(_refused(consumer, "; ".join(lack.text for lack in missing)), again=False) if missing else None
+        return _Refusal(_refused(consumer, error.what), retryable=True)
+    return _Refusal(_refused(consumer, "; ".join(lack.text for lack in missing)), retryable=False) if missing else None
 
 
-def _marks(shares: Shares) -> dict[str, _Mark]:
+def _states(node: NodeAllocations) -> dict[str, _State]:
     """Say what each provider is like now."""
-    wanted: dict[str, dict[str, Mapping[str, int]]] = {uuid: {} for uuid in shares.generations}
-    for consumer, allocation in shares.allocations.items():
+    wanted: dict[str, dict[str, Mapping[str, int]]] = {uuid: {} for uuid in node.generations}
+    for consumer, allocation in node.allocations.items():
         for uuid, amounts in allocation.resources.items():
             wanted[uuid][consumer] = amounts
     return {
-        uuid: _Mark(generation, blake2b(_ENCODER.encode(wanted[uuid]), digest_size=16).digest())
-        for uuid, generation in shares.generations.items()
+        uuid: _State(generation, blake2b(_ENCODER.encode(wanted[uuid]), digest_size=16).digest())
+        for uuid, generation in node.generations.items()
     }
 
 

@@ -10,19 +10,27 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from stocktake.errors import PlacementUnreachable, StocktakeError
 from stocktake.model.fitting import NoRoom
 from stocktake.model.provider import Allocation, Found, Holdings, ProviderTree
 from stocktake.model.value import replace
-from stocktake.placement.retry import RetryPolicy
-from stocktake.placement.scheduler import FAILURES_MAX, Allocations, Ask, Reached, Synced, SyncedAllocations, never
-
-if TYPE_CHECKING:
-    from stocktake.placement.allocation_sync import AllocationSync, Shares
-    from stocktake.placement.read import Listed
-    from stocktake.placement.session import Session
+from stocktake.placement import providers
+from stocktake.placement.allocation_sync import AllocationSync, NodeAllocations
+from stocktake.placement.allocations import delete_tree, giving, read_held
+from stocktake.placement.plan import adopted, droppable, ours, plan
+from stocktake.placement.providers import Listed
+from stocktake.placement.scheduler import (
+    FAILURES_MAX,
+    Allocations,
+    Ask,
+    Reached,
+    Synced,
+    SyncedAllocations,
+    never,
+)
+from stocktake.placement.session import PlacementSession, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +42,18 @@ class _Settled:
     answer: Synced
 
 
-class Placement:
+class PlacementClient:
     """
     A Placement service, embedded or remote.
 
     Args:
-        patience: how often a conflict is read and planned again.
+        retry: how often a conflict is read and planned again.
     """
 
-    def __init__(self, session: "Session", patience: RetryPolicy) -> None:
+    def __init__(self, session: PlacementSession, retry: RetryPolicy) -> None:
         self._session = session
-        self._persist = patience
-        self._healing: AllocationSync | None = None
+        self._retry = retry
+        self._allocation_sync = AllocationSync(session, retry)
         self._aliases: dict[str, str] = {}
         self._seen: dict[str, Found] = {}
         self._settled: dict[str, _Settled] = {}
@@ -73,37 +81,30 @@ class Placement:
         self, nodes: Mapping[str, Holdings], ask: Ask, *, stop: Callable[[], bool] = never
     ) -> dict[str, SyncedAllocations | StocktakeError]:
         """Make the allocations on nodes what they should be."""
-        from stocktake.placement.allocation_sync import AllocationSync
-
         with self._mutex:
-            if self._healing is None:
-                self._healing = AllocationSync(self._session, self._persist)
-            shares = {
-                name: self._shares(holdings)
+            allocations = {
+                name: self._node_allocations(holdings)
                 for name, holdings in nodes.items()
                 if holdings.tree.root.uuid in self._settled
             }
-            return self._healing.sync_allocations(shares, ask, stop=stop)
+            return self._allocation_sync.sync_allocations(allocations, ask, stop=stop)
 
     def is_as_agreed(self, root_uuid: str) -> bool:
         """Read a node's providers back; if anything is not as it was agreed on, all of it is read again."""
-        from stocktake.placement import read
-
         with self._mutex:
             settled = self._settled.get(root_uuid)
             if settled is None:
                 return True
             # Who holds what is read again by the next pass, in any case.
-            if self._healing is not None:
-                self._healing.forget(root_uuid)
-            listed = read.list_tree(self._session, root_uuid)
+            self._allocation_sync.forget(root_uuid)
+            listed = providers.list_tree(self._session, root_uuid)
             ours = [one for one in listed if one.uuid in self._seen]
             # What was in use and could not go may be free by now: no generation tells.
             waits = settled.answer.problems or settled.answer.kept_classes
             same = (
                 not waits
                 and _stamp(map(_bare, listed)) == settled.stamp
-                and all(read.read_found(self._session, one) == self._seen[one.uuid] for one in ours)
+                and all(providers.read_found(self._session, one) == self._seen[one.uuid] for one in ours)
             )
             if not same:
                 del self._settled[root_uuid]
@@ -113,43 +114,36 @@ class Placement:
 
     def allocate(self, allocations: Sequence[Allocation]) -> tuple[NoRoom, ...]:
         """Make consumers hold exactly this."""
-        from stocktake.placement.consumers import giving
-
         fresh = [one.consumer for one in allocations] if len(allocations) == 1 else []
 
         def give() -> tuple[NoRoom, ...]:
-            return self._persist(giving(self._session, [self._real(one) for one in allocations], fresh=fresh))
+            return self._retry(giving(self._session, [self._real(one) for one in allocations], fresh=fresh))
 
         missing = give()
-        # What has nothing to sell may be there under another uuid.
+        # What has no capacity may be there under another uuid.
         return give() if any(not lack.total for lack in missing) and self._recognize(allocations) else missing
 
     def delete_tree(self, root_uuid: str) -> None:
         """Delete a tree with its allocations."""
-        from stocktake.placement.allocations import delete_tree
-
-        self._persist(partial(delete_tree, self._session, root_uuid))
+        self._retry(partial(delete_tree, self._session, root_uuid))
         with self._mutex:
             self._settled.pop(root_uuid, None)
             gone = [uuid for uuid, seen in self._seen.items() if root_uuid in (uuid, seen.parent_uuid)]
             for uuid in gone:
                 del self._seen[uuid]
-            if self._healing is not None:
-                self._healing.forget(root_uuid)
+            self._allocation_sync.forget(root_uuid)
 
     def allocations(self, provider_uuid: str) -> Allocations:
         """Read a provider's allocations."""
-        from stocktake.placement.allocations import read_held
-
         return read_held(self._session, [provider_uuid])[0]
 
     def providers(self, *, root_uuid: str | None = None, contents: bool = False) -> tuple[Found, ...]:
         """Read providers back from Placement itself, not from memory."""
-        from stocktake.placement import read
-
-        listed = read.list_all(self._session) if root_uuid is None else read.list_tree(self._session, root_uuid)
+        listed = (
+            providers.list_all(self._session) if root_uuid is None else providers.list_tree(self._session, root_uuid)
+        )
         if contents:
-            return tuple(there for one in listed if (there := read.read_found(self._session, one)) is not None)
+            return tuple(there for one in listed if (there := providers.read_found(self._session, one)) is not None)
         return tuple(_bare(one) for one in listed)
 
     def ping(self) -> str:
@@ -159,8 +153,6 @@ class Placement:
 
     def check(self, name: str) -> Reached:
         """Ask for something that takes the roles that we need."""
-        from urllib.parse import quote
-
         version = self.ping()
         answer = self._session.get(f"/resource_providers?name={quote(name)}")
         if not answer.fine:
@@ -208,32 +200,29 @@ class Placement:
         """Let everything be read again."""
         self._seen.clear()
         self._settled.clear()
-        if self._healing is not None:
-            self._healing.forget()
+        self._allocation_sync.forget()
 
-    def _listed(self, trees: Mapping[str, ProviderTree]) -> dict[str, "tuple[Listed, ...]"]:
+    def _listed(self, trees: Mapping[str, ProviderTree]) -> dict[str, tuple[Listed, ...]]:
         """Read what there is of each tree, by its root's uuid, in one request."""
-        from stocktake.placement import read
-
         if len(trees) == 1:
             uuid = next(iter(trees.values())).root.uuid
-            return {uuid: read.list_tree(self._session, uuid)}
+            return {uuid: providers.list_tree(self._session, uuid)}
         groups: dict[str, list[Listed]] = {}
         top: dict[str, str] = {}
-        for one in read.list_all(self._session):
+        for one in providers.list_all(self._session):
             groups.setdefault(one.root_provider_uuid, []).append(one)
             top[one.uuid] = one.root_provider_uuid
         roots = {tree.root.uuid for tree in trees.values()}
         return {uuid: tuple(groups[top[uuid]]) for uuid in roots if uuid in top}
 
-    def _agreed(self, tree: ProviderTree, listed: "tuple[Listed, ...]") -> Synced | None:
+    def _agreed(self, tree: ProviderTree, listed: tuple[Listed, ...]) -> Synced | None:
         """Say what it agreed to, if neither the tree nor anything in Placement changed since; no request."""
         before = self._settled.get(tree.root.uuid)
         if before is None or before.wanted != tree or before.stamp != _stamp(_bare(one) for one in listed):
             return None
         return Synced(problems=before.answer.problems, kept_classes=before.answer.kept_classes)
 
-    def _agree(self, tree: ProviderTree, listed: "tuple[Listed, ...]") -> Synced:
+    def _agree(self, tree: ProviderTree, listed: tuple[Listed, ...]) -> Synced:
         """Bring one node's providers up to date; a conflict is read and planned again."""
         agreed = self._agreed(tree, listed)
         if agreed is not None:
@@ -243,18 +232,12 @@ class Placement:
         first = [listed]
 
         def once() -> Synced:
-            from stocktake.placement import read
+            return self._once(tree, first.pop() if first else providers.list_tree(self._session, uuid))
 
-            return self._once(tree, first.pop() if first else read.list_tree(self._session, uuid))
+        return self._retry(once)
 
-        return self._persist(once)
-
-    def _once(self, tree: ProviderTree, listed: "tuple[Listed, ...]") -> Synced:
+    def _once(self, tree: ProviderTree, listed: tuple[Listed, ...]) -> Synced:
         """Read what is not known, plan, apply, remember."""
-        from stocktake.placement import read
-        from stocktake.placement.apply import apply
-        from stocktake.placement.plan import droppable, ours, plan
-
         found = {one.uuid: _bare(one) for one in listed}
         by_uuid = {one.uuid: one for one in listed}
         for uuid in ours(tree, found) & by_uuid.keys():
@@ -263,11 +246,11 @@ class Placement:
                 found.pop(uuid)
             else:
                 found[uuid] = there
-        used = {uuid: read.read_used(self._session, uuid) for uuid in droppable(tree, found)}
+        used = {uuid: providers.read_used(self._session, uuid) for uuid in droppable(tree, found)}
         agreed = plan(tree, found, used)
         before = self._session.writes
         try:
-            after = apply(self._session, agreed.steps, found, self._known)
+            after = providers.apply(self._session, agreed.steps, found, self._known)
         except StocktakeError:
             for uuid in found:
                 self._seen.pop(uuid, None)
@@ -282,21 +265,19 @@ class Placement:
         self._settled[tree.root.uuid] = _Settled(wanted=tree, stamp=_stamp(after.values()), answer=answer)
         return answer
 
-    def _shares(self, holdings: Holdings) -> "Shares":
+    def _node_allocations(self, holdings: Holdings) -> NodeAllocations:
         """
         Say what should be held of a node that was just synced, by its providers' real uuids.
 
         Of a device that is gone nothing should be held: its provider is there only until nobody does.
         """
-        from stocktake.placement.allocation_sync import Shares
-        from stocktake.placement.plan import ours
 
         root = holdings.tree.root.uuid
         found = {
             uuid: Found(uuid=uuid, name=name, parent_uuid=parent, generation=generation)
             for uuid, name, parent, generation in self._settled[root].stamp
         }
-        return Shares(
+        return NodeAllocations(
             root=root,
             generations={uuid: found[uuid].generation for uuid in ours(holdings.tree, found)},
             allocations={consumer: self._real(one) for consumer, one in holdings.allocations.items()},
@@ -311,34 +292,28 @@ class Placement:
 
     def _recognize(self, allocations: Sequence[Allocation]) -> bool:
         """Look for providers that have our names and other uuids; say whether one is there that was not known."""
-        from stocktake.placement import read
-
         asked = {uuid for one in allocations for uuid in one.resources}
         before = {uuid: self._aliases.get(uuid) for uuid in asked}
         for uuid in asked:
-            self._alias([_bare(one) for one in read.list_tree(self._session, uuid)])
+            self._alias([_bare(one) for one in providers.list_tree(self._session, uuid)])
         return before != {uuid: self._aliases.get(uuid) for uuid in asked}
 
     def _alias(self, found: Collection[Found]) -> None:
         """Remember the uuids of children that others made under our names."""
-        from stocktake.placement.plan import adopted
-
         theirs, gone = adopted(found), self._aliases.keys() & {there.uuid for there in found}
         if gone or theirs.items() - self._aliases.items():
             # Not changed in place: other threads read it.
             self._aliases = {uuid: real for uuid, real in self._aliases.items() if uuid not in gone} | theirs
 
-    def _content(self, listed: "Listed") -> Found | None:
+    def _content(self, listed: Listed) -> Found | None:
         """Give a provider's content: the remembered one if its generation is the same, else read."""
-        from stocktake.placement.read import read_found
-
         seen = self._seen.get(listed.uuid)
         if seen is not None and _bare(listed) == _bare_of(seen):
             return seen
-        return read_found(self._session, listed)
+        return providers.read_found(self._session, listed)
 
 
-def _bare(listed: "Listed") -> Found:
+def _bare(listed: Listed) -> Found:
     return Found(
         uuid=listed.uuid, name=listed.name, parent_uuid=listed.parent_provider_uuid, generation=listed.generation
     )

@@ -3,20 +3,187 @@ Step 7b: a node's books to the provider tree that the scheduler should hold. Inv
 ours.
 
 Rules: docs/accounting.md, "Placement inventory of a node". Traits that others put on a provider are not named here.
+Which capabilities become traits is Nova 34's: what a flavor or an image may ask for by trait must mean the same here.
+PCI devices are child providers, one each, or a PF whose functions it counts; their names, classes and traits are Nova's
+(`[pci]report_in_placement`): a provider is `<node>_<ADDRESS>`. What Nova refuses (a PF beside its functions, functions
+that differ) is reported as well as the scheduler can say it, with a problem.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from uuid import UUID, uuid5
 
 from stocktake.model.books import Tally
 from stocktake.model.hypervisor import Host
+from stocktake.model.pci import PciRecord
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Inventory, Provider, ProviderTree
 from stocktake.model.rules import Rules
 from stocktake.model.value import replace, shared
-from stocktake.placement.capabilities import TRAIT_OF_CAPABILITY
-from stocktake.placement.devices import device_providers
-from stocktake.placement.names import is_custom, is_standard_class, is_trait
+from stocktake.placement.names import class_name, is_custom, is_standard_class, is_trait, trait_names
 from stocktake.placement.overrides import NodeOverrides, ProviderOverride
+
+TRAIT_OF_CAPABILITY: Mapping[str, str] = {
+    "supports_accelerators": "COMPUTE_ACCELERATORS",
+    "supports_address_space_emulated": "COMPUTE_ADDRESS_SPACE_EMULATED",
+    "supports_address_space_passthrough": "COMPUTE_ADDRESS_SPACE_PASSTHROUGH",
+    "supports_attach_interface": "COMPUTE_NET_ATTACH_INTERFACE",
+    "supports_bfv_rescue": "COMPUTE_RESCUE_BFV",
+    "supports_device_tagging": "COMPUTE_DEVICE_TAGGING",
+    "supports_ephemeral_encryption": "COMPUTE_EPHEMERAL_ENCRYPTION",
+    "supports_ephemeral_encryption_luks": "COMPUTE_EPHEMERAL_ENCRYPTION_LUKS",
+    "supports_ephemeral_encryption_plain": "COMPUTE_EPHEMERAL_ENCRYPTION_PLAIN",
+    "supports_extend_volume": "COMPUTE_VOLUME_EXTEND",
+    "supports_image_type_aki": "COMPUTE_IMAGE_TYPE_AKI",
+    "supports_image_type_ami": "COMPUTE_IMAGE_TYPE_AMI",
+    "supports_image_type_ari": "COMPUTE_IMAGE_TYPE_ARI",
+    "supports_image_type_iso": "COMPUTE_IMAGE_TYPE_ISO",
+    "supports_image_type_ploop": "COMPUTE_IMAGE_TYPE_PLOOP",
+    "supports_image_type_qcow2": "COMPUTE_IMAGE_TYPE_QCOW2",
+    "supports_image_type_raw": "COMPUTE_IMAGE_TYPE_RAW",
+    "supports_image_type_vdi": "COMPUTE_IMAGE_TYPE_VDI",
+    "supports_image_type_vhd": "COMPUTE_IMAGE_TYPE_VHD",
+    "supports_image_type_vhdx": "COMPUTE_IMAGE_TYPE_VHDX",
+    "supports_image_type_vmdk": "COMPUTE_IMAGE_TYPE_VMDK",
+    "supports_mem_backing_file": "COMPUTE_MEM_BACKING_FILE",
+    "supports_migrate_to_same_host": "COMPUTE_SAME_HOST_COLD_MIGRATE",
+    "supports_multiattach": "COMPUTE_VOLUME_MULTI_ATTACH",
+    "supports_remote_managed_ports": "COMPUTE_REMOTE_MANAGED_PORTS",
+    "supports_secure_boot": "COMPUTE_SECURITY_UEFI_SECURE_BOOT",
+    "supports_socket_pci_numa_affinity": "COMPUTE_SOCKET_PCI_NUMA_AFFINITY",
+    "supports_stateless_firmware": "COMPUTE_SECURITY_STATELESS_FIRMWARE",
+    "supports_tagged_attach_interface": "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG",
+    "supports_tagged_attach_volume": "COMPUTE_VOLUME_ATTACH_WITH_TAG",
+    "supports_trusted_certs": "COMPUTE_TRUSTED_CERTS",
+    "supports_virtio_fs": "COMPUTE_STORAGE_VIRTIO_FS",
+}
+
+
+MANAGED_DEVICE = "COMPUTE_MANAGED_PCI_DEVICE"
+_HELD = ("claimed", "allocated")
+
+
+def child_uuid(root_uuid: str, name: str) -> str:
+    """Give the uuid of a child provider of ours: always the same for the same root and name."""
+    return str(uuid5(UUID(root_uuid), name))
+
+
+def device_providers(
+    root: Provider, devices: Iterable[PciRecord], owned_classes: frozenset[str], owned_traits: frozenset[str]
+) -> tuple[tuple[Provider, ...], tuple[Problem, ...]]:
+    """
+    Make the child providers of a node's tracked devices, sorted by name.
+
+    Devices that are gone, and those of a physical network (they are the network service's), have none.
+    """
+    problems: list[Problem] = []
+    providers = []
+    for address, chosen in _groups(devices, problems).items():
+        name = _name(root.name, address)
+        inventories = _device_inventories(chosen)
+        traits, more = _device_traits(address, chosen)
+        problems += more
+        providers.append(
+            Provider(
+                uuid=child_uuid(root.uuid, name),
+                name=name,
+                parent_uuid=root.uuid,
+                inventories=inventories,
+                traits=traits,
+                own_classes=owned_classes | inventories.keys(),
+                own_traits=owned_traits | {MANAGED_DEVICE},
+            )
+        )
+    return tuple(providers), tuple(problems)
+
+
+def device_places(root_uuid: str, root_name: str, devices: Iterable[PciRecord]) -> Mapping[str, tuple[str, str]]:
+    """Say, by a device's address, of which child provider (its uuid) and as what class it is sold, if it is."""
+    return {
+        device.address: (child_uuid(root_uuid, _name(root_name, address)), _class(device))
+        for address, chosen in _groups(devices, []).items()
+        for device in chosen
+    }
+
+
+def _groups(devices: Iterable[PciRecord], problems: list[Problem]) -> dict[str, Sequence[PciRecord]]:
+    """Group the devices that are sold by the address that their provider is named after, in the order of those."""
+    groups: dict[str, list[PciRecord]] = {}
+    for device in devices:
+        if device.status == "removed" or device.physical_network is not None:
+            continue
+        groups.setdefault(_place(device, problems), []).append(device)
+    result: dict[str, Sequence[PciRecord]] = {}
+    for address, group in sorted(groups.items()):
+        result[address], found = _chosen(address, sorted(group, key=lambda device: device.address))
+        problems += found
+    return result
+
+
+def _name(root_name: str, address: str) -> str:
+    return f"{root_name}_{address.upper()}"
+
+
+def _place(device: PciRecord, problems: list[Problem]) -> str:
+    """Give the address that the device's provider is named after."""
+    if device.dev_type != "type-VF":
+        return device.address
+    if device.parent_addr is not None:
+        return device.parent_addr
+    text = f"virtual function {device.address} does not say which device it is a part of: it is reported by itself"
+    problems.append(Problem(code="pci-function-without-parent", about=device.address, text=text))
+    return device.address
+
+
+def _chosen(address: str, group: Sequence[PciRecord]) -> tuple[Sequence[PciRecord], list[Problem]]:
+    """
+    Choose between a PF and its functions where both are tracked: they exclude each other, a provider can't say so.
+
+    The functions, unless the whole device is in use.
+    """
+    whole = [device for device in group if device.address == address]
+    parts = [device for device in group if device.address != address]
+    if not whole or not parts:
+        return group, []
+    held = any(device.status in _HELD for device in whole)
+    names = ", ".join(device.address for device in parts)
+    text = (
+        f"device {address} and its functions {names} are all in device_spec: the scheduler is told of "
+        f"{'the whole device, which is in use' if held else 'the functions'} only"
+    )
+    remedy = "Match either the physical function or its virtual functions in device_spec."
+    problem = Problem(code="pci-device-and-functions", about=address, text=text, remedy=remedy)
+    return (whole if held else parts), [problem]
+
+
+def _device_inventories(devices: Sequence[PciRecord]) -> dict[str, Inventory]:
+    """Count the devices of each class; a device is never sold twice, and what an operator reserved stays so."""
+    counts: dict[str, int] = {}
+    for device in devices:
+        name = _class(device)
+        counts[name] = counts.get(name, 0) + 1
+    return {
+        name: Inventory(total=count, max_unit=count, reserved_is_initial=True) for name, count in sorted(counts.items())
+    }
+
+
+def _class(device: PciRecord) -> str:
+    return class_name(device.resource_class or f"CUSTOM_PCI_{device.vendor_id}_{device.product_id}")
+
+
+def _device_traits(address: str, devices: Sequence[PciRecord]) -> tuple[frozenset[str], list[Problem]]:
+    """Give the traits that every one of a provider's devices has: one that some lack would promise too much."""
+    each = [trait_names(device.traits) for device in devices]
+    common = frozenset.intersection(*each)
+    problems = []
+    if len({_class(device) for device in devices}) > 1 or any(traits != common for traits in each):
+        names = ", ".join(f"{device.address} {_class(device)}" for device in devices)
+        text = f"the functions of {address} differ in class or traits ({names}): only traits that all have are reported"
+        remedy = "Give all functions of one device the same resource_class and traits in device_spec."
+        problems.append(Problem(code="pci-functions-differ", about=address, text=text, remedy=remedy))
+    assert all(is_trait(name) for name in common)
+    return common | {MANAGED_DEVICE}, problems
+
 
 COMPUTE_NODE = "COMPUTE_NODE"
 DISABLED = "COMPUTE_STATUS_DISABLED"

@@ -11,7 +11,7 @@ from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord
 from stocktake.model.provider import NOBODY, Allocation
 from stocktake.model.workload import Instance
-from stocktake.placement.devices import device_places
+from stocktake.placement.desired import device_places
 
 _MIB_PER_GIB = 1024
 _NOWHERE: Mapping[str, tuple[str, str]] = {}

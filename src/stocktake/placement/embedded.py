@@ -10,24 +10,22 @@ round every request that is not a GET, and round loading. See docs/decisions.
 import contextlib
 import io
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import fasteners
+import webob
 from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
-from requests.exceptions import ConnectionError as NoConnection
 
 from stocktake.errors import PlacementUnreachable, SettingsError
 
 # requests adds query parameters only to http URLs; no name server knows this one.
 URL = "http://placement.invalid"
 LOCK_WAIT_S = 60.0
-# SQLite's own patience with a reader or with another program, in seconds.
+# How long SQLite itself waits for a reader or with another program, in seconds.
 _BUSY_S = 30
 
 _WsgiApp = Callable[[dict[str, Any], Callable[..., object]], Iterable[bytes]]
@@ -37,7 +35,7 @@ class _Loaded:
     """The one application of this process: Placement's configuration is global."""
 
     guard = threading.Lock()
-    # Of the process, not of a door: a lock file does not keep two doors of one process apart.
+    # Of the process: a lock file does not keep two transports of one process apart.
     writing = threading.RLock()
     connection: str | None = None
     app: _WsgiApp | None = None
@@ -45,7 +43,7 @@ class _Loaded:
 
 class Embedded(BaseAdapter):
     """
-    A door for `requests` that calls Placement's WSGI application.
+    A transport for `requests` that calls Placement's WSGI application.
 
     Loading costs three quarters of a second and 64 MB, and is done at the first request.
     """
@@ -55,8 +53,8 @@ class Embedded(BaseAdapter):
         super().__init__()
         file = connection.partition("?")[0].removeprefix("sqlite:///")
         local = connection.startswith("sqlite:///") and file not in ("", ":memory:")
-        patience = f"{'&' if '?' in connection else '?'}timeout={_BUSY_S}"
-        self._connection = connection + patience if local and "timeout=" not in connection else connection
+        timeout = f"{'&' if '?' in connection else '?'}timeout={_BUSY_S}"
+        self._connection = connection + timeout if local and "timeout=" not in connection else connection
         lock = Path(file + ".lock") if local else state_path / "placement.lock"
         self._file_lock = fasteners.InterProcessLock(str(lock))
         self._mutex = _Loaded.writing
@@ -64,44 +62,49 @@ class Embedded(BaseAdapter):
 
     def send(self, request: PreparedRequest, *args: object, **options: object) -> Response:
         """
-        Answer a request in this thread; time limits, certificates and proxies have no meaning here.
+        Answer a request of `requests` in this thread; time limits, certificates and proxies have no meaning here.
 
         Raises:
-            NoConnection, SettingsError, PlacementUnreachable: as `answer`.
+            SettingsError, PlacementUnreachable: as `answer`.
         """
         del args, options
-        return self.answer(request)
+        asked = webob.Request.blank(
+            request.url or URL, method=request.method, headers=dict(request.headers), body=_bytes_of(request.body)
+        )
+        answer = self.answer(asked)
+        response = Response()
+        response.status_code, response.reason = answer.status_int, answer.status.partition(" ")[2]
+        response.headers.update(answer.headers)
+        response.url, response.request, response.encoding = request.url or URL, request, "utf-8"
+        response.raw = io.BytesIO(answer.body)
+        return response
 
-    def answer(self, request: PreparedRequest, *, mount: str = "") -> Response:
+    def answer(self, asked: webob.Request) -> webob.Response:
         """
         Answer a request in this thread.
 
-        Args:
-            mount: what the URL's path begins with before Placement's own; links and locations begin with it too.
-
         Raises:
-            NoConnection: another process kept the lock file for too long.
             SettingsError: this process has loaded Placement on another database.
-            PlacementUnreachable: the database can't be used.
+            PlacementUnreachable: the database can't be used, or another process kept the lock file for too long.
         """
         if self._app is None:
-            with self._alone(request):
+            with self._alone():
                 self._app = _load(self._connection)
-        if request.method == "GET":
-            return _called(self._app, request, mount)
-        with self._alone(request):
-            return _called(self._app, request, mount)
+        if asked.method == "GET":
+            return asked.get_response(self._app)
+        with self._alone():
+            return asked.get_response(self._app)
 
     def close(self) -> None:
         """Nothing to close: the application lives as long as the process."""
 
     @contextlib.contextmanager
-    def _alone(self, request: PreparedRequest) -> Iterator[None]:
+    def _alone(self) -> Iterator[None]:
         """Hold both locks."""
         if not self._mutex.acquire(timeout=LOCK_WAIT_S):
-            raise NoConnection(f"another thread keeps the lock for {LOCK_WAIT_S:.0f} s", request=request)
+            raise _locked(f"another thread keeps the lock for {LOCK_WAIT_S:.0f} s")
         try:
-            self._lock_file(request)
+            self._take_file_lock()
             try:
                 yield
             finally:
@@ -109,15 +112,15 @@ class Embedded(BaseAdapter):
         finally:
             self._mutex.release()
 
-    def _lock_file(self, request: PreparedRequest) -> None:
+    def _take_file_lock(self) -> None:
         try:
             locked = self._file_lock.acquire(timeout=LOCK_WAIT_S, delay=0.005, max_delay=0.05)
         except OSError as error:
-            raise NoConnection(f"the lock file can't be used: {error}", request=request) from error
+            raise _locked(f"the lock file can't be used: {error}") from error
         if not locked:
             # fasteners leaves the file open that it could not lock.
             self._file_lock.lockfile.close()
-            raise NoConnection(f"another process keeps the lock for {LOCK_WAIT_S:.0f} s", request=request)
+            raise _locked(f"another process keeps the lock for {LOCK_WAIT_S:.0f} s")
 
 
 def _load(connection: str) -> _WsgiApp:
@@ -165,56 +168,9 @@ def _deployed(connection: str) -> _WsgiApp:
     return app
 
 
-def _called(app: _WsgiApp, request: PreparedRequest, mount: str) -> Response:
-    said: dict[str, Any] = {}
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
-        del exc_info
-        said["status"], said["headers"] = status, headers
-
-    chunks = app(_environ(request, mount), start_response)
-    try:
-        body = b"".join(chunks)
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
-    response = Response()
-    code, _, reason = said["status"].partition(" ")
-    response.status_code, response.reason = int(code), reason
-    response.headers.update(said["headers"])
-    response.url = request.url or URL
-    response.request = request
-    response.encoding = "utf-8"
-    response.raw = io.BytesIO(body)
-    return response
+def _bytes_of(body: bytes | str | None) -> bytes:
+    return body.encode() if isinstance(body, str) else body or b""
 
 
-def _environ(request: PreparedRequest, mount: str) -> dict[str, Any]:
-    parts = urlsplit(request.url or URL)
-    body = request.body or b""
-    raw = body.encode() if isinstance(body, str) else body
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": mount,
-        "PATH_INFO": unquote(parts.path.removeprefix(mount)) or "/",
-        "QUERY_STRING": parts.query,
-        "SERVER_NAME": parts.hostname,
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": "127.0.0.1",
-        "CONTENT_LENGTH": str(len(raw)),
-        "CONTENT_TYPE": request.headers.get("Content-Type", ""),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": parts.scheme,
-        "wsgi.input": io.BytesIO(raw),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-    }
-    for name, value in request.headers.items():
-        key = name.upper().replace("-", "_")
-        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            environ["HTTP_" + key] = value
-    return environ
+def _locked(what: str) -> PlacementUnreachable:
+    return PlacementUnreachable(what, where="placement (embedded)", remedy="Try again.")

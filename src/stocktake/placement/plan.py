@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Found, Inventory, Provider, ProviderTree
 from stocktake.model.value import Value, replace
-from stocktake.placement.devices import child_uuid
+from stocktake.placement.desired import child_uuid
 
 _CUSTOM = "CUSTOM_"
 # Placement keeps ratios as floating-point numbers, single precision in some databases.

@@ -1,19 +1,20 @@
 """
-Step 7b: one HTTP conversation with Placement. Invariant: every answer is a value, every failure one of our errors.
+Step 7b: one HTTP conversation with Placement. Invariant: every answer is a value, every failure one of our errors, and
+what met a conflict is done again a bounded number of times, with growing, jittered waits.
 
 Embedded and remote differ only in the adapter that is mounted and in the authentication plugin.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from stocktake.errors import PlacementError, PlacementUnreachable, StocktakeError
+from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable, StocktakeError
 from stocktake.keystone import lacking, open_adapter, read_plugin, trouble_of
 from stocktake.placement.embedded import URL as EMBEDDED_URL
+from stocktake.settings import PlacementSection
 from stocktake.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -21,14 +22,53 @@ if TYPE_CHECKING:
 
     from stocktake.placement.embedded import Embedded
 
+_BACKOFF_S = 0.1
+_BACKOFF_MAX_S = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """
+    Calls something again while it raises PlacementConflict.
+
+    Attributes:
+        retries_max: how often, after the first time.
+        sleep, jitter: waits so many seconds; gives a number from 0 up to 1.
+    """
+
+    retries_max: int
+    sleep: Callable[[float], object]
+    jitter: Callable[[], float]
+
+    def __call__(self, attempt: Callable[[], T]) -> T:
+        """Give what the attempt gives; raises the conflict that outlives all tries."""
+        import tenacity
+
+        def wait_s(state: tenacity.RetryCallState) -> float:
+            longest_s = min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0 ** (state.attempt_number - 1))
+            return longest_s * (0.5 + self.jitter() / 2)
+
+        def pause(wait_s: float) -> None:
+            self.sleep(wait_s)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(PlacementConflict),
+            stop=tenacity.stop_after_attempt(self.retries_max + 1),
+            wait=wait_s,
+            sleep=pause,
+            reraise=True,
+        )
+        return retrying(attempt)
+
+
 # 1.39 is the newest that we know; 1.28 is the first whose consumers have generations, without which nothing is safe.
 NEWEST = (1, 39)
 OLDEST = (1, 28)
 CONSUMER_TYPES = (1, 38)
 _CONFLICT = 409
 _SERVICE_TYPE = "placement"
-
-T = TypeVar("T")
 
 
 class _Error(msgspec.Struct):
@@ -90,7 +130,7 @@ class Answer:
         return PlacementError(f"refused with {self.status}: {words}", where=self.request, remedy=remedy)
 
 
-class Session:
+class PlacementSession:
     """
     A conversation with one Placement, safe to use from many threads.
 
@@ -221,51 +261,40 @@ def _text(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def open_embedded(door: "Embedded", telemetry: Telemetry | None = None) -> Session:
+def open_embedded(embedded: "Embedded", telemetry: Telemetry | None = None) -> PlacementSession:
     """Talk to the Placement in this process; nothing is loaded before the first request."""
     from keystoneauth1 import token_endpoint
 
-    # Placement's own `noauth2` takes this token for an administrator; nobody else can reach this door.
+    # Placement's own `noauth2` takes this token for an administrator; it can be reached from this process only.
     plugin = token_endpoint.Token(EMBEDDED_URL, "admin")
-    client = open_adapter(
-        plugin, service_type=_SERVICE_TYPE, url=EMBEDDED_URL, timeout_s=60, mount=(EMBEDDED_URL, door)
+    adapter = open_adapter(
+        plugin, service_type=_SERVICE_TYPE, url=EMBEDDED_URL, timeout_s=60, mount=(EMBEDDED_URL, embedded)
     )
-    return Session(client, where="placement (embedded)", telemetry=telemetry)
+    return PlacementSession(adapter, where="placement (embedded)", telemetry=telemetry)
 
 
-def open_remote(
-    *,
-    url: str | None,
-    auth_type: str | None,
-    auth: Mapping[str, object],
-    timeout_s: float,
-    insecure: bool = False,
-    cafile: Path | None = None,
-    region_name: str | None = None,
-    interface: str | None = None,
-    telemetry: Telemetry | None = None,
-) -> Session:
+def open_remote(section: PlacementSection, telemetry: Telemetry | None = None) -> PlacementSession:
     """
     Talk to a Placement by URL, or by Keystone's catalogue if there is no URL.
 
     Args:
-        auth_type: the name of any installed keystoneauth1 plugin; None or `noauth` is `none`.
-        auth: that plugin's options.
-        timeout_s: for one request.
         telemetry: where requests are counted.
 
     Raises:
         SettingsError: no such plugin, an option that it does not know, or one that it lacks.
     """
-    plugin = read_plugin(auth_type, auth, section="placement", url=url, url_setting="url", service="Placement")
-    client = open_adapter(
+    url = section.url
+    plugin = read_plugin(
+        section.auth_type, section.auth, section="placement", url=url, url_setting="url", service="Placement"
+    )
+    adapter = open_adapter(
         plugin,
         service_type=_SERVICE_TYPE,
         url=url,
-        timeout_s=timeout_s,
-        insecure=insecure,
-        cafile=cafile,
-        region_name=region_name,
-        interface=interface,
+        timeout_s=section.timeout_s,
+        insecure=section.insecure,
+        cafile=section.cafile,
+        region_name=section.region_name,
+        interface=section.interface,
     )
-    return Session(client, where=(url or "placement").rstrip("/"), telemetry=telemetry)
+    return PlacementSession(adapter, where=(url or "placement").rstrip("/"), telemetry=telemetry)

@@ -8,7 +8,7 @@ import re
 from typing import Any, Final
 
 import msgspec
-from requests import PreparedRequest
+import webob
 
 from stocktake.errors import AccessDenied
 from stocktake.ledger import DatabaseLedger
@@ -27,8 +27,8 @@ class OwnProviders:
         identity: whom Placement believes to be an administrator.
     """
 
-    def __init__(self, door: Embedded, ledger: DatabaseLedger, host: str, identity: str) -> None:
-        self._door = door
+    def __init__(self, embedded: Embedded, ledger: DatabaseLedger, host: str, identity: str) -> None:
+        self._embedded = embedded
         self._ledger = ledger
         self._host = host
         self._identity = identity
@@ -76,13 +76,11 @@ class OwnProviders:
 
     def _root_of(self, uuid: str) -> str | None:
         """Ask Placement for a provider's root; empty if there is no such provider."""
-        asked = PreparedRequest()
         headers = {"X-Auth-Token": self._identity, "OpenStack-API-Version": _VERSION, "Accept": "application/json"}
-        asked.prepare(method="GET", url=f"http://placement/resource_providers/{uuid}", headers=headers)
-        answer = self._door.answer(asked)
-        if answer.status_code == 404:
+        answer = self._embedded.answer(webob.Request.blank(f"/resource_providers/{uuid}", headers=headers))
+        if answer.status_int == 404:
             return ""
-        return str(answer.json().get("root_provider_uuid")) if answer.ok else None
+        return str(answer.json.get("root_provider_uuid")) if answer.status_int < 400 else None
 
 
 def _named(body: bytes, *, new: bool) -> list[str]:

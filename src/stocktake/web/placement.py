@@ -1,20 +1,18 @@
 """
 Placement at `/placement`: the one that is embedded, for `openstack resource provider` and whoever else speaks its API.
 
-Invariant: who asks is known here, and Placement hears of nobody else. It believes whatever headers say who one is, so
-that only headers that don't are passed on. Viewers read; operators write, one at a time, under the embedded door's
-locks. Agents have what `own_providers` gives them.
+Invariant: who asks is known here, and Placement hears of no one else. It believes whatever headers say who one is, so
+that only headers that don't are passed on. Viewers read; operators write, one at a time, under its locks. Agents have
+what `own_providers` gives them.
 """
 
 from http import HTTPStatus
 
-from requests import PreparedRequest
-from requests import Response as Answer
-from requests.exceptions import RequestException
+import webob
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stocktake.errors import PlacementUnreachable, StocktakeError
+from stocktake.errors import StocktakeError
 from stocktake.placement.embedded import Embedded
 from stocktake.settings import Settings
 from stocktake.settings.secrets import redact_url
@@ -38,42 +36,36 @@ async def passed_on(call: Call[None, None]) -> Response:
     Raises:
         NotServed: Placement is elsewhere, or there is none; names it.
     """
-    door = call.web.placement
-    if door is None:
+    embedded = call.web.placement
+    if embedded is None:
         raise _elsewhere(call.web.settings)
     body = await bytes_of(call.request, call.web.settings.server.request_bytes_max)
-    return await call.blocking(_allowed, call, door, body)
+    return await call.blocking(_allowed, call, embedded, body)
 
 
-def _allowed(call: Call[None, None], door: Embedded, body: bytes) -> Response:
+def _allowed(call: Call[None, None], embedded: Embedded, body: bytes) -> Response:
     caller = call.caller
     if caller.role == "agent":
         path = call.request.url.path.removeprefix(MOUNT).strip("/")
-        method = "GET" if call.request.method == "HEAD" else call.request.method
-        OwnProviders(door, call.web.ledger, caller.host or "", _IDENTITY).check(method, path, body)
-    return _answered(door, call.request, body)
+        OwnProviders(embedded, call.web.ledger, caller.host or "", _IDENTITY).check(_method(call.request), path, body)
+    return _answered(embedded, call.request, body)
 
 
-def _answered(door: Embedded, request: Request, body: bytes) -> Response:
-    asked = PreparedRequest()
-    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-    asked.prepare(
-        # What it would answer to HEAD is what it answers to GET, without the body.
-        method="GET" if request.method == "HEAD" else request.method,
-        url=str(request.url),
-        headers={**headers, "Host": request.url.netloc, "X-Auth-Token": _IDENTITY},
-        data=body,
-    )
-    try:
-        answer = door.answer(asked, mount=MOUNT)
-    except RequestException as error:
-        raise PlacementUnreachable(str(error), where="placement (embedded)", remedy="Try again.") from error
-    return _written(answer)
+def _method(request: Request) -> str:
+    """Give the method: what Placement would answer to HEAD is what it answers to GET, without the body."""
+    return "GET" if request.method == "HEAD" else request.method
 
 
-def _written(answer: Answer) -> Response:
-    headers = {name: answer.headers[name] for name in _GIVEN_BACK if name in answer.headers}
-    return Response(answer.content, status_code=answer.status_code, headers=headers)
+def _answered(embedded: Embedded, request: Request, body: bytes) -> Response:
+    passed_on = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    headers = {**passed_on, "X-Auth-Token": _IDENTITY}
+    asked = webob.Request.blank(str(request.url), method=_method(request), headers=headers, body=body)
+    # Links and locations in the answer begin with where Placement is mounted.
+    asked.path_info_pop()
+    asked.path_info = asked.path_info or "/"
+    answer = embedded.answer(asked)
+    given_back = {name: answer.headers[name] for name in _GIVEN_BACK if name in answer.headers}
+    return Response(answer.body, status_code=answer.status_int, headers=given_back)
 
 
 def _elsewhere(settings: Settings) -> NotServed:

@@ -6,7 +6,7 @@ import pytest
 
 from stocktake.model.pci import DeviceStatus, DeviceType, PciRecord
 from stocktake.model.provider import Provider
-from stocktake.placement.devices import child_uuid, device_providers
+from stocktake.placement.desired import child_uuid, device_providers
 from tests.placement.making import ROOT, stock, tree
 
 PF, VF1, VF2 = "0000:03:00.0", "0000:03:00.1", "0000:03:00.2"

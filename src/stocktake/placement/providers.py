@@ -1,7 +1,8 @@
 """
-Step 7b: do the writes of a plan. Invariant: nothing is decided here but whether the plan still holds.
+Step 7b: providers in Placement, read and written. Invariant: as few requests as its API allows, and a write that meets
+newer content is a conflict, never lost.
 
-A write that Placement refuses because somebody else wrote meanwhile is a PlacementConflict: read and plan again.
+Only what is needed is decoded. What is written comes from the plan, step by step.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,8 +23,93 @@ from stocktake.placement.plan import (
     SetTraits,
     Step,
 )
-from stocktake.placement.read import list_named
-from stocktake.placement.session import Answer, Session
+from stocktake.placement.session import Answer, PlacementSession
+
+
+class Listed(Struct, frozen=True):
+    """A provider as the list has it: without its content, but with the generation that tells whether that changed."""
+
+    uuid: str
+    name: str
+    generation: int
+    parent_provider_uuid: str | None
+    root_provider_uuid: str
+
+
+class _Providers(Struct):
+    resource_providers: tuple[Listed, ...]
+
+
+class _Inventories(Struct):
+    resource_provider_generation: int
+    inventories: dict[str, Inventory]
+
+
+class _Traits(Struct):
+    resource_provider_generation: int
+    traits: frozenset[str]
+
+
+class _Usages(Struct):
+    usages: dict[str, int]
+
+
+def list_all(session: PlacementSession) -> tuple[Listed, ...]:
+    """List all providers that there are, in one request."""
+    return _list(session, "/resource_providers")
+
+
+def list_tree(session: PlacementSession, uuid: str) -> tuple[Listed, ...]:
+    """List the tree that a provider is in; empty if there is no such provider."""
+    return _list(session, f"/resource_providers?in_tree={uuid}")
+
+
+def list_named(session: PlacementSession, name: str) -> tuple[Listed, ...]:
+    """List the provider of a name; empty if there is none."""
+    from urllib.parse import quote
+
+    return _list(session, f"/resource_providers?name={quote(name, safe='')}")
+
+
+def read_found(session: PlacementSession, listed: Listed) -> Found | None:
+    """Read a provider's inventories and traits, two requests; None if it is gone."""
+    inventories = _content(session.get(f"/resource_providers/{listed.uuid}/inventories"))
+    traits = _content(session.get(f"/resource_providers/{listed.uuid}/traits"))
+    if inventories is None or traits is None:
+        return None
+    held, named = inventories.read(_Inventories), traits.read(_Traits)
+    return Found(
+        uuid=listed.uuid,
+        name=listed.name,
+        parent_uuid=listed.parent_provider_uuid,
+        # The older of the two: if somebody wrote in between, our write must fail.
+        generation=min(held.resource_provider_generation, named.resource_provider_generation),
+        inventories=held.inventories,
+        traits=named.traits,
+    )
+
+
+def read_used(session: PlacementSession, uuid: str) -> frozenset[str]:
+    """Read which classes of a provider have allocations."""
+    answer = _content(session.get(f"/resource_providers/{uuid}/usages"))
+    usages: Mapping[str, int] = answer.read(_Usages).usages if answer else {}
+    return frozenset(name for name, amount in usages.items() if amount)
+
+
+def _list(session: PlacementSession, path: str) -> tuple[Listed, ...]:
+    answer = session.get(path)
+    if not answer.fine:
+        raise answer.refused()
+    return answer.read(_Providers).resource_providers
+
+
+def _content(answer: Answer) -> Answer | None:
+    if answer.status == 404:
+        return None
+    if not answer.fine:
+        raise answer.refused()
+    return answer
+
 
 _DUPLICATE = "placement.duplicate_name"
 # What these say may be otherwise after reading again.
@@ -46,7 +132,9 @@ class _ProviderGeneration(Struct):
     resource_provider_generation: int
 
 
-def apply(session: Session, steps: Iterable[Step], found: Mapping[str, Found], known: set[str]) -> dict[str, Found]:
+def apply(
+    session: PlacementSession, steps: Iterable[Step], found: Mapping[str, Found], known: set[str]
+) -> dict[str, Found]:
     """
     Do the steps in their order.
 
@@ -83,20 +171,20 @@ def apply(session: Session, steps: Iterable[Step], found: Mapping[str, Found], k
     return after
 
 
-def delete_provider(session: Session, uuid: str) -> None:
+def delete_provider(session: PlacementSession, uuid: str) -> None:
     """Delete a provider; one that is gone already is fine."""
     answer = session.write("DELETE", f"/resource_providers/{uuid}")
     if answer.status != 404:
         _check(answer)
 
 
-def _make_known(session: Session, kind: str, name: str, known: set[str]) -> None:
+def _make_known(session: PlacementSession, kind: str, name: str, known: set[str]) -> None:
     if f"{kind}/{name}" not in known:
         _check(session.write("PUT", f"/{kind}/{name}"))
         known.add(f"{kind}/{name}")
 
 
-def _create(session: Session, step: CreateProvider) -> Found:
+def _create(session: PlacementSession, step: CreateProvider) -> Found:
     body = {"uuid": step.uuid, "name": step.name}
     if step.parent_uuid is not None:
         body["parent_provider_uuid"] = step.parent_uuid
@@ -107,7 +195,7 @@ def _create(session: Session, step: CreateProvider) -> Found:
     return Found(uuid=step.uuid, name=step.name, parent_uuid=step.parent_uuid, generation=generation)
 
 
-def _rename(session: Session, step: RenameProvider) -> None:
+def _rename(session: PlacementSession, step: RenameProvider) -> None:
     body = {"name": step.name, "parent_provider_uuid": step.parent_uuid}
     answer = session.write("PUT", f"/resource_providers/{step.uuid}", body)
     if answer.code == _DUPLICATE:
@@ -115,7 +203,7 @@ def _rename(session: Session, step: RenameProvider) -> None:
     _check(answer)
 
 
-def _clash(session: Session, answer: Answer, uuid: str, name: str) -> NoReturn:
+def _clash(session: PlacementSession, answer: Answer, uuid: str, name: str) -> NoReturn:
     """Another process of ours made the provider first: read again. Or the name is another provider's: give up."""
     others = [there.uuid for there in list_named(session, name) if there.uuid != uuid]
     if not others:
@@ -127,7 +215,7 @@ def _clash(session: Session, answer: Answer, uuid: str, name: str) -> NoReturn:
     raise PlacementError(f"the name {name} belongs to provider {others[0]}, not {uuid}", where=name, remedy=remedy)
 
 
-def _set_inventories(session: Session, step: SetInventories, there: Found) -> Found:
+def _set_inventories(session: PlacementSession, step: SetInventories, there: Found) -> Found:
     body = {
         # Steps before this one may have raised it.
         "resource_provider_generation": there.generation,
@@ -138,7 +226,7 @@ def _set_inventories(session: Session, step: SetInventories, there: Found) -> Fo
     return replace(there, generation=generation, inventories=step.inventories)
 
 
-def _set_traits(session: Session, step: SetTraits, there: Found) -> Found:
+def _set_traits(session: PlacementSession, step: SetTraits, there: Found) -> Found:
     body = {"resource_provider_generation": there.generation, "traits": sorted(step.traits)}
     answer = _check(session.write("PUT", f"/resource_providers/{step.uuid}/traits", body))
     generation = answer.read(_ProviderGeneration).resource_provider_generation
