@@ -9,7 +9,7 @@ from stocktake.placement.desired import TRAIT_OF_CAPABILITY, desired
 from stocktake.placement.names import standard_traits
 from stocktake.placement.overrides import NodeOverrides, ProviderOverride
 from tests.placement.making import ROOT, host, stock, tally
-from tests.placement.test_devices import device
+from tests.placement.test_desired_devices import device
 
 RULES = Rules(host="host-1", reserved_host_memory_mb=0)
 NONE = NodeOverrides()
