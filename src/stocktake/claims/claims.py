@@ -9,6 +9,7 @@ it, and what it refuses is taken back. A crash between the two is put right by t
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -19,10 +20,11 @@ from stocktake.claims.nouns import Claimed, ClaimRules, Refused, Request
 from stocktake.claims.recount import RecountedNode, allocations_of, location_of, recount
 from stocktake.claims.room import find_room
 from stocktake.clock import Clock, Ids
-from stocktake.errors import LedgerError, NotFound, NotNow, StocktakeError
+from stocktake.errors import LedgerError, NotFound, NotNow, PlacementConflict, StocktakeError
 from stocktake.ledger import DatabaseLedger, Transaction
 from stocktake.model.books import ComputeNode
 from stocktake.model.fitting import Limits, NoRoom
+from stocktake.model.provider import Allocation
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor, Instance, Migration
 from stocktake.placement import Scheduler
@@ -73,7 +75,8 @@ class Claims:
             NotFound: no such node.
             InvalidData: an extra spec of the flavor can't be read.
             AlreadyThere: an instance of that uuid is there already.
-            PlacementUnreachable, PlacementError: the scheduler could not be told; nothing was promised.
+            NotFound: it expired before the scheduler was told of it.
+            PlacementUnreachable, PlacementError: the scheduler could not be told; nothing was claimed.
         """
         node_uuid = self._ledger.node_uuid(node)
         flavor = replace(request.flavor, id=lifecycle.flavor_id(request.flavor))
@@ -109,7 +112,7 @@ class Claims:
 
         with self._ledger.transaction() as tx:
             done = claim(tx)
-        return self._allocate_new(done, undo=self._give_back)
+        return self._allocate_new(done)
 
     def unshelve(
         self, uuid: str, node: str, *, limits: Limits | None = None, expires_s: float | None = None
@@ -133,7 +136,7 @@ class Claims:
             return self._recount(tx, nodes, Step(instance=instance), takes={node_uuid: room.takes})
 
         done = self._locked(uuid, claim, also=(node_uuid,))
-        return self._allocate_new(done, undo=self._give_back)
+        return self._allocate_new(done)
 
     def move(
         self,
@@ -187,7 +190,7 @@ class Claims:
             return self._recount(tx, nodes, step, takes={node_uuid: room.takes})
 
         done = self._locked(uuid, claim, also=(node_uuid,))
-        return self._allocate_new(done, undo=self._give_back)
+        return self._allocate_new(done)
 
     def keep(self, uuid: str) -> Claimed:
         """
@@ -360,10 +363,13 @@ class Claims:
                     return work(tx, nodes, instance, _current(instance, tx.migrations_of(uuid)))
         raise LedgerError(f"the instance moved {TRIES} times meanwhile", where=uuid, remedy="Try again.")
 
-    def _allocate_new(
-        self, done: Done | Refused, *, undo: Callable[[Transaction, Nodes, Instance, Migration | None], Done]
-    ) -> Claimed | Refused:
-        """Tell the scheduler of a new claim; what it refuses, or can't be told, is taken back in the tx."""
+    def _allocate_new(self, done: Done | Refused) -> Claimed | Refused:
+        """
+        Tell the scheduler of a new claim; what it refuses, or can't be told, is taken back in the ledger.
+
+        Raises:
+            NotFound: the claim had expired by the time that the scheduler was told; what it was told is taken back.
+        """
         if isinstance(done, Refused):
             return done
         claimed, counted = done
@@ -371,13 +377,29 @@ class Claims:
             return claimed
         try:
             missing = self._allocate(claimed, counted)
+        except PlacementConflict as error:
+            # Others were faster at every try: that is a lost race, and another node may do.
+            missing = (NoRoom(what="scheduler.conflict", asked=1, free=0, total=1, text=error.what),)
         except StocktakeError:
-            self._locked(claimed.instance.uuid, undo)
+            self._take_back(claimed.instance.uuid)
             raise
-        if not missing:
-            return claimed
-        self._locked(claimed.instance.uuid, undo)
-        return Refused(node=counted[-1].node.hypervisor_hostname, reasons=missing, by="scheduler")
+        if missing:
+            self._take_back(claimed.instance.uuid)
+            return Refused(node=counted[-1].node.hypervisor_hostname, reasons=missing, by="scheduler")
+        if claimed.expires_at is not None and claimed.expires_at <= self._clock.now():
+            self._take_back(claimed.instance.uuid)
+            # The refresh that gave it back found nothing in the scheduler, and looks no more; what the instance itself
+            # holds otherwise, the next refresh puts right.
+            consumer = claimed.migration.uuid if claimed.migration else None
+            self._scheduler.allocate((Allocation(consumer=consumer or claimed.instance.uuid),))
+            what = "the claim expired before the scheduler was told of it"
+            raise NotFound(what, where=claimed.instance.uuid, remedy="Claim again, or let claims live longer.")
+        return claimed
+
+    def _take_back(self, uuid: str) -> None:
+        """Give a new claim back in the ledger, unless it has expired."""
+        with suppress(NotFound, NotNow):
+            self._locked(uuid, self._give_back)
 
     def _allocate_settled(self, done: Done) -> Claimed:
         """Tell the scheduler what was settled or given back: that stands, and a refresh tells what could not be."""

@@ -13,7 +13,8 @@ class NoRoom(Value, frozen=True, kw_only=True):
 
     Attributes:
         what: `VCPU`, `PCPU`, `MEMORY_MB`, `DISK_GB`, `numa.memory`, `numa.pages.2048`, `numa.pinned_cpus`,
-            `pci.<alias>`, `trait.<NAME>`, `state.down`, ...
+            `pci.<alias>`, `trait.<NAME>`, `state.down`,
+            `scheduler.conflict`, ...
         asked, free, total: in the dimension's own unit.
         text: one sentence.
     """
