@@ -36,7 +36,7 @@ def test_given_a_claim_then_stdout_is_the_uuid_and_stderr_says_until_when(host: 
     result = host.run("claim", "web-1", *SIZE)
     (instance,) = instances(host)
     assert (result.code, result.out) == (0, f"{instance['uuid']}\n")
-    assert "given back at" in result.err
+    assert "expires at" in result.err
     assert instance["node"] in result.err
     assert used_mb(host) == 4096
 
@@ -82,11 +82,11 @@ def test_given_a_limit_when_it_is_reached_then_that_node_refuses(host: Program) 
     ("options", "said"),
     [
         (("--node", "node-00000", "--limit", "memory=1"), "Did you mean memory_mb"),
-        (("--node", "node-00000", "--limit", "memory_mb=much"), "is no number"),
-        (("--node", "node-00000", "--limit", "vcpus=-1"), "is no number"),
-        (("--node", "node-00000", "--limit", "vcpus=nan"), "is no number"),
-        (("--expires", "soon"), "no number of seconds"),
-        (("--expires", "0"), "no number of seconds"),
+        (("--node", "node-00000", "--limit", "memory_mb=much"), "must be a number of 0 or more"),
+        (("--node", "node-00000", "--limit", "vcpus=-1"), "must be a number of 0 or more"),
+        (("--node", "node-00000", "--limit", "vcpus=nan"), "must be a number of 0 or more"),
+        (("--expires", "soon"), "must be a number of seconds"),
+        (("--expires", "0"), "must be a number of seconds"),
         (("--node", "node-0000"), "Did you mean node-0000"),
         (("--spec", "hw:numa_nodes=some"), "hw:numa_nodes"),
         (("--pci", "gpu:1"), "gpu"),

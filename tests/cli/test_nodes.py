@@ -222,7 +222,7 @@ def test_given_an_instance_when_it_is_deleted_then_its_room_is_free_after_a_refr
 
 def test_given_nothing_promised_when_listed_then_it_is_said(program: Program) -> None:
     assert program.run("instances").out == "No instances.\n"
-    assert program.run("migrations").out == "No migrations in play.\n"
+    assert program.run("migrations").out == "No migrations in progress.\n"
 
 
 def test_given_a_service_when_disabled_and_enabled_then_it_is_shown_with_its_reason(fleet: Program) -> None:

@@ -22,7 +22,7 @@ def test_given_no_orphans_when_listed_then_the_code_is_0(program: Program) -> No
     describe(program, node())
     program.run("refresh")
     result = program.run("orphans")
-    assert (result.code, result.out) == (0, "No orphans: everything that runs was promised.\n")
+    assert (result.code, result.out) == (0, "No orphans: every running guest has an instance.\n")
 
 
 def test_given_orphans_when_listed_then_the_code_is_1_and_those_off_take_nothing(host: Program) -> None:
@@ -77,7 +77,7 @@ def test_given_all_when_adopted_then_those_that_run_are_and_the_one_that_is_off_
     data = host.run("orphans", "adopt", "--all", "--json").data
     assert sorted(one["name"] for one in data["adopted"]) == ["by-hand", "twin", "twin"]
     assert [one["name"] for one in host.run("orphans", "--json").data] == ["off"]
-    assert host.run("orphans", "adopt", "--all").out == "No orphan runs on this host.\n"
+    assert host.run("orphans", "adopt", "--all").out == "No orphans run on this host.\n"
     assert host.run("orphans", "adopt", "off").code == 0
     assert host.run("orphans").code == 0
 

@@ -120,7 +120,7 @@ def test_given_a_node_that_vanishes_with_instances_when_refreshed_then_it_is_kep
     describe(program, node("b"))
     result = program.run("refresh")
     assert result.code == 1
-    assert "a: no longer reported, and kept: it still has 1 instances" in result.out
+    assert "a: no longer reported, but kept: it still has 1 instances" in result.out
 
 
 def test_given_a_node_name_when_refreshed_then_only_it_is_and_an_unknown_one_is_told(program: Program) -> None:

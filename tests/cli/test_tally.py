@@ -55,4 +55,4 @@ def test_given_a_line_that_is_no_document_when_tallied_then_it_is_named_on_stder
 
 
 def test_given_nothing_when_tallied_then_it_is_said() -> None:
-    assert run(["tally", "-"], input_="").out == "There is no document in it.\n"
+    assert run(["tally", "-"], input_="").out == "No documents found.\n"

@@ -158,7 +158,10 @@ AN_INSTANCE: Mapping[str, Any] = {
         (a_document(instances={}), "$.instances"),
         (a_document(config={"reserved_host_cpus": "two"}), "$.reserved_host_cpus"),
         (a_document(prior={"config": {"reserved_host_cpus": "two"}}), "$.reserved_host_cpus"),
-        (a_document(pci_device_spec=[{"vendor_id": "intel"}]), "vendor_id 'intel'"),
+        (
+            a_document(pci_device_spec=[{"vendor_id": "intel"}]),
+            "vendor_id must be a hexadecimal number or *, not 'intel'",
+        ),
         (a_document(pci_device_spec=[{"devname": "eth0"}]), "devname"),
     ],
 )
@@ -173,7 +176,7 @@ def test_given_a_line_that_never_ends_when_read_then_it_is_refused_before_it_is_
     path = tmp_path / "case.jsonl"
     with path.open("wb") as file:
         file.truncate(LINE_BYTES_MAX + 2)
-    with pytest.raises(InvalidInput, match=r"line 1.*is the most"):
+    with pytest.raises(InvalidInput, match=r"line 1: the document is longer than 64 MiB"):
         list(read_documents(path))
 
 

@@ -40,8 +40,8 @@ def test_given_a_host_and_a_time_when_an_agents_token_is_made_then_they_are_kept
     [
         ((), "--role"),
         (("--role", "king"), "king"),
-        (("--role", "agent"), "--host goes with --role agent"),
-        (("--role", "viewer", "--host", "kvm-1"), "--host goes with --role agent"),
+        (("--role", "agent"), "--role agent needs --host"),
+        (("--role", "viewer", "--host", "kvm-1"), "--role agent needs --host"),
         (("--role", "viewer", "--expires", "soon"), "no time such as 90d"),
         (("--role", "viewer", "--expires", "90"), "no time such as 90d"),
         (("--role", "viewer", "--expires", "0d"), "no time such as 90d"),

@@ -49,14 +49,14 @@ def test_given_many_new_nodes_when_the_refresh_is_interrupted_then_the_next_one_
     assert running.wait(60) == 130
     running.stdout.close()
     os.close(ours)
-    assert "Telling Placement" in shown
-    assert f"of {NODES} nodes; the next refresh goes on" in said
+    assert "Syncing with Placement" in shown
+    assert f"of {NODES} nodes; the next refresh continues" in said
     assert len(host.ask("nodes")) == NODES
     with read_back(host.state) as there:
         known = len(there.providers())
     assert 0 < known < NODES
     second = host.run("refresh")
-    assert (second.code, "Telling Placement" in second.err) == (0, False)
+    assert (second.code, "Syncing with Placement" in second.err) == (0, False)
     with read_back(host.state) as there:
         assert len(there.providers()) == NODES
         assert all(there.inventories(name) for name in list(there.providers())[:: NODES // 5])

@@ -1,5 +1,5 @@
 """
-`agent`: take stock for ever. Invariant: it ends when it is told to, or when this host is not who the ledger says it is.
+`agent`: take stock every minute. Invariant: it ends when told to, or if this host is not who the ledger says it is.
 """
 
 import faulthandler
@@ -30,18 +30,18 @@ from stocktake.telemetry import Telemetry
     $ systemctl reload stocktake-agent
     """,
 )
-@click.option("--once", is_flag=True, help="One pass, then end; like `refresh`, with the log instead of tables.")
+@click.option("--once", is_flag=True, help="One pass, then end: like `refresh`, with a log instead of tables.")
 @click.pass_obj
 def agent_command(session: Session, *, once: bool) -> int:
     """Take stock every update_resources_interval seconds, until stopped.
 
     Logs to stderr. SIGTERM and Ctrl-C end it after the step at hand; SIGHUP reads
-    the settings again. What can't be reached is tried again, less and less often.
-    Shows metrics and its health over HTTP where metrics.listen says.
+    the settings again. What can't be reached is retried at growing intervals.
+    Serves metrics and health checks over HTTP on metrics.listen.
     Exit code 2 if this host is not who the ledger says it is.
     """
     session.service = True
-    # Who lives long needs the collector.
+    # A long-lived process needs the collector.
     gc.set_threshold(*session.collector)
     if once:
         result = refresh(session.context, full=True)

@@ -1,5 +1,5 @@
 """
-`claim`, `keep` and `release`: promise room before a machine is built. Invariant: stdout has the uuid, and nothing else.
+`claim`, `keep` and `release`: room for an instance before it is built. Invariant: stdout has its uuid and nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,20 +42,22 @@ _LIMITS = ("memory_mb", "vcpus", "pcpus", "disk_gb", "numa_cpu_ratio", "numa_ram
     default=AUTO,
     metavar="NODE|auto",
     show_default=True,
-    help="Where; auto takes the best node that has room, as `stocktake fit` lists them.",
+    help="The node; auto takes the best one with room, as `stocktake fit` lists them.",
     shell_complete=complete_node,
 )
-@click.option("--uuid", metavar="UUID", help="The machine's uuid; a new one is made unless it is given.")
+@click.option("--uuid", metavar="UUID", help="The instance's uuid; a new one unless given.")
 @click.option(
     "--limit",
     "limits",
     multiple=True,
     metavar="KEY=NUMBER",
-    help=f"How far a node may be filled: {', '.join(_LIMITS)}; none unless given.",
+    help=f"How far the node may be filled: {', '.join(_LIMITS)}; no limit unless given.",
 )
-@click.option("--expires", metavar="SECONDS|never", help="When it is given back unless it is kept; see claim_expiry_s.")
-@click.option("--project", metavar="PROJECT", help="Whose it is.")
-@click.option("--user", metavar="USER", help="Who asked for it.")
+@click.option(
+    "--expires", metavar="SECONDS|never", help="When the claim expires unless it is kept; see claim_expiry_s."
+)
+@click.option("--project", metavar="PROJECT", help="The project that owns it.")
+@click.option("--user", metavar="USER", help="The user who asked for it.")
 @click.option("--os-type", metavar="TYPE", help="linux, windows, ...: counted in the node's stats.")
 @click.argument("name")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -76,16 +78,16 @@ def claim_command(
     os_type: str | None,
     **options: Any,
 ) -> int:
-    """Promise room for a machine called NAME, and print its uuid.
+    """Claim room for an instance called NAME, and print its uuid.
 
-    The promise counts at once, for everybody. It is kept when a guest of that
-    uuid appears, or by `stocktake keep`, and given back by `stocktake release`,
-    or by itself once it has expired.
+    The claim counts at once, for everybody. It is kept when a guest with that
+    uuid appears, or by `stocktake keep`. It is released by `stocktake release`,
+    or when it expires.
 
-    With COMMAND after --, that runs under the claim: if it ends well the claim
-    is kept, else it is given back, and its exit code is this one's. In it,
-    {uuid}, {name} and {node} are replaced; STOCKTAKE_UUID, STOCKTAKE_NAME and
-    STOCKTAKE_NODE are in its environment.
+    COMMAND after -- runs under the claim: if it succeeds the claim is kept, else
+    it is released, and COMMAND's exit code is returned. {uuid}, {name} and
+    {node} are replaced in it; STOCKTAKE_UUID, STOCKTAKE_NAME and STOCKTAKE_NODE
+    are in its environment.
 
     Exit code 1, and every reason, if there is no room.
     """
@@ -115,10 +117,10 @@ def granted(
     claim: Callable[[str, Limits | None], Claimed | Refused],
 ) -> Claimed:
     """
-    Claim on the node that was named, or on the best.
+    Claim room on the node that was named, or on the best.
 
     Raises:
-        ClaimRefused: there is no room; every reason, of every node that was asked.
+        ClaimRefused: there is no room; has every reason of every node that was tried.
     """
     node = None if node_name == AUTO else find_node(session.ledger, node_name).uuid
     return claim_on(session.ledger, session.settings, node, wanted, limits=limits, claim=claim, now=session.clock.now())
@@ -131,9 +133,9 @@ def tell(session: Session, claimed: Claimed, *, said: str) -> None:
         return
     write(screen_of(session), claimed.instance.uuid)
     if claimed.expires_at is not None:
-        said += f"; given back at {claimed.expires_at:%H:%M:%S} UTC unless it is settled"
+        said += f"; expires at {claimed.expires_at:%H:%M:%S} UTC unless it is settled"
     if claimed.unsynced:
-        said += f"; the scheduler could not be told yet: {claimed.unsynced}"
+        said += f"; Placement does not have it yet: {claimed.unsynced}"
     hint(session, f"{said}.")
 
 
@@ -153,7 +155,7 @@ def seconds_of(text: str | None) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < NEVER_S:
-        raise InvalidInput(f"{text[:40]!r} is no number of seconds, nor never", where="--expires")
+        raise InvalidInput(f"{text[:40]!r} must be a number of seconds, or never", where="--expires")
     return seconds
 
 
@@ -162,20 +164,20 @@ def limits_of(pairs: Sequence[str]) -> Limits | None:
     Read `KEY=NUMBER` pairs; None if there is none.
 
     Raises:
-        InvalidInput: an unknown key, with the nearest, or no number.
+        InvalidInput: an unknown key (names the nearest), or not a number.
     """
     most: dict[str, float] = {}
     for pair in pairs:
         key, _equals, text = pair.partition("=")
         if key not in _LIMITS:
-            raise InvalidInput(f"there is no limit {key[:40]!r}.{nearest(key, _LIMITS)}", where="--limit")
+            raise InvalidInput(f"unknown limit {key[:40]!r}.{nearest(key, _LIMITS)}", where="--limit")
         try:
             most[key] = float(text)
         except ValueError:
             most[key] = -1
         # Not a number is not at least 0 either.
         if not most[key] >= 0:
-            raise InvalidInput(f"{text[:40]!r} is no number of 0 or more", where=f"--limit {key}")
+            raise InvalidInput(f"{text[:40]!r} must be a number of 0 or more", where=f"--limit {key}")
     return Limits(**most) if most else None
 
 
@@ -187,7 +189,7 @@ def limits_of(pairs: Sequence[str]) -> Limits | None:
 @click.argument("uuid")
 @click.pass_obj
 def keep_command(session: Session, uuid: str) -> int:
-    """Settle the claim of a build or an unshelve: from now on it does not expire."""
+    """Keep the claim of a build or an unshelve: it no longer expires."""
     done = session.claims.keep(find_instance(session.ledger, uuid).uuid)
     tell(session, done, said=f"{done.instance.name or uuid} is kept")
     return 0
@@ -201,7 +203,7 @@ def keep_command(session: Session, uuid: str) -> int:
 @click.argument("uuid")
 @click.pass_obj
 def release_command(session: Session, uuid: str) -> int:
-    """Take a promise back, whatever its state: its room is free at once.
+    """Release the room of the instance UUID, whatever its state; it is free at once.
 
     No guest is touched: one that still runs is an orphan from then on.
     """

@@ -1,5 +1,5 @@
 """
-`fit`: where a machine would go, and why not elsewhere. Invariant: nothing is promised; every node asked for is
+`fit`: where an instance would go, and why not elsewhere. Invariant: nothing is claimed; every node asked for is
 answered.
 """
 
@@ -36,22 +36,24 @@ _WIDE_COLUMNS = 120
 )
 @flavor_options
 @click.option(
-    "--node", "names", multiple=True, metavar="NODE", help="Look at this node only; again for more.",
+    "--node", "names", multiple=True, metavar="NODE", help="Only this node; may be repeated.",
     shell_complete=complete_node,
 )  # fmt: skip
-@click.option("--pack/--spread", default=None, help="Fill full nodes first, or empty ones; else as the settings say.")
+@click.option(
+    "--pack/--spread", default=None, help="Prefer full nodes, or empty ones; the settings decide unless given."
+)
 @click.pass_obj
 def fit_command(
     session: Session, /, *, names: tuple[str, ...], pack: bool | None, volume_backed: bool, **options: Any
 ) -> int:
-    """Say which nodes have room for a machine, the best first, and all that the others lack.
+    """List the nodes that an instance fits, the best first, and what the others lack.
 
-    Room is what Placement would grant: totals less reserves, times the
-    allocation ratios; NUMA cells, PCI devices and traits as Nova places them. A
-    node that is down, disabled or could not be refreshed has none. The figures
-    are what would be left to promise. SCORE is the sum of Nova's weighers
-    (settings: filter_scheduler); -v shows each one's part. Nothing is promised.
-    Exit code 1 if the machine fits nowhere.
+    Room is what Placement would grant, capacity less allocated: capacity is
+    (total - reserved) x allocation ratio. NUMA cells, PCI devices and traits
+    count as in Nova. A node that is down, disabled or could not be refreshed has
+    no room. The figures are what would be free afterwards. SCORE is the sum of
+    Nova's weighers (settings: filter_scheduler); -v shows each one. Nothing is
+    claimed. Exit code 1 if the instance fits nowhere.
     """
     wanted = wanted_of(flavor_of(**options), session.settings, volume_backed=volume_backed)
     nodes = {find_node(session.ledger, name).uuid for name in names} or None
@@ -65,14 +67,14 @@ def fit_command(
 
 
 def write_candidates(session: Session, screen: Screen, found: Candidates) -> None:
-    """Write the nodes that the machine fits, then the others."""
+    """Write the nodes that the instance fits, then the others."""
     every = len(found.fitting) + len(found.refused)
     if not every:
         write(screen, f"The ledger {session.ledger.name} has no nodes yet.")
-        hint(session, "`stocktake refresh` takes stock of this machine; `stocktake agent` goes on doing so.")
+        hint(session, "`stocktake refresh` takes stock of this host; `stocktake agent` does so every minute.")
         return
     if found.fitting:
-        title = f"Fits {len(found.fitting):,} of {count(every, 'node')}; what would be left:"
+        title = f"Fits {len(found.fitting):,} of {count(every, 'node')}; free afterwards:"
         write(screen, screen.paint(title, bold=True))
         write_fitting(screen, found.fitting)
         if session.verbose:
@@ -87,7 +89,7 @@ def write_candidates(session: Session, screen: Screen, found: Candidates) -> Non
 
 
 def write_fitting(screen: Screen, fitting: Sequence[Candidate]) -> None:
-    """Write nodes with what would be left of them, and where on them the machine would be."""
+    """Write nodes with what would be free on them, and where on them the instance would be."""
     apart = any(room.what == "PCPU" and room.total for one in fitting for room in one.rooms)
     places = [_place(one.placed) for one in fitting]
     rows: list[Row] = []
@@ -123,7 +125,7 @@ def write_fitting(screen: Screen, fitting: Sequence[Candidate]) -> None:
 
 
 def write_parts(screen: Screen, fitting: Sequence[Candidate]) -> None:
-    """Write what each weigher adds to each node's score; one that says nothing of any is left out."""
+    """Write what each weigher adds to each node's score; one that adds nothing to any is left out."""
     scores = [{part.weigher: part.score for part in one.weighed.parts} for one in fitting]
     telling = [name for name in scores[0] if any(parts[name] for parts in scores)]
     columns = (
@@ -143,7 +145,7 @@ def write_parts(screen: Screen, fitting: Sequence[Candidate]) -> None:
 
 
 def _place(placed: Placed) -> str:
-    """Say on which cells, CPUs and devices a machine would be."""
+    """Name the cells, CPUs and devices that an instance would get."""
     texts: list[str] = []
     for cell in placed.numa.cells if placed.numa else ():
         cpus = frozenset((cell.cpu_pinning or {}).values()) | (cell.cpuset_reserved or frozenset())
@@ -153,7 +155,7 @@ def _place(placed: Placed) -> str:
 
 
 def write_refused(screen: Screen, refused: Sequence[UnfitNode]) -> None:
-    """Write nodes that the machine does not fit: a line for every reason, whose text has the numbers too."""
+    """Write nodes that the instance does not fit: a line for every reason, whose text has the numbers too."""
     wide = screen.width is None or screen.width >= _WIDE_COLUMNS
     rows: list[Row] = [
         (

@@ -1,5 +1,5 @@
 """
-`instances` and `migrations`: what the ledger promises. Invariant: the ledger is read, nobody else is asked.
+`instances` and `migrations` of the ledger. Invariant: only the ledger is asked.
 """
 
 from datetime import datetime
@@ -8,12 +8,11 @@ import click
 
 from stocktake.accounting.instance_usage import disk_mb
 from stocktake.cli.commands import Command
-from stocktake.cli.screen import Cell, Column, Row, hint, screen_of, write, write_json, write_table
+from stocktake.cli.screen import Cell, Column, Row, hint, screen_of, write, write_json, write_list
 from stocktake.cli.session import Session
-from stocktake.errors import NotFound
 from stocktake.model.workload import Instance, Migration
-from stocktake.views.finding import find_node
-from stocktake.views.quantities import gib, nearest, since
+from stocktake.views.finding import find_instance, find_node
+from stocktake.views.quantities import gib, since
 
 
 @click.command(
@@ -26,20 +25,18 @@ from stocktake.views.quantities import gib, nearest, since
     $ stocktake instances --delete 2f1c0d9e-8a55-4c1e-9d8c-3f8f6f1f7a10
     """,
 )
-@click.option("--host", metavar="HOST", help="Only those of this service.")
+@click.option("--host", metavar="HOST", help="Only those of this host's service.")
 @click.option("--node", "node_name", metavar="NODE", help="Only those on this node.")
-@click.option("--deleted", is_flag=True, help="Those deleted, too.")
-@click.option(
-    "--delete", "doomed", metavar="UUID", help="Take this promise back: the next refresh gives its room free."
-)
+@click.option("--deleted", is_flag=True, help="Deleted ones too.")
+@click.option("--delete", "doomed", metavar="UUID", help="Delete this one; the next refresh frees its room.")
 @click.pass_obj
 def instances_command(
     session: Session, host: str | None, node_name: str | None, doomed: str | None, *, deleted: bool
 ) -> int:
-    """List the instances: machines that were promised, whether they run or not.
+    """List the instances of the ledger, whether they run or not.
 
-    With --delete one is taken back: the record stays, deleted, and no guest is
-    touched; a guest that still runs is an orphan from then on.
+    --delete marks one's record as deleted. No guest is touched: one that still
+    runs is an orphan from then on.
     """
     if doomed is not None:
         return _delete(session, doomed)
@@ -54,7 +51,7 @@ def instances_command(
     screen = screen_of(session)
     if not instances:
         write(screen, "No instances.")
-        hint(session, "Guests that nobody promised are orphans: `stocktake orphans`, `stocktake orphans adopt UUID`.")
+        hint(session, "Guests without an instance: `stocktake orphans`, `stocktake orphans adopt UUID`.")
         return 0
     columns = (
         Column("UUID", weight=1),
@@ -66,25 +63,18 @@ def instances_command(
         Column("MEMORY GiB", right=True, weight=4),
         Column("DISK GB", right=True, weight=2),
     )
-    if write_table(screen, columns, [_instance(instance) for instance in instances]):
-        hint(session, "(more columns in a wider terminal, or with --json)")
+    write_list(session, screen, columns, [_instance(instance) for instance in instances])
     return 0
 
 
 def _delete(session: Session, uuid: str) -> int:
-    known = {instance.uuid: instance for instance in session.ledger.instances()}
-    if uuid not in known:
-        raise NotFound(
-            f"no instance {uuid!r}",
-            where="ledger",
-            remedy=nearest(uuid, tuple(known)).strip() or "`stocktake instances` lists them.",
-        )
-    session.ledger.delete_instances([uuid])
+    instance = find_instance(session.ledger, uuid)
+    session.ledger.delete_instances([instance.uuid])
     if session.json:
-        write_json(session, {"deleted": uuid})
+        write_json(session, {"deleted": instance.uuid})
         return 0
-    write(screen_of(session), f"Deleted {known[uuid].name or uuid} from the ledger.")
-    hint(session, "`stocktake refresh` gives its room free now; a running agent does it by itself.")
+    write(screen_of(session), f"Deleted {instance.name or instance.uuid} from the ledger.")
+    hint(session, "`stocktake refresh` frees its room now; a running agent does so by itself.")
     return 0
 
 
@@ -110,10 +100,10 @@ def _instance(instance: Instance) -> Row:
     $ stocktake migrations --all
     """,
 )
-@click.option("--all", "everything", is_flag=True, help="Settled ones too: confirmed, completed, failed and the like.")
+@click.option("--all", "everything", is_flag=True, help="Finished ones too: confirmed, completed, failed and so on.")
 @click.pass_obj
 def migrations_command(session: Session, *, everything: bool) -> int:
-    """List the migrations in play: resizes, moves and evacuations that hold room on two sides."""
+    """List the migrations in progress: they take room on source and destination."""
     found = session.ledger.migrations(all=everything)
     migrations = sorted(found, key=lambda migration: migration.id)
     if session.json:
@@ -121,7 +111,7 @@ def migrations_command(session: Session, *, everything: bool) -> int:
         return 0
     screen = screen_of(session)
     if not migrations:
-        write(screen, "No migrations." if everything else "No migrations in play.")
+        write(screen, "No migrations." if everything else "No migrations in progress.")
         return 0
     columns = (
         Column("ID", right=True),
@@ -133,13 +123,11 @@ def migrations_command(session: Session, *, everything: bool) -> int:
         Column("CHANGED", right=True, weight=2),
     )
     now = session.clock.now()
-    if write_table(screen, columns, [_migration(migration, now) for migration in migrations]):
-        hint(session, "(more columns in a wider terminal, or with --json)")
+    write_list(session, screen, columns, [_migration(migration, now) for migration in migrations])
     return 0
 
 
-def _migration(migration: Migration, now: object) -> Row:
-    assert isinstance(now, datetime)
+def _migration(migration: Migration, now: datetime) -> Row:
     status = migration.status or "unknown"
     return (
         str(migration.id),

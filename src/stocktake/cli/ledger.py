@@ -1,5 +1,5 @@
 """
-`ledger`: the database itself: make it, bring it up to date, carry it elsewhere. Invariant: all or nothing.
+`ledger`: the database itself: make, upgrade, export and import it. Invariant: all or nothing.
 """
 
 import sys
@@ -13,7 +13,7 @@ from stocktake.cli.screen import screen_of, write, write_json
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidData, InvalidInput
 
-# No record is near this long; a line without an end must not fill the memory.
+# No record is nearly as long; a line without an end must not fill the memory.
 _LINE_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -32,14 +32,14 @@ def ledger_command() -> None:
 @ledger_command.command("init", example="$ stocktake --set database.connection=postgresql://me@db/books ledger init")
 @click.pass_obj
 def init_command(session: Session) -> int:
-    """Make the ledger where database.connection says; one that is there is left alone."""
+    """Make the ledger where database.connection says; an existing one keeps its data."""
     return _upgrade(session)
 
 
 @ledger_command.command("upgrade", example="$ stocktake ledger upgrade")
 @click.pass_obj
 def upgrade_command(session: Session) -> int:
-    """Bring the ledger's schema to what this version of stocktake needs."""
+    """Upgrade the ledger's schema to the version that this program needs."""
     return _upgrade(session)
 
 
@@ -60,10 +60,9 @@ def _upgrade(session: Session) -> int:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-")
 @click.pass_obj
 def export_command(session: Session, file: Path) -> int:
-    """Write every table as JSON lines to FILE, or to stdout.
+    """Write every table as JSON lines to FILE, or to stdout, for `ledger import`.
 
-    The tables as they are at one moment; what `ledger import` reads. FILE is there
-    whole or not at all.
+    All tables are of one moment. FILE is written completely or not at all.
     """
     session.json_lines = str(file) == "-"
     if str(file) == "-":
@@ -105,7 +104,7 @@ def import_command(session: Session, file: Path) -> int:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """Read text lines, none of them endless."""
+    """Read text lines of limited length."""
     where = "stdin" if str(file) == "-" else str(file)
     try:
         source = sys.stdin.buffer if str(file) == "-" else file.open("rb")

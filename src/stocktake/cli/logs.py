@@ -1,12 +1,12 @@
 """
-The log: lines on stderr, for people or as JSON. Invariant: what a command answers goes to stdout, what it logs never.
+The log: lines on stderr, for people or as JSON. Invariant: a command's answer goes to stdout, its log never.
 """
 
 import logging
 import sys
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-# What the libraries under us say is of interest only to somebody who wants everything.
+# Libraries whose messages are of interest only at the level debug.
 _NOISY = (
     "alembic",
     "asyncio",
@@ -19,7 +19,7 @@ _NOISY = (
     "urllib3",
     "uvicorn",
 )
-# What these say of a message bus, at every try, is said once by stocktake.report.notifications.
+# These repeat at every try what stocktake.report.notifications says once of a message bus.
 _SAID_BY_US = ("amqp", "kombu", "oslo.messaging", "oslo_messaging")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -36,7 +36,7 @@ class LineFormatter(logging.Formatter):
 
 
 class StderrHandler(logging.Handler):
-    """Writes to whatever stderr is at the moment."""
+    """Writes to the current sys.stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line; a log that can't be written stops nothing."""
@@ -48,7 +48,7 @@ class StderrHandler(logging.Handler):
 
 
 def wanted_level(setting: str, verbose: int, *, quiet: bool) -> int:
-    """Give the level: --quiet and --verbose go above the setting."""
+    """Give the level: --quiet and --verbose override the setting."""
     if quiet:
         return logging.ERROR
     if verbose:

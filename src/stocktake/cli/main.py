@@ -1,7 +1,7 @@
 """
-The program `stocktake`. Invariant: every end has its exit code, and none is a traceback for what somebody typed.
+The program `stocktake`. Invariant: every end has its exit code, and nothing that somebody types makes a traceback.
 
-0 fine, 1 found something, 2 wrong input, 3 a part could not be reached.
+0 fine, 1 a problem was found, 2 wrong input, 3 something could not be reached.
 """
 
 import gc
@@ -24,7 +24,7 @@ from stocktake.errors import InvalidInput, StocktakeError, exit_code
 # What a shell reports for a program that a signal ended.
 _INTERRUPTED = 130
 _PIPE_BROKEN = 141
-# Nothing that is made while a program starts is garbage, and looking for some takes a sixth of a command's time.
+# Nothing that is made while a program starts is garbage, and collecting it takes a sixth of a command's time.
 _COLLECT_AFTER = 100_000
 
 
@@ -51,11 +51,11 @@ COMMANDS = (
     Registered("migrations", _BOOKS, "List the migrations that take room on two nodes.", "instances"),
     Registered("orphans", _BOOKS, "List guests without an instance; adopt them.", "orphans"),
     Registered("services", _BOOKS, "List the agents; enable and disable them.", "services"),
-    Registered("fit", _ROOM, "List the nodes that a machine fits, best first, and why not the others.", "fit"),
-    Registered("claim", _ROOM, "Claim room for a machine, and build it under that claim.", "claim"),
-    Registered("keep", _ROOM, "Settle a claim: its machine is there.", "claim"),
-    Registered("release", _ROOM, "Give a claim or an instance's room back.", "claim"),
-    Registered("move", _ROOM, "Move a machine: room on both sides until it is settled.", "move"),
+    Registered("fit", _ROOM, "List the nodes that an instance fits, and why not the others.", "fit"),
+    Registered("claim", _ROOM, "Claim room for an instance, and build it under the claim.", "claim"),
+    Registered("keep", _ROOM, "Keep a claim: its instance is built.", "claim"),
+    Registered("release", _ROOM, "Release a claim, or an instance's room.", "claim"),
+    Registered("move", _ROOM, "Move an instance: room on both nodes until it is settled.", "move"),
     Registered("serve", _RUN, "Serve the fleet: API and pages.", "serve"),
     Registered("token", _RUN, "Make, list and revoke tokens for the server.", "token"),
     Registered("ledger", _RUN, "Make, upgrade, export and import the ledger.", "ledger"),
@@ -66,21 +66,21 @@ COMMANDS = (
 )
 
 WELCOME = """\
-stocktake keeps the books of compute hosts: what they have, what is promised, what is left.
+stocktake keeps the books of compute hosts: total, allocated and free resources.
 
   stocktake refresh             take stock of this machine now
   stocktake nodes               all nodes at a glance
   stocktake show NODE           everything about one node
   stocktake explain NODE FIELD  why a number is what it is
-  stocktake orphans             guests that nobody promised
-  stocktake agent               take stock every minute, for ever
+  stocktake orphans             guests without an instance
+  stocktake agent               take stock every minute
   stocktake doctor              what is wrong here, and what to do
 
 `stocktake --help` lists all commands and options, `stocktake COMMAND --help` explains one."""
 
 
 class _PipeBroken(Exception):
-    """The reader of our output went away; click would make 1 of it, which means something else here."""
+    """The reader of our output went away; click would exit with 1, which means something else here."""
 
 
 class Program(Commands):
@@ -128,7 +128,7 @@ class Program(Commands):
         return code
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run, and exit with the code; without `standalone_mode` give it instead."""
+        """Run, and exit with the code; without `standalone_mode` return it."""
         session = extra.pop("obj", None) or Session()
         code = _run(super().main, session, args, extra)
         if standalone_mode:
@@ -145,11 +145,13 @@ def _run(main: Any, session: Session, args: Sequence[Any], extra: dict[str, Any]
             session.close()
             gc.set_threshold(*session.collector)
     except click.ClickException as error:
-        return _usage_error(session, error)
+        error.show()
+        return _fail(session, InvalidInput(error.format_message()), error.exit_code)
     except StocktakeError as error:
-        return _told(session, error)
+        click.echo(f"stocktake: {' '.join(str(error).split())}", err=True)
+        return _fail(session, error, exit_code(error))
     except (_PipeBroken, BrokenPipeError):
-        # What Python still holds for the pipe must not fail again when it exits.
+        # What Python has buffered for the pipe must not fail again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_BROKEN
     except (click.Abort, KeyboardInterrupt):
@@ -157,20 +159,11 @@ def _run(main: Any, session: Session, args: Sequence[Any], extra: dict[str, Any]
     return code if isinstance(code, int) else 0
 
 
-def _told(session: Session, error: StocktakeError) -> int:
-    """Say on one line what failed; for programs on stdout too."""
-    code = exit_code(error)
+def _fail(session: Session, error: StocktakeError, code: int) -> int:
+    """Write the error for programs, on stdout."""
     if session.json and not session.json_lines:
         write_json(session, None, exit_code=code, error=error)
-    click.echo(f"stocktake: {' '.join(str(error).split())}", err=True)
     return code
-
-
-def _usage_error(session: Session, error: click.ClickException) -> int:
-    if session.json and not session.json_lines:
-        write_json(session, None, exit_code=error.exit_code, error=InvalidInput(error.format_message()))
-    error.show()
-    return error.exit_code
 
 
 def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click calls it
@@ -190,13 +183,13 @@ def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> 
 )
 @click.pass_context
 def main(context: click.Context) -> int:
-    """Keep the books of compute hosts: what they have, what is promised, what is left.
+    """Keep the books of compute hosts: total, allocated and free resources.
 
     \b
     Settings come from a file (/etc/stocktake/stocktake.toml, or --config),
     STOCKTAKE_* variables above it, --set above those: `stocktake config show`.
-    Exit codes: 0 fine, 1 something was found, 2 wrong input,
-    3 a part could not be reached.
+    Exit codes: 0 fine, 1 a problem was found, 2 wrong input,
+    3 something could not be reached.
     """
     session = context.ensure_object(Session)
     session.log_as_asked()

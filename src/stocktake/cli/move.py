@@ -1,5 +1,5 @@
 """
-`move`: claim room at a move's destination, and settle what it holds on two sides. Invariant: no guest is touched.
+`move`: room on a move's destination, and its settlement on both nodes. Invariant: no guest is touched.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from stocktake.views.finding import find_instance
 from stocktake.views.fitting import wanted_of
 
 _NODE = click.option(
-    "--node", "node_name", required=True, metavar="NODE|auto", help="Where to.", shell_complete=complete_node
+    "--node", "node_name", required=True, metavar="NODE|auto", help="The destination.", shell_complete=complete_node
 )
 _EXPIRES = click.option(
-    "--expires", metavar="SECONDS|never", help="When the room is given back unless the move is finished."
+    "--expires", metavar="SECONDS|never", help="When the claim expires unless the move is finished."
 )
 
 
@@ -36,12 +36,12 @@ _EXPIRES = click.option(
     """,
 )
 def move_command() -> None:
-    """Claim room where a machine is to go, and settle the move.
+    """Claim room where an instance is to go, and settle the move.
 
-    Begin with resize, migrate, live-migrate, evacuate or unshelve; move the
-    machine; then `finish`. A resize or a cold migration holds room on both sides
-    until `confirm` or `revert`. `abort` gives up a move that is not finished; one
-    that nobody finishes in time is given up by itself.
+    Start with resize, migrate, live-migrate, evacuate or unshelve; move the
+    guest; then `finish`. A resize or a cold migration takes room on both nodes
+    until `confirm` or `revert`. `abort` gives up a move that is not finished; a
+    move that is not finished in time expires.
     """
 
 
@@ -54,39 +54,35 @@ def move_command() -> None:
 def resize_command(
     session: Session, /, *, uuid: str, node_name: str, expires: str | None, volume_backed: bool, **options: Any
 ) -> int:
-    """Claim room for the machine UUID with another flavor, on another node or its own."""
-    del volume_backed  # The machine's own; a resize does not change it.
+    """Claim room for the instance UUID with another flavor, on another node or its own."""
+    del volume_backed  # A resize does not change it.
     return _begin(session, uuid, "resize", node_name, expires, flavor=flavor_of(**options))
 
 
-@move_command.command("migrate", example="$ stocktake move migrate UUID --node kvm-02")
-@click.argument("uuid")
-@_NODE
-@_EXPIRES
-@click.pass_obj
-def migrate_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
-    """Claim room for a cold migration of the machine UUID."""
-    return _begin(session, uuid, "migration", node_name, expires)
+def _migrate(name: str, kind: MoveKind, text: str) -> None:
+    """Add a command that starts a migration."""
+
+    @move_command.command(name, help=text, example=f"$ stocktake move {name} UUID --node kvm-02")
+    @click.argument("uuid")
+    @_NODE
+    @_EXPIRES
+    @click.pass_obj
+    def migrate_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
+        return _begin(session, uuid, kind, node_name, expires)
 
 
-@move_command.command("live-migrate", example="$ stocktake move live-migrate UUID --node auto")
-@click.argument("uuid")
-@_NODE
-@_EXPIRES
-@click.pass_obj
-def live_migrate_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
-    """Claim room for a live migration of the machine UUID."""
-    return _begin(session, uuid, "live-migration", node_name, expires)
+_migrate("migrate", "migration", "Claim room for a cold migration of the instance UUID.")
+_migrate("live-migrate", "live-migration", "Claim room for a live migration of the instance UUID.")
 
 
 @move_command.command("evacuate", example="$ stocktake move evacuate UUID --node auto")
 @click.argument("uuid")
 @_NODE
 @_EXPIRES
-@click.option("--force", is_flag=True, help="Though the agent of the machine's host is alive.")
+@click.option("--force", is_flag=True, help="Even if the agent of the instance's host is alive.")
 @click.pass_obj
 def evacuate_command(session: Session, uuid: str, node_name: str, expires: str | None, *, force: bool) -> int:
-    """Claim room to build the machine UUID again, because its host is down."""
+    """Claim room to rebuild the instance UUID on another node, because its host is down."""
     return _begin(session, uuid, "evacuation", node_name, expires, force=force)
 
 
@@ -96,7 +92,7 @@ def evacuate_command(session: Session, uuid: str, node_name: str, expires: str |
 @_EXPIRES
 @click.pass_obj
 def unshelve_command(session: Session, uuid: str, node_name: str, expires: str | None) -> int:
-    """Claim room for the machine UUID, which was shelved and offloaded; `stocktake keep` settles it."""
+    """Claim room for the shelved and offloaded instance UUID; `stocktake keep` settles it."""
 
     instance, expires_s = find_instance(session.ledger, uuid), seconds_of(expires)
 
@@ -134,7 +130,7 @@ def _begin(
 
 
 def _step(name: str, text: str, said: str) -> None:
-    """Add a command that takes a move one step on."""
+    """Add a command for a step of a move."""
 
     @move_command.command(name, help=text, example=f"$ stocktake move {name} UUID")
     @click.argument("uuid")
@@ -149,7 +145,7 @@ def _step(name: str, text: str, said: str) -> None:
         return 0
 
 
-_step("finish", "The machine UUID is at its destination now.", "has moved")
-_step("confirm", "Let go what a finished move of UUID holds at its source.", "stays where it went")
-_step("revert", "Take UUID back to its source, and let go its destination.", "is back")
-_step("abort", "Give up a move of UUID that is not finished.", "does not move")
+_step("finish", "Record that the instance UUID is at its destination.", "has moved")
+_step("confirm", "Free the room of a finished move of UUID at its source.", "stays where it went")
+_step("revert", "Record that UUID is back at its source, and free its destination.", "is back")
+_step("abort", "Give up an unfinished move of UUID, and free its destination.", "does not move")

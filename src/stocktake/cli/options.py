@@ -19,16 +19,28 @@ from stocktake.views.quantities import Unit, read_size
 
 
 def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that make a choice; they come as one argument, `choice`."""
+    """Give a command the options that choose nodes, as one argument `choice`; what they mean, `views.choosing` says."""
 
-    @click.option("--state", "states", metavar="STATE", multiple=True, help="In this state; of several, in any.")
     @click.option(
-        "--problem", "problems", metavar="CODE", multiple=True, help="With such a problem; 'any' is any, 'none' none."
+        "--state",
+        "states",
+        metavar="STATE",
+        multiple=True,
+        help="Only nodes in this state; may be repeated: in any of them.",
     )
-    @click.option("--trait", "traits", metavar="TRAIT", multiple=True, help="With this trait; of several, with all.")
-    @click.option("--name", metavar="PATTERN", help="Called so, such as 'rack7-*'; a uuid will do.")
-    @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="At most so many.")
-    @click.option("--marker", metavar="NODE", help="Only those after the node that is called so.")
+    @click.option(
+        "--problem", "problems", metavar="CODE", multiple=True, help="Only nodes with this problem, 'any' or 'none'."
+    )
+    @click.option(
+        "--trait",
+        "traits",
+        metavar="TRAIT",
+        multiple=True,
+        help="Only nodes with this trait; may be repeated: with all of them.",
+    )
+    @click.option("--name", metavar="PATTERN", help="Only nodes of this name or uuid, such as 'rack7-*'.")
+    @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="At most N nodes.")
+    @click.option("--marker", metavar="NODE", help="Only the nodes after this one.")
     @wraps(command)
     def chosen(
         *args: Any,
@@ -67,27 +79,27 @@ _OPTIONS = (
     click.option("--vcpus", type=click.IntRange(1, _VCPUS_MAX), required=True, metavar="N", help="vCPUs."),
     size_option("--memory", "memory_mb", unit="MiB", required=True, help="Memory: 8G, 512M, 8192 (MiB)."),
     size_option("--disk", "root_gb", unit="GiB", help="Root disk: 40G, 1T, 40 (GiB)."),
-    size_option("--ephemeral", "ephemeral_gb", unit="GiB", help="A second disk, thrown away with the machine."),
+    size_option("--ephemeral", "ephemeral_gb", unit="GiB", help="Ephemeral disk, deleted with the instance."),
     size_option("--swap", "swap_mb", unit="MiB", help="Swap: 1G, 512 (MiB)."),
-    click.option("--volume-backed", is_flag=True, help="Its root disk is a volume, and takes none of the node's."),
-    click.option("--numa", "numa_nodes", type=click.IntRange(1), metavar="N", help="So many NUMA cells."),
+    click.option("--volume-backed", is_flag=True, help="The root disk is a volume and takes no disk of the node."),
+    click.option("--numa", "numa_nodes", type=click.IntRange(1), metavar="N", help="Spread over N NUMA cells."),
     click.option(
         "--spec",
         "specs",
         multiple=True,
         metavar="KEY=VALUE",
-        help="An extra spec of Nova's: --spec hw:cpu_policy=dedicated.",
+        help="A Nova extra spec: --spec hw:cpu_policy=dedicated.",
     ),
     click.option("--trait", "required", multiple=True, metavar="TRAIT", help="The node must have this trait."),
-    click.option("--forbid", "forbidden", multiple=True, metavar="TRAIT", help="The node must not have it."),
+    click.option("--forbid", "forbidden", multiple=True, metavar="TRAIT", help="The node must not have this trait."),
     click.option(
-        "--pci", "devices", multiple=True, metavar="ALIAS:N", help="N PCI devices of an alias of the settings."
+        "--pci", "devices", multiple=True, metavar="ALIAS:N", help="N PCI devices of an alias (settings: pci.alias)."
     ),
 )
 
 
 def flavor_options(command: F) -> F:
-    """Give a command the options of a machine; `flavor_of` takes all of them but `volume_backed`."""
+    """Give a command the options of a flavor; `flavor_of` takes all of them but `volume_backed`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -143,7 +155,7 @@ def _add(extra: dict[str, str], key: str, value: str, option: str) -> None:
 
 
 def complete_node(context: click.Context, _option: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete a node's name from the ledger; without one there is nothing to complete."""
+    """Complete a node's name from the ledger; nothing where it can't be read."""
     session = context.ensure_object(Session)
     try:
         names = [node.hypervisor_hostname for node in session.ledger.nodes()]

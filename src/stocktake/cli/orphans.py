@@ -1,6 +1,5 @@
 """
-`orphans`: guests that nobody promised, and those that are elsewhere than the ledger thinks. Invariant: adopting is
-asked for.
+`orphans`: unmanaged guests, and those that the ledger has elsewhere. Invariant: a guest is adopted only when asked for.
 """
 
 import sys
@@ -12,7 +11,7 @@ from stocktake.accounting.instance_usage import counts
 from stocktake.accounting.orphans import adopted
 from stocktake.cli.commands import Commands, confirm
 from stocktake.cli.refresh import exit_code_of
-from stocktake.cli.screen import Cell, Column, Row, Screen, hint, screen_of, write, write_json, write_table
+from stocktake.cli.screen import Cell, Column, Row, Screen, hint, screen_of, write, write_json, write_list
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, NotFound
 from stocktake.model.hypervisor import Guest, Survey
@@ -37,15 +36,14 @@ from stocktake.views.quantities import gib, nearest
 @click.option("--node", "node_name", metavar="NODE", help="Only those on this node.")
 @click.pass_context
 def orphans_command(context: click.Context, node_name: str | None) -> int:
-    """List guests that nobody promised, with what each takes; or adopt some.
+    """List unmanaged guests (no instance stands for them), or adopt them.
 
-    `orphan`: the ledger does not know it. `misplaced`: the ledger has it
-    elsewhere. Both take room and count, unless they are off. As of the last
-    refresh. Exit code 1 if there are any.
+    `orphan`: the ledger does not know it. `misplaced`: the ledger has it on
+    another node. Both count as allocated while they run. As of the last refresh.
+    Exit code 1 if there are any.
     """
     if context.invoked_subcommand is not None:
         return 0
-
     session = context.ensure_object(Session)
     found = _found(session, node_name)
     code = 1 if found else 0
@@ -62,10 +60,9 @@ def _found(session: Session, node_name: str | None) -> tuple[Stranger, ...]:
     return strangers_of(nodes, ledger.unmanaged([node.uuid for node in nodes]))
 
 
-def _write(session: Session, screen: object, found: Sequence[Stranger]) -> None:
-    assert isinstance(screen, Screen)
+def _write(session: Session, screen: Screen, found: Sequence[Stranger]) -> None:
     if not found:
-        write(screen, "No orphans: everything that runs was promised.")
+        write(screen, "No orphans: every running guest has an instance.")
         return
     nodes = len({one.node for one in found})
     columns = (
@@ -87,13 +84,11 @@ def _write(session: Session, screen: object, found: Sequence[Stranger]) -> None:
         )
         for one in found
     ]
-    left_out = write_table(screen, columns, rows)
-    if left_out:
-        hint(session, "(more columns in a wider terminal, or with --json)")
+    write_list(session, screen, columns, rows)
     orphans = [one for one in found if one.kind == "orphan" and one.active]
     if orphans:
         name = orphans[0].name or orphans[0].id
-        hint(session, f"`stocktake orphans adopt {name}` makes an instance of it, --all of all that run.")
+        hint(session, f"`stocktake orphans adopt {name}` makes it an instance; --all adopts every orphan that runs.")
 
 
 @orphans_command.command(
@@ -104,25 +99,24 @@ def _write(session: Session, screen: object, found: Sequence[Stranger]) -> None:
     """,
 )
 @click.argument("guests_named", metavar="UUID...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every orphan that runs on this host.")
-@click.option("--yes", is_flag=True, help="With --all: do not ask, as where nobody could answer.")
+@click.option("--all", "everything", is_flag=True, help="Adopt every orphan that runs on this host.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask for confirmation.")
 @click.pass_obj
 def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything: bool, yes: bool) -> int:
-    """Make instances of orphans on this host: promised what they take now.
+    """Make orphans on this host instances, with the resources they have now.
 
-    A guest is named by its uuid, or by its name if no other has it. Run this
-    where the guests are. A misplaced guest is not adopted: the ledger has it
-    elsewhere, and one of the two is wrong. A refresh follows.
+    Name a guest by its uuid, or by its name if that is unique. Run this on the
+    guests' host. A misplaced guest is not adopted: the ledger has it elsewhere,
+    and one of the two is wrong. A refresh follows.
     """
     if bool(guests_named) == everything:
         raise click.UsageError("Name the guests by uuid or name, or give --all.")
-
     context = session.context
     guests = _guests(context)
     chosen = _chosen(guests, _orphans(context, guests), guests_named)
     if everything and chosen and not yes and sys.stdin.isatty():
         confirm(f"Make instances of {len(chosen)} guests?")
-    # A pass before: it stops where this host is not who the ledger says it is, and then nothing is written.
+    # A refresh first: it fails if this host is not who the ledger says it is, and then nothing is written.
     result = refresh(context)
     new = [_instance(context, node, guest) for node, guest in chosen if guest.uuid not in result.adopted]
     if new:
@@ -137,7 +131,7 @@ def adopt_command(session: Session, guests_named: tuple[str, ...], *, everything
     for node, guest in chosen:
         write(screen, f"Adopted {guest.name} ({guest.uuid}) on {node}: {guest.vcpus} vCPUs, {guest.memory_mb:,} MiB.")
     if not chosen:
-        write(screen, "No orphan runs on this host.")
+        write(screen, "No orphans run on this host.")
     return code
 
 
@@ -150,7 +144,7 @@ def _guests(context: Context) -> dict[str, tuple[str, Guest]]:
     Ask the driver for all guests of this host, by uuid.
 
     Raises:
-        DriverUnreachable, DriverError: of any node; adopting from a part of the truth would be a guess.
+        DriverUnreachable, DriverError: of any node; some of the guests are not enough to tell an orphan.
     """
     names = context.limit.call(context.driver.node_names)
     guests: dict[str, tuple[str, Guest]] = {}
@@ -158,7 +152,7 @@ def _guests(context: Context) -> dict[str, tuple[str, Guest]]:
         if not isinstance(survey, Survey):
             raise survey
         if survey.guests is None:
-            remedy = "Only a driver that can list its guests has orphans, such as libvirt."
+            remedy = "Use a driver that lists guests, such as libvirt."
             raise InvalidInput(f"driver {context.driver.name} can't list guests", where=node, remedy=remedy)
         guests |= {guest.uuid: (node, guest) for guest in survey.guests}
     return guests
@@ -191,7 +185,7 @@ def _chosen(
     Pick the guests to adopt: those named, or all that run.
 
     Raises:
-        NotFound, InvalidInput: one that is named is not there, or is no orphan; then none is adopted.
+        NotFound, InvalidInput: one that is named does not exist or is not an orphan; then none is adopted.
     """
     if not named:
         return [(node, guest) for uuid, (node, guest) in sorted(guests.items()) if guest.active and not reasons[uuid]]
@@ -210,6 +204,6 @@ def _uuid(name: str, guests: dict[str, tuple[str, Guest]], reasons: dict[str, st
         raise InvalidInput(f"{len(alike)} guests are named {name!r}", remedy=f"Give the uuid: {', '.join(alike)}.")
     if not alike:
         orphans = [known for uuid, (_, guest) in guests.items() if not reasons[uuid] for known in (guest.name, uuid)]
-        remedy = nearest(name, orphans).strip() or "`stocktake orphans` lists them; run this where the guest is."
+        remedy = nearest(name, orphans).strip() or "`stocktake orphans` lists them; run this on the guest's host."
         raise NotFound(f"the hypervisor has no guest {name!r}", remedy=remedy)
     return alike[0]

@@ -14,7 +14,7 @@ import click
 
 from stocktake.cli.commands import Command
 from stocktake.cli.nodes import write_nodes
-from stocktake.cli.screen import clean, hint, screen_of, write, write_json, write_prose
+from stocktake.cli.screen import clean, error_shown, hint, screen_of, write, write_json, write_prose
 from stocktake.cli.session import Session
 from stocktake.clock import Clock
 from stocktake.errors import StocktakeError
@@ -25,10 +25,10 @@ from stocktake.refresh.run import refresh
 from stocktake.views.nodes import called, machine, states_of
 from stocktake.views.quantities import count
 
-# A fleet's first refresh must not scroll everything else away.
+# A fleet's first refresh must not scroll the rest away.
 _LINES_MAX = 20
 _TABLE_MAX = 50
-# What a person wants to hear of a changed record.
+# The fields whose changes are shown.
 _TOLD = (
     "vcpus",
     "vcpus_used",
@@ -53,15 +53,17 @@ _TOLD = (
     $ stocktake --set compute_driver=host --set placement.mode=none refresh
     """,
 )
-@click.option("--node", "only", metavar="NAME", help="Only this node; no other is touched, none is deleted.")
-@click.option("--full", is_flag=True, help="Read everything back from Placement, whatever its generations say.")
+@click.option("--node", "only", metavar="NAME", help="Only this node; no other is changed or deleted.")
+@click.option(
+    "--full", is_flag=True, help="Read everything back from Placement, even if its generations are unchanged."
+)
 @click.pass_obj
 def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     """Take stock now: ask the hypervisor, add up, save, report to Placement.
 
-    Everything is embedded unless the settings say otherwise: the first refresh
-    makes the ledger. Exit code 1 if a node carries an error or should have gone
-    and was kept, 3 if something could not be reached.
+    Ledger and Placement are embedded unless the settings say otherwise: the first
+    refresh makes them. Exit code 1 if a node has an error, or is gone but could
+    not be deleted; 3 if something could not be reached.
     """
     context = session.context
     before = {node.hypervisor_hostname: node for node in context.ledger.nodes(host=context.rules.host)}
@@ -76,7 +78,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     screen = screen_of(session)
     names = sorted({*result.nodes, *result.failed}, key=lambda name: _called(name, result, before))
     told = [_told(name, result, before) for name in names]
-    # What went wrong is told first, and never left out.
+    # Errors come first, and none is left out.
     told = sorted((line for line in told if line[0]), key=lambda line: line[1] != "red")
     shown = max(_LINES_MAX, sum(colour == "red" for _, colour in told))
     for text, colour in told[:shown]:
@@ -95,7 +97,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     write_prose(screen, _summary(result, context.driver.name))
     if progress.interrupted:
         known = f"{progress.done:,} of {progress.total:,} nodes" if progress.total else "no new node"
-        text = f"Interrupted: Placement was told of {known}; the next refresh goes on."
+        text = f"Interrupted: Placement has {known}; the next refresh continues."
         write_prose(screen, text, colour="yellow")
         return code
     if nodes:
@@ -105,7 +107,7 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
 
 
 def exit_code_of(result: Pass) -> int:
-    """Give 3 if a part could not be reached, 1 if a node carries an error or was kept, else 0."""
+    """Give 3 if something could not be reached, 1 if a node has an error or could not be deleted, else 0."""
     if not result.fine:
         return 3
     errors = any(problem.severity == "error" for node in result.nodes.values() for problem in node.problems)
@@ -135,34 +137,34 @@ def _called(name: str, result: Pass, before: Mapping[str, ComputeNode]) -> str:
 
 
 def _others(result: Pass, before: Mapping[str, ComputeNode]) -> list[tuple[str, str]]:
-    """Say what became of nodes that are not ours any more, or are only now; and of guests."""
+    """Say which nodes came and went, and which guests were adopted."""
     told = [
         (f"{_called(name, result, before)}: deleted, the driver no longer reports it", "") for name in result.deleted
     ]
     for name, why in result.kept.items():
-        told.append((f"{_called(name, result, before)}: no longer reported, and kept: {why}", "yellow"))
+        told.append((f"{_called(name, result, before)}: no longer reported, but kept: {why}", "yellow"))
     for host, number in Counter(result.moved.values()).items():
-        told.append((f"took {count(number, 'node')} over from {host}", ""))
+        told.append((f"took over {count(number, 'node')} from {host}", ""))
     for host, number in Counter(result.handed_over.values()).items():
-        told.append((f"handed {count(number, 'node')} over to {host}", ""))
+        told.append((f"handed over {count(number, 'node')} to {host}", ""))
     told += [(f"adopted guest {uuid} as an instance", "") for uuid in result.adopted]
     return told
 
 
 def _told(name: str, result: Pass, before: Mapping[str, ComputeNode]) -> tuple[str, str]:
-    """Say in a line what became of a node, and in which colour."""
+    """Say in a line what happened to a node, and in which colour."""
     who = _called(name, result, before)
     if name in result.failed:
         return f"{who}: not refreshed: {result.failed[name]}", "red"
     if name in result.unsynced:
-        return f"{who}: saved, and Placement does not have it: {result.unsynced[name]}", "red"
+        return f"{who}: saved, but not in Placement: {result.unsynced[name]}", "red"
     if name not in before:
         return f"{who}: {'taken over' if name in result.moved else 'new'}", "green"
     if name not in result.changed:
         return ("", "") if len(result.nodes) > 1 else (f"{who}: nothing changed", "")
     changes = _changes(name, result, before)
     told = ", ".join(f"{field} {old} -> {new}" for field, (old, new) in changes.items())
-    return f"{who}: {told or 'changed, no figure did'}", ""
+    return f"{who}: {told or 'changed, but no figure'}", ""
 
 
 def _summary(result: Pass, driver: str) -> str:
@@ -177,10 +179,7 @@ def _summary(result: Pass, driver: str) -> str:
 
 def _plain(result: Pass, before: Mapping[str, ComputeNode]) -> dict[str, object]:
     def errors(found: Mapping[str, StocktakeError]) -> dict[str, object]:
-        return {
-            name: {"code": error.code, "what": error.what, "where": error.where, "remedy": error.remedy}
-            for name, error in found.items()
-        }
+        return {name: error_shown(error) for name, error in found.items()}
 
     nodes = [
         {**plain(node), "changed": name in result.changed, "changes": _changes(name, result, before)}
@@ -200,10 +199,10 @@ def _plain(result: Pass, before: Mapping[str, ComputeNode]) -> dict[str, object]
     }
 
 
-# What a shell reports for a program that Ctrl-C ended.
+# The exit code of a program that Ctrl-C ended.
 INTERRUPTED = 130
-# Who waits for less than this wants no bar.
-PATIENCE_S = 1.0
+# A shorter wait needs no bar.
+BAR_AFTER_S = 1.0
 _STEP_S = 0.1
 
 
@@ -212,8 +211,8 @@ class Progress:
     A bar on stderr.
 
     Attributes:
-        done, total: how many nodes Placement was told of, and of how many it is to be told.
-        interrupted: somebody pressed Ctrl-C: the pass is to end after the node at hand.
+        done, total: how many nodes were synced with Placement, and of how many.
+        interrupted: Ctrl-C was pressed; the pass ends after the current node.
     """
 
     def __init__(self, clock: Clock, *, quiet: bool) -> None:
@@ -229,11 +228,11 @@ class Progress:
         """Note how far the pass is."""
         self.done, self.total = done, total
         now_s = self._clock.monotonic_s()
-        if not self._shown or now_s - self._begun_s < PATIENCE_S or now_s - self._drawn_s < _STEP_S:
+        if not self._shown or now_s - self._begun_s < BAR_AFTER_S or now_s - self._drawn_s < _STEP_S:
             return
         self._drawn_s = now_s
         if self._bar is None:
-            label = "Telling Placement (Ctrl-C ends it, the next refresh goes on)"
+            label = "Syncing with Placement (Ctrl-C stops it, the next refresh continues)"
             self._bar = click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True, width=20)
             self._bar.__enter__()
         self._bar.update(done - self._bar.pos)
@@ -243,7 +242,7 @@ class Progress:
         return self.interrupted
 
     def close(self) -> None:
-        """Take the bar away from the line below it."""
+        """End the bar's line."""
         if self._bar is not None:
             self._bar.update(self.done - self._bar.pos)
             self._bar.render_finish()

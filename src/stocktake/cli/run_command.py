@@ -1,5 +1,5 @@
 """
-A command that runs under a claim. Invariant: it ends well and the claim is kept, or the claim is given back.
+A command that runs under a claim. Invariant: it succeeds and the claim is kept, or the claim is released.
 """
 
 import os
@@ -26,7 +26,7 @@ def run_under(session: Session, claimed: Claimed, command: Sequence[str]) -> int
     Run a command under a claim, and give its exit code; the claim is renewed for as long as it runs.
 
     Raises:
-        InvalidInput: there is no such command; the claim was given back.
+        InvalidInput: there is no such command; the claim was released.
     """
     instance = claimed.instance
     names = {"uuid": instance.uuid, "name": instance.name or instance.uuid, "node": instance.node or ""}
@@ -57,27 +57,27 @@ def _run(command: Sequence[str], names: Mapping[str, str], started: "_Started") 
     try:
         child = subprocess.Popen(command, env=environ)  # noqa: S603 - what the caller typed, and no shell
     except OSError as error:
-        raise InvalidInput(f"can't be run: {error.strerror}; the claim was given back", where=command[0]) from error
+        raise InvalidInput(f"can't be run: {error.strerror}; the claim was released", where=command[0]) from error
     started.runs(child)
     code = child.wait()
     return code if code >= 0 else _BY_SIGNAL - code
 
 
 class _Started:
-    """The command's process; what is sent before it is known is sent once it is."""
+    """The command's process; a signal that comes before it has started is sent once it has."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._missed: list[int] = []
 
     def runs(self, child: subprocess.Popen[bytes]) -> None:
-        """Know the process."""
+        """Take the process, and send it what came before."""
         self._child = child
         for number in self._missed:
             child.send_signal(number)
 
     def send(self, number: int) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         if self._child is None:
             self._missed.append(number)
         else:
@@ -89,7 +89,7 @@ def _passing_on() -> Iterator[_Started]:
     """
     Pass signals on to the command: it decides how it ends, and its end decides what becomes of the claim.
 
-    Until that is done no signal ends this program: it often gets the same one twice, itself and with its group.
+    Until then no signal ends this program: it often gets the same one twice, itself and with its group.
     """
     started = _Started()
 
@@ -108,4 +108,4 @@ def _give_back(session: Session, uuid: str) -> None:
     try:
         session.claims.release(uuid)
     except StocktakeError as error:
-        click.echo(f"stocktake: the claim could not be given back and will expire: {error}", err=True)
+        click.echo(f"stocktake: the claim could not be released and will expire: {error}", err=True)

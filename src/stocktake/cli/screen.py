@@ -1,7 +1,8 @@
 """
-Where an answer goes: the terminal or a pipe, its width, its colours; and the one shape of `--json`.
+What an answer is written on, a terminal or a pipe: text, tables, and the one shape of `--json`.
 
-Invariant: a pipe gets everything in full width and no colour; names from outside can't steer the terminal.
+Invariant: a pipe gets everything in full width and without colour; names from outside can't control the terminal.
+Tables are ours and not a library's: five thousand rows are written in a moment, and nothing is imported for it.
 """
 
 import shutil
@@ -17,6 +18,7 @@ import msgspec
 from stocktake.cli.session import Session
 from stocktake.errors import StocktakeError
 from stocktake.model.value import plain
+from stocktake.views.quantities import count
 
 # The widest line of running text; tables may be wider.
 PROSE_COLUMNS = 100
@@ -73,12 +75,12 @@ _ASCII = str.maketrans(dict(zip("█▒░…─→▲▼»▏", "#=.~->^v>|", s
 
 
 def ascii_of(text: str) -> str:
-    """Write text with what every terminal has, as wide as before unless its letters are wide."""
+    """Replace what is not ASCII, letter by letter."""
     return text.translate(_ASCII).encode("ascii", "replace").decode()
 
 
 def wrapped(screen: Screen, text: str, *, indent: int = 0) -> list[str]:
-    """Break running text where a terminal ends; words such as paths stay whole, and a pipe gets one line."""
+    """Wrap running text at the terminal's width; words such as paths stay whole, and a pipe gets one line."""
     if screen.width is None:
         return [text]
     width = max(min(screen.width, PROSE_COLUMNS) - indent, _PROSE_COLUMNS_MIN)
@@ -86,18 +88,23 @@ def wrapped(screen: Screen, text: str, *, indent: int = 0) -> list[str]:
 
 
 def write_prose(screen: Screen, text: str, *, indent: int = 0, colour: str = "", bold: bool = False) -> None:
-    """Write running text, every line with the indent and in the colour."""
+    """Write running text, each line with the indent and in the colour."""
     for line in wrapped(screen, text, indent=indent):
         write(screen, f"{'':{indent}}{screen.paint(line, fg=colour or None, bold=bold)}")
 
 
 def hint(session: Session, text: str) -> None:
-    """Say on stderr what to try next; not with --quiet and not to programs."""
+    """Write on stderr what to try next; not with --quiet or --json."""
     if not session.quiet and not session.json:
         screen = screen_of(session)
         painted = sys.stderr.isatty() and screen.colour
         for line in wrapped(screen, text):
             click.echo(click.style(line, dim=True) if painted else line, err=True, color=painted)
+
+
+def error_shown(error: StocktakeError) -> dict[str, str]:
+    """Give an error as programs read it."""
+    return {"code": error.code, "what": error.what, "where": error.where, "remedy": error.remedy}
 
 
 def write_json(session: Session, data: object, *, exit_code: int = 0, error: StocktakeError | None = None) -> None:
@@ -107,10 +114,8 @@ def write_json(session: Session, data: object, *, exit_code: int = 0, error: Sto
     `data` is a list where there may be several, an object where there is one; null with an `error`, which has
     `code`, `what`, `where`, `remedy`. Times are ISO 8601 in UTC; units are in the names.
     """
-    told = None
-    if error is not None:
-        told = {"code": error.code, "what": error.what, "where": error.where, "remedy": error.remedy}
-    answer = {"command": session.command, "exit_code": exit_code, "error": told, "data": plain(data)}
+    failed = error_shown(error) if error is not None else None
+    answer = {"command": session.command, "exit_code": exit_code, "error": failed, "data": plain(data)}
     click.echo(msgspec.json.encode(answer))
 
 
@@ -145,10 +150,10 @@ class Column:
     One column.
 
     Attributes:
-        right: numbers stand right.
-        weight: where the terminal is too narrow, the lightest columns go first; 0 never goes.
-        shrinks: text that may be cut rather than a column lost.
-        wraps: text that goes on below itself; for the last column.
+        right: aligned right, as numbers are.
+        weight: the lightest columns are left out first on a narrow terminal; 0 never is.
+        shrinks: the text may be cut before a column is left out.
+        wraps: the text continues on the next line; for the last column.
     """
 
     title: str
@@ -174,7 +179,7 @@ def write_table(screen: Screen, columns: Sequence[Column], rows: Sequence[Row], 
     Write a table with its sums below.
 
     Returns:
-        How many columns were left out for want of room.
+        How many columns were left out because the terminal is too narrow.
     """
     texts = [[_cell(value) for value in row] for row in rows]
     below = [_cell(value) for value in sums] if sums is not None else None
@@ -193,12 +198,21 @@ def write_table(screen: Screen, columns: Sequence[Column], rows: Sequence[Row], 
     return len(columns) - len(kept)
 
 
+def write_list(
+    session: Session, screen: Screen, columns: Sequence[Column], rows: Sequence[Row], *, sums: Row | None = None
+) -> None:
+    """Write a table, and on stderr how many of its columns the terminal has no place for."""
+    left_out = write_table(screen, columns, rows, sums=sums)
+    if left_out:
+        hint(session, f"({count(left_out, 'more column')} in a wider terminal, or with --json)")
+
+
 def _cell(value: str | Cell) -> Cell:
     return Cell(clean(value)) if isinstance(value, str) else Cell(clean(value.text), value.colour)
 
 
 def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> tuple[list[int], list[int]]:
-    """Choose the columns, then cut the texts that may be cut."""
+    """Choose the columns that fit, then shorten the texts that may be cut."""
     kept = list(range(len(columns)))
     if limit is None:
         return kept, widths
@@ -219,7 +233,7 @@ def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> tup
 
 
 def _least(column: Column, width: int) -> int:
-    """A text may be cut to half of what it is, never to less than can be told apart."""
+    """Give the least width of a column: half of a text that may be cut, and enough to tell texts apart."""
     if column.wraps:
         return min(width, _PROSE_MIN)
     return min(width, max(_TEXT_MIN, width // 2)) if column.shrinks else width

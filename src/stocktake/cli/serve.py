@@ -1,5 +1,5 @@
 """
-`serve`: the fleet's front. Invariant: no state of its own; what it is told to end, it ends well.
+`serve`: the server of API and pages. Invariant: no state of its own; requests at hand are answered before it ends.
 """
 
 import gc
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 def serve_command(session: Session) -> int:
     """Serve the ledger's fleet over HTTP: an API (/v1), and pages.
 
-    Listens on server.listen, 127.0.0.1:8790 unless set; elsewhere than on
-    loopback only with TLS (server.tls_cert) or server.allow_insecure. Who asks
-    shows a token: `stocktake token create`. While there is none, whoever is on
-    this machine may read.
+    Listens on server.listen, 127.0.0.1:8790 unless set; other addresses than
+    loopback need TLS (server.tls_cert) or server.allow_insecure. Every request
+    needs a token: `stocktake token create`. While no token exists, anybody on
+    this host may read.
 
-    Any number of copies may run on one ledger. SIGTERM and Ctrl-C end it once
-    what is at hand is done; SIGHUP reads the certificate again.
+    Any number of servers may run on one ledger. SIGTERM and Ctrl-C end it after
+    the requests at hand; SIGHUP reads the certificate again.
     """
     session.service = True
     gc.set_threshold(*session.collector)
@@ -49,7 +49,7 @@ def serve_command(session: Session) -> int:
 
 
 def web_of(session: Session) -> "Web":
-    """Put together what the front works with."""
+    """Put together what the server works with."""
     from stocktake.placement.embedded import Embedded
     from stocktake.web.context import Web
     from stocktake.web.serving import is_loopback

@@ -1,6 +1,5 @@
 """
-`services`: who takes stock. Invariant: a disabled service still keeps its books; only the scheduler sends it nothing
-new.
+`services`: the agents. Invariant: a disabled service still takes stock; only the scheduler sends it nothing new.
 """
 
 from datetime import datetime
@@ -30,9 +29,9 @@ from stocktake.views.quantities import since
 def services_command(context: click.Context) -> int:
     """List the services (agents), or enable and disable one.
 
-    STATE is `up` while the agent gave a sign of life within service_down_time.
-    STATUS is what an operator decided: to `disabled` ones the scheduler sends
-    nothing new.
+    STATE is `up` if the agent's last heartbeat is within service_down_time.
+    STATUS is set by an operator: the scheduler sends nothing new to a `disabled`
+    service.
     """
     if context.invoked_subcommand is not None:
         return 0
@@ -76,19 +75,18 @@ def _row(service: Service, now: datetime, down_time_s: float) -> Row:
 @click.argument("host")
 @click.pass_obj
 def enable_command(session: Session, host: str) -> int:
-    """Let the scheduler send HOST new instances again."""
+    """Enable the service of HOST: the scheduler may send it new instances again."""
     return _set(session, host, disabled=False, reason=None)
 
 
 @services_command.command("disable", example='$ stocktake services disable compute-7 --reason "new memory"')
 @click.argument("host")
-@click.option("--reason", metavar="TEXT", required=True, help="Why, for whoever wonders later.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why; shown with the service.")
 @click.pass_obj
 def disable_command(session: Session, host: str, reason: str) -> int:
-    """Have the scheduler send HOST nothing new; what it has stays and counts.
+    """Disable the service of HOST: it gets no new instances; its own stay and count.
 
-    Placement learns of it (trait COMPUTE_STATUS_DISABLED) with the agent's next
-    pass.
+    Placement gets the trait COMPUTE_STATUS_DISABLED with the agent's next pass.
     """
     return _set(session, host, disabled=True, reason=reason)
 
@@ -100,5 +98,5 @@ def _set(session: Session, host: str, *, disabled: bool, reason: str | None) -> 
         write_json(session, session.ledger.service(host))
     else:
         text = f"{host} is disabled: {reason}" if disabled else f"{host} is enabled"
-        write(screen_of(session), f"{text}. Placement learns of it with the agent's next pass.")
+        write(screen_of(session), f"{text}. Placement is updated with the agent's next pass.")
     return 0

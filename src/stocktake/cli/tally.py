@@ -1,9 +1,9 @@
 """
-A support case: documents that say all there is to know of a node, and its books. Invariant: no database, no hypervisor.
+`tally`: the books of nodes that documents describe: support cases. Invariant: no database, no hypervisor, no settings.
 
 A document is a JSON object a line: `config` (the settings in force), `host`, `node`, `node_uuid`, `resources` (what the
-driver reports), `instances`, `migrations`, PCI device specs, allocations. `mode` says whether there was a record before
-(`restart`, `periodic`: the one that a refresh without instances makes, with what `prior` overrides) or not
+driver reports), `instances`, `migrations`, PCI device specs, allocations. `mode` says whether the node has a record
+already (`restart`, `periodic`: the one that a refresh without instances makes, with what `prior` overrides) or not
 (`new_node`).
 """
 
@@ -39,15 +39,15 @@ LINE_BYTES_MAX = 64 * 1024 * 1024
 _CONTEXT_DEVICES = ("old_pci_devices", "new_pci_devices")
 
 
-class Allocation(Value, frozen=True, kw_only=True):
-    """What a consumer holds of the node's provider: class to amount."""
+class GivenAllocation(Value, frozen=True, kw_only=True):
+    """What a consumer has of the node's provider: class to amount."""
 
     consumer_uuid: str
     resources: Mapping[str, int]
 
 
 class Prior(Value, frozen=True, kw_only=True):
-    """What was otherwise when the record was made."""
+    """What was different when the record was made."""
 
     resources: Mapping[str, Any] = {}
     config: Mapping[str, Any] = {}
@@ -55,10 +55,10 @@ class Prior(Value, frozen=True, kw_only=True):
 
 class Document(Value, frozen=True, kw_only=True):
     """
-    One document; see the module.
+    A node as it was; see the module.
 
     Attributes:
-        devices: PCI devices that were marked before, by address: whose, and how.
+        devices: PCI devices that instances had, by address: the instance's uuid, and the status.
         hidden: uuids of instances whose records another cell has taken over.
     """
 
@@ -76,7 +76,7 @@ class Document(Value, frozen=True, kw_only=True):
     pci_report_in_placement: bool = True
     instances: tuple[Instance, ...] = ()
     migrations: tuple[Migration, ...] = ()
-    allocations: tuple[Allocation, ...] = ()
+    allocations: tuple[GivenAllocation, ...] = ()
     devices: Mapping[str, tuple[str, DeviceStatus]] = {}
     hidden: frozenset[str] = frozenset()
 
@@ -86,7 +86,7 @@ def read_documents(path: Path) -> Iterator[Document]:
     Read a file of documents, or stdin for `-`, one after another.
 
     Raises:
-        InvalidData: says which line, and what is wrong in it.
+        InvalidData: names the line and what is wrong in it.
     """
     if str(path) == "-":
         yield from parse_documents(_lines(sys.stdin.buffer), "stdin")
@@ -99,12 +99,12 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Read lines, but never more of one than tells that it is too long."""
+    """Read lines; of one that is too long, no more than shows it."""
     return iter(lambda: file.readline(LINE_BYTES_MAX + 1), b"")
 
 
 def parse_documents(lines: Iterable[bytes], source: str) -> Iterator[Document]:
-    """Read documents from lines; empty lines are passed over."""
+    """Read documents from lines; empty lines are skipped."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield _document(line, f"{source} line {number}")
@@ -112,11 +112,11 @@ def parse_documents(lines: Iterable[bytes], source: str) -> Iterator[Document]:
 
 def tally_document(document: Document) -> dict[str, Any]:
     """
-    Add a document up.
+    Tally a document.
 
     Returns:
         `id`, `compute_node`, `entries`, `problems`, `migrations_set_to_error`, `placement`; or `id` and `error`, every
-        reason why the report can't be believed.
+        reason why the driver's report is refused.
     """
     before: ComputeNode | None = None
     if document.mode != "new_node":
@@ -147,7 +147,7 @@ def tally_document(document: Document) -> dict[str, Any]:
 
 def _document(line: bytes, where: str) -> Document:
     if len(line) > LINE_BYTES_MAX:
-        raise InvalidData(f"a document of {len(line)} bytes; {LINE_BYTES_MAX} is the most", where=where)
+        raise InvalidData(f"the document is longer than {LINE_BYTES_MAX // 2**20} MiB", where=where)
     try:
         data = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -155,7 +155,7 @@ def _document(line: bytes, where: str) -> Document:
     if isinstance(data, dict):
         data = _with_devices(data)
     document = convert(data, Document, where=where)
-    # Read here only to be refused here, where the line is known.
+    # Checked here, where the line is known.
     for more in ({}, (document.prior or Prior()).config):
         _rules(document, {**document.config, **more}, where=where)
     return replace(
@@ -167,10 +167,10 @@ def _document(line: bytes, where: str) -> Document:
 
 def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
     """
-    Take out of the instances what their values have no room for: who is hidden, and how devices are marked.
+    Move out of the instances what `Instance` has no field for: whether it is hidden, and its devices' status.
 
-    A device is an address, or an object with an address and perhaps a status. One that two instances name is the one's
-    that is here and not deleted. What has another form is left as it is, to be refused with its path.
+    A device is an address, or an object with an address and perhaps a status. If two instances name one, it belongs to
+    the one that is on this node and not deleted. What has another form is left as it is, to be refused with its path.
     """
     listed = data.get("instances")
     if not isinstance(listed, list):
@@ -179,15 +179,15 @@ def _with_devices(data: dict[str, Any]) -> dict[str, Any]:
     objects = [one for one in listed if isinstance(one, dict)]
     place = (data.get("host"), data.get("node"))
     by_claim = sorted(objects, key=lambda one: ((one.get("host"), one.get("node")) == place, not one.get("deleted")))
-    held: dict[str, tuple[object, object]] = {}
+    given: dict[str, tuple[object, object]] = {}
     for instance in by_claim:
         devices = instance.get("pci_devices")
         for device in devices if isinstance(devices, list) else ():
             address, status = _named(device)
             if isinstance(address, str):
-                held[address] = (instance.get("uuid"), status)
+                given[address] = (instance.get("uuid"), status)
     hidden = [one.get("uuid") for one in objects if one.get("hidden")]
-    return {**data, "instances": every, "devices": held, "hidden": hidden}
+    return {**data, "instances": every, "devices": given, "hidden": hidden}
 
 
 def _bare(instance: dict[str, Any]) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _bare(instance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _addresses(data: Mapping[str, Any], keys: Sequence[str]) -> dict[str, object]:
-    """Replace lists of devices by lists of addresses; none at all is none."""
+    """Replace lists of devices by lists of addresses, null by none."""
     found = {key: data[key] for key in keys if key in data}
     return {
         key: [_named(device)[0] for device in value] if isinstance(value, list) else () if value is None else value
@@ -244,7 +244,7 @@ def _allocations(document: Document, tree: ProviderTree) -> dict[str, dict[str, 
 
 
 def _sorted_pools(node: dict[str, Any]) -> dict[str, Any]:
-    """Sort pools by all they say, smallest first: the order that the sample's answers have."""
+    """Sort pools by all they say, smallest first."""
     return {**node, "pci_device_pools": sorted(node["pci_device_pools"], key=encode)}
 
 
@@ -300,12 +300,12 @@ def _aware(value: Any) -> Any:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.pass_obj
 def tally_command(session: Session, file: Path) -> int:
-    """Add up the nodes that FILE describes, or stdin for `-`: a JSON document a line.
+    """Tally the nodes that FILE describes, or stdin for `-`: a JSON document a line.
 
-    A document holds what the hypervisor reports, the instances, the migrations
-    and the settings, so that a support case can be worked out anywhere. With
-    --json a line each: id, compute_node, entries, problems,
-    migrations_set_to_error, placement. Exit code 1 if one could not be tallied.
+    A document holds the driver's report, the instances, the migrations and the
+    settings, so that a support case can be worked out anywhere. With --json, one
+    line each: id, compute_node, entries, problems, migrations_set_to_error,
+    placement. Exit code 1 if one could not be tallied.
     """
     session.json_lines = True
     results: list[dict[str, Any]] = []
@@ -325,7 +325,7 @@ def tally_command(session: Session, file: Path) -> int:
 def _write(session: Session, results: list[dict[str, Any]]) -> None:
     screen = screen_of(session)
     if not results:
-        write(screen, "There is no document in it.")
+        write(screen, "No documents found.")
         return
     columns = (
         Column("ID"),

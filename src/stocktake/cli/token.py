@@ -16,7 +16,7 @@ from stocktake.model.value import plain
 from stocktake.views.quantities import moment, span_of
 
 _BYTES = 32
-# So that a token that got somewhere it does not belong is found.
+# A prefix that scanners for leaked secrets can find.
 PREFIX = "stk_"
 
 
@@ -30,10 +30,10 @@ PREFIX = "stk_"
     """,
 )
 def token_command() -> None:
-    """Say who may use the fleet through `stocktake serve`.
+    """Manage who may use the fleet through `stocktake serve`.
 
-    A viewer reads, an operator does everything; an agent's is for one host, and
-    keeps its books. As soon as there is a token, nobody gets in without one.
+    A viewer reads; an operator may do everything; an agent keeps the books of one
+    host. As soon as one token exists, every request needs one.
     """
 
 
@@ -44,15 +44,17 @@ def token_command() -> None:
     $ stocktake token create --role agent --host compute-7 > /etc/stocktake/token
     """,
 )
-@click.option("--role", type=click.Choice(["viewer", "agent", "operator"]), required=True, help="What it is good for.")
-@click.option("--host", metavar="HOST", help="The host whose books an agent keeps; its setting `host`.")
-@click.option("--expires", metavar="TIME", help="After which time it is refused: 90d, 12h, 30min; never unless given.")
-@click.option("--note", default="", metavar="TEXT", help="Whose it is, what for.")
+@click.option(
+    "--role", type=click.Choice(["viewer", "agent", "operator"]), required=True, help="What its bearer may do."
+)
+@click.option("--host", metavar="HOST", help="The agent's host, as in its setting `host`.")
+@click.option("--expires", metavar="TIME", help="Its lifetime: 90d, 12h, 30min; unlimited unless given.")
+@click.option("--note", default="", metavar="TEXT", help="Whom it is for, and why.")
 @click.pass_obj
 def create_command(session: Session, role: Role, host: str | None, expires: str | None, note: str) -> int:
-    """Make a token and print it: this once, it can't be shown again."""
+    """Make a token and print it; it can't be shown again."""
     if (role == "agent") != (host is not None):
-        raise InvalidInput("--host goes with --role agent, and an agent needs one", where="--host")
+        raise InvalidInput("--role agent needs --host, and no other role takes it", where="--host")
     secret = PREFIX + secrets.token_urlsafe(_BYTES)
     until = session.clock.now() + span_of(expires, where="--expires") if expires is not None else None
     token = session.database.tokens.add(digest_of(secret), role=role, host=host, note=note, expires_at=until)
@@ -61,7 +63,7 @@ def create_command(session: Session, role: Role, host: str | None, expires: str 
         return 0
     write(screen_of(session), secret)
     hint(
-        session, f"Token {token.uuid}, role {role}{f' of {host}' if host else ''}. Keep it now: it is not shown again."
+        session, f"Token {token.uuid}, role {role}{f' of {host}' if host else ''}. Store it now: it is not shown again."
     )
     return 0
 
@@ -69,14 +71,14 @@ def create_command(session: Session, role: Role, host: str | None, expires: str 
 @token_command.command("list", example="$ stocktake token list --json")
 @click.pass_obj
 def list_command(session: Session) -> int:
-    """List the tokens: their names, roles and ends; what lets somebody in is not kept."""
+    """List the tokens: uuid, role, host, state, note; the secrets are not stored."""
     tokens = session.database.tokens.all()
     if session.json:
         write_json(session, tokens)
         return 0
     screen = screen_of(session)
     if not tokens:
-        write(screen, "There are no tokens: whoever is on the server's machine may read, nobody may write.")
+        write(screen, "There are no tokens: anybody on the server's host may read, nobody may write.")
         hint(session, "`stocktake token create --role operator` makes one.")
         return 0
     columns = (
@@ -103,7 +105,7 @@ def _state(token: Token, now: datetime) -> str:
 @click.argument("uuid")
 @click.pass_obj
 def revoke_command(session: Session, uuid: str) -> int:
-    """Take the token named UUID back; servers refuse it within seconds."""
+    """Revoke the token UUID; servers refuse it within seconds."""
     token = session.database.tokens.revoke(uuid)
     if session.json:
         write_json(session, token)
