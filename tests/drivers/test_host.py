@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from stocktake.drivers.host import HostDriver
-from stocktake.drivers.host.cpu import HYPERTHREADING, X86_TRAITS, cpu_traits
-from stocktake.drivers.machine import split_cpus
+from stocktake.drivers.host.cpu import _TRAITS, host_traits
+from stocktake.drivers.machine import HYPERTHREADING, split_cpus
 from stocktake.errors import DriverError, SettingsError
 from stocktake.model.hypervisor import Survey
 from stocktake.settings import Settings, read_settings
@@ -145,11 +145,11 @@ def test_given_flags_then_they_become_standard_traits(tmp_path: Path, root: Path
 
 def test_given_the_table_of_traits_then_all_are_standard_ones() -> None:
     standard = set(os_traits.get_traits())
-    assert {trait for traits in X86_TRAITS.values() for trait in traits} | {HYPERTHREADING} <= standard
+    assert {trait for traits in _TRAITS.values() for trait in traits} | {HYPERTHREADING} <= standard
 
 
 def test_given_an_unknown_architecture_then_it_has_no_traits() -> None:
-    assert cpu_traits("s390x", ["sse"], {}) == frozenset()
+    assert host_traits("s390x", ["sse"], {}) == frozenset()
 
 
 def test_given_a_board_without_numa_and_pci_then_the_rest_is_told(tmp_path: Path) -> None:

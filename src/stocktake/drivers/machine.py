@@ -1,14 +1,17 @@
 """
-Step 4, what `host` and `libvirt` read of a machine alike: its CPUs' split, its disk, its uptime. Invariant: only CPUs
-that are online count, and none is given out twice.
+Step 4, what `host` and `libvirt` read of a machine alike: its CPUs' split and traits, disk, uptime. Invariant: only
+CPUs that are online count, and none is given out twice.
 
 The rules for CPUs are Nova's (release 34, nova/virt/libvirt/driver.py: `_get_vcpu_available`, `_get_pcpu_available`).
 """
 
 import os
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+
+import os_traits
 
 from stocktake.errors import InvalidData, SettingsError
 from stocktake.model.topology import format_cpu_set, parse_cpu_set
@@ -122,3 +125,42 @@ def read_uptime_s(root: Path = _ROOT) -> float | None:
         return float((root / "proc/uptime").read_text(encoding="ascii").split()[0])
     except (OSError, ValueError, IndexError):
         return None
+
+
+# CPU features whose traits have another name, as the kernel and libvirt both spell them (libvirt's hyphens apart); the
+# table is Nova's (release 34, nova/virt/libvirt/utils.py) with `pni`, SSE3, and the traits of mitigations.
+X86_TRAITS: Mapping[str, tuple[str, ...]] = {
+    "aes": ("HW_CPU_X86_AESNI",),
+    "bmi1": ("HW_CPU_X86_BMI",),
+    "fma": ("HW_CPU_X86_FMA3",),
+    "gfni": ("HW_CPU_X86_AVX512GFNI",),
+    "md_clear": ("HW_CPU_X86_INTEL_MD_CLEAR",),
+    "pni": ("HW_CPU_X86_SSE3",),
+    "rtm": ("HW_CPU_X86_TSX",),
+    "sha_ni": ("HW_CPU_X86_SHA",),
+    "svm": ("HW_CPU_X86_SVM", "HW_CPU_X86_AMD_SVM"),
+    "vaes": ("HW_CPU_X86_AVX512VAES",),
+    "virt_ssbd": ("HW_CPU_X86_AMD_VIRT_SSBD",),
+    "vmx": ("HW_CPU_X86_VMX", "HW_CPU_X86_INTEL_VMX"),
+    "vpclmulqdq": ("HW_CPU_X86_AVX512VPCLMULQDQ",),
+}
+HYPERTHREADING = "HW_CPU_HYPERTHREADING"
+STANDARD_TRAITS = frozenset(os_traits.get_traits())
+_PREFIXES = {"x86_64": "HW_CPU_X86_", "i686": "HW_CPU_X86_", "aarch64": "HW_CPU_AARCH64_"}
+
+
+def cpu_traits(arch: str, features: Iterable[str], x86_traits: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    """
+    Name a CPU's features as standard traits; a feature without one is left out.
+
+    Args:
+        arch: architectures other than x86 and aarch64 have none.
+        x86_traits: the traits of x86 features that are not spelt alike, by feature with underscores.
+    """
+    prefix = _PREFIXES.get(arch)
+    if prefix is None:
+        return frozenset()
+    table = x86_traits if arch != "aarch64" else {}
+    spelt = (feature.replace("-", "_") for feature in features)
+    names = (name for one in spelt for name in table.get(one, (prefix + one.upper().replace("_", ""),)))
+    return STANDARD_TRAITS.intersection(names)

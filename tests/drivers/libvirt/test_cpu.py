@@ -10,15 +10,15 @@ import pytest
 
 from stocktake.drivers.libvirt.connection import Hypervisor, silence_libvirt
 from stocktake.drivers.libvirt.cpu import (
-    _X86_TRAITS,
+    _TRAITS,
     cpu_info,
-    cpu_traits,
     expand_features,
     host_traits,
     read_online_cpus,
     supported_instances,
 )
 from stocktake.drivers.libvirt.xml import read_xml
+from stocktake.drivers.machine import cpu_traits
 from tests.drivers.libvirt.documents import AARCH64, AMD, INTEL
 
 
@@ -79,7 +79,7 @@ def test_a_model_s_own_features_are_expanded(sample_host: Hypervisor) -> None:
 
 
 def test_every_trait_of_the_table_is_a_standard_one() -> None:
-    named = {trait for traits in _X86_TRAITS.values() for trait in traits}
+    named = {trait for traits in _TRAITS.values() for trait in traits}
     assert named <= set(os_traits.get_traits())
 
 
@@ -96,7 +96,7 @@ def test_every_trait_of_the_table_is_a_standard_one() -> None:
     ],
 )
 def test_features_become_traits_of_their_architecture(arch: str, features: list[str], traits: set[str]) -> None:
-    assert cpu_traits(arch, features) == traits
+    assert cpu_traits(arch, features, _TRAITS) == traits
 
 
 def test_a_host_names_its_architecture_those_it_runs_and_its_threads() -> None:

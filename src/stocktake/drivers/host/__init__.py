@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from stocktake.clock import Clock
-from stocktake.drivers.host.cpu import cpu_info, cpu_traits, read_model, read_online, read_places
+from stocktake.drivers.host.cpu import cpu_info, host_traits, read_model, read_online, read_places
 from stocktake.drivers.host.devices import read_devices
 from stocktake.drivers.host.files import read_sizes_kb, read_text
 from stocktake.drivers.host.numa import read_topology
@@ -95,7 +95,7 @@ class HostDriver:
             "hypervisor_hostname": settings.host,
             "supported_instances": [],
             "pci_passthrough_devices": plain(read_devices(root)),
-            "traits": sorted(cpu_traits(self._arch, model.flags, places)),
+            "traits": sorted(host_traits(self._arch, model.flags, places)),
             "capabilities": {},
             "booted_at": booted_at.isoformat() if booted_at else None,
         }

@@ -5,9 +5,8 @@ Step 4, the machine's CPUs: what they are, where they sit, what they can. Invari
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import os_traits
-
 from stocktake.drivers.host.files import numbered, read_cpus, read_number, read_text
+from stocktake.drivers.machine import HYPERTHREADING, X86_TRAITS, cpu_traits
 from stocktake.model.value import Value, encode
 
 
@@ -108,42 +107,18 @@ def cpu_info(arch: str, model: CpuModel, places: Mapping[int, HostCpu], cells: i
     )
 
 
-# The kernel's flags whose traits have another name; those that are spelt alike follow from the name.
-X86_TRAITS: Mapping[str, tuple[str, ...]] = {
-    "aes": ("HW_CPU_X86_AESNI",),
-    "bmi1": ("HW_CPU_X86_BMI",),
-    "fma": ("HW_CPU_X86_FMA3",),
-    "gfni": ("HW_CPU_X86_AVX512GFNI",),
-    "md_clear": ("HW_CPU_X86_INTEL_MD_CLEAR",),
+# The kernel's own flags whose traits have another name.
+_TRAITS = {
+    **X86_TRAITS,
     "pcid": ("HW_CPU_X86_INTEL_PCID",),
     "pclmulqdq": ("HW_CPU_X86_CLMUL",),
-    "pni": ("HW_CPU_X86_SSE3",),
-    "rtm": ("HW_CPU_X86_TSX",),
     "sev": ("HW_CPU_X86_AMD_SEV",),
     "sev_es": ("HW_CPU_X86_AMD_SEV_ES",),
     "sev_snp": ("HW_CPU_X86_AMD_SEV_SNP",),
-    "sha_ni": ("HW_CPU_X86_SHA",),
-    "svm": ("HW_CPU_X86_SVM", "HW_CPU_X86_AMD_SVM"),
-    "vaes": ("HW_CPU_X86_AVX512VAES",),
-    "virt_ssbd": ("HW_CPU_X86_AMD_VIRT_SSBD",),
-    "vmx": ("HW_CPU_X86_VMX", "HW_CPU_X86_INTEL_VMX"),
-    "vpclmulqdq": ("HW_CPU_X86_AVX512VPCLMULQDQ",),
 }
-HYPERTHREADING = "HW_CPU_HYPERTHREADING"
-_PREFIXES = {"x86_64": "HW_CPU_X86_", "i686": "HW_CPU_X86_", "aarch64": "HW_CPU_AARCH64_"}
 
 
-def cpu_traits(arch: str, flags: Iterable[str], places: Mapping[int, HostCpu]) -> frozenset[str]:
+def host_traits(arch: str, flags: Iterable[str], places: Mapping[int, HostCpu]) -> frozenset[str]:
     """Name what the CPUs can as standard traits; a flag without one is left out."""
-    traits = {HYPERTHREADING} if any(len(cpu.siblings) > 1 for cpu in places.values()) else set()
-    prefix = _PREFIXES.get(arch)
-    if prefix is None:
-        return frozenset(traits)
-    standard = {name.removeprefix(prefix): name for name in os_traits.get_traits(prefix=prefix)}
-    for flag in flags:
-        bare = flag.upper().replace("_", "")
-        if bare in standard:
-            traits.add(standard[bare])
-        if prefix == "HW_CPU_X86_":
-            traits.update(X86_TRAITS.get(flag, ()))
-    return frozenset(traits)
+    threads = any(len(cpu.siblings) > 1 for cpu in places.values())
+    return cpu_traits(arch, flags, _TRAITS) | ({HYPERTHREADING} if threads else frozenset())

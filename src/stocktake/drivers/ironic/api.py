@@ -26,31 +26,12 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Nova reads these, all but the last four; those are what an operator looks for.
-FIELDS = (
-    "uuid",
-    "name",
-    "resource_class",
-    "properties",
-    "provision_state",
-    "target_provision_state",
-    "power_state",
-    "maintenance",
-    "instance_uuid",
-    "traits",
-    "conductor_group",
-    "shard",
-    "fault",
-    "maintenance_reason",
-    "last_error",
-)
-
 Order = Literal["updated_at", "created_at"]
 
 
 class Node(msgspec.Struct, frozen=True):
     """
-    One node, Ironic's names.
+    One node, Ironic's names. Nova reads these, all but the last four; those are what an operator looks for.
 
     Attributes:
         properties: whatever somebody wrote: Ironic does not check it.
@@ -280,7 +261,7 @@ class Api:
             raise DriverError(what, where=self.where, remedy="Check that this URL is Ironic's.") from error
 
     def _fields(self) -> str:
-        return ",".join(name for name in FIELDS if name != "shard" or self._version >= NEWEST)
+        return ",".join(name for name in Node.__struct_fields__ if name != "shard" or self._version >= NEWEST)
 
     def _get(self, path: str, query: Mapping[str, object], deadline: Deadline) -> _Answer:
         """Ask, again while there is no answer or 5xx, a bounded number of times."""

@@ -2,20 +2,19 @@
 Step 4, the host's CPUs: which are online, model and features, what they can run, traits. Invariant: only what libvirt
 says.
 
-The forms and the table of traits are Nova's (release 34, nova/virt/libvirt/driver.py and utils.py), with what the table
-lacks: `pni` is how libvirt spells SSE3, and the traits of mitigations. Nova asks for the CPU model that its guests get
-by default; a trait here says what the host's CPU has, and is a standard one (os-traits).
+The forms are Nova's (release 34, nova/virt/libvirt/driver.py). For traits Nova asks for the CPU model that its guests
+get by default; a trait here says what the host's CPU has, and is a standard one (os-traits).
 """
 
 from collections.abc import Iterable, Mapping
 from xml.etree.ElementTree import Element, tostring
 
 import libvirt
-import os_traits
 
 from stocktake.drivers.libvirt.connection import Hypervisor
 from stocktake.drivers.libvirt.numa import has_hyperthreading
 from stocktake.drivers.libvirt.xml import number, read_xml, text_of
+from stocktake.drivers.machine import HYPERTHREADING, STANDARD_TRAITS, X86_TRAITS, cpu_traits
 from stocktake.model.value import encode
 
 
@@ -101,47 +100,19 @@ def _canonical(name: str | None, words: Mapping[str, str]) -> str:
     return words.get(lower, lower)
 
 
-# libvirt's feature names (its cpu_map) to traits, where the trait isn't the name without hyphens.
-_X86_TRAITS: Mapping[str, tuple[str, ...]] = {
-    "aes": ("HW_CPU_X86_AESNI",),
-    "amd-no-ssb": ("HW_CPU_X86_AMD_NO_SSB",),
-    "amd-ssbd": ("HW_CPU_X86_AMD_SSBD",),
-    "bmi1": ("HW_CPU_X86_BMI",),
-    "fma": ("HW_CPU_X86_FMA3",),
-    "gfni": ("HW_CPU_X86_AVX512GFNI",),
+# libvirt's own names of features (its cpu_map) whose traits have another name.
+_TRAITS = {
+    **X86_TRAITS,
+    "amd_no_ssb": ("HW_CPU_X86_AMD_NO_SSB",),
+    "amd_ssbd": ("HW_CPU_X86_AMD_SSBD",),
     "hle": ("HW_CPU_X86_TSX",),
     "ibpb": ("HW_CPU_X86_AMD_IBPB",),
-    "md-clear": ("HW_CPU_X86_INTEL_MD_CLEAR",),
     "pclmuldq": ("HW_CPU_X86_CLMUL",),
-    "pni": ("HW_CPU_X86_SSE3",),
-    "rtm": ("HW_CPU_X86_TSX",),
-    "sha-ni": ("HW_CPU_X86_SHA",),
-    "spec-ctrl": ("HW_CPU_X86_INTEL_SPEC_CTRL",),
+    "spec_ctrl": ("HW_CPU_X86_INTEL_SPEC_CTRL",),
     "ssbd": ("HW_CPU_X86_INTEL_SSBD",),
     "sse4.1": ("HW_CPU_X86_SSE41",),
     "sse4.2": ("HW_CPU_X86_SSE42",),
-    "svm": ("HW_CPU_X86_SVM", "HW_CPU_X86_AMD_SVM"),
-    "vaes": ("HW_CPU_X86_AVX512VAES",),
-    "virt-ssbd": ("HW_CPU_X86_AMD_VIRT_SSBD",),
-    "vmx": ("HW_CPU_X86_VMX", "HW_CPU_X86_INTEL_VMX"),
-    "vpclmulqdq": ("HW_CPU_X86_AVX512VPCLMULQDQ",),
 }
-
-_STANDARD = frozenset(os_traits.get_traits())
-
-
-def cpu_traits(arch: str, features: Iterable[str]) -> frozenset[str]:
-    """Name the traits of a CPU with libvirt's `features`; architectures other than x86 and aarch64 have none."""
-    prefix = {"x86_64": "HW_CPU_X86_", "i686": "HW_CPU_X86_", "aarch64": "HW_CPU_AARCH64_"}.get(arch)
-    if prefix is None:
-        return frozenset()
-    table = _X86_TRAITS if arch != "aarch64" else {}
-    names = (name for feature in features for name in table.get(feature, (_spelt_alike(prefix, feature),)))
-    return _STANDARD.intersection(names)
-
-
-def _spelt_alike(prefix: str, feature: str) -> str:
-    return prefix + feature.upper().replace("-", "")
 
 
 def host_traits(capabilities: Element, features: Iterable[str]) -> frozenset[str]:
@@ -150,5 +121,5 @@ def host_traits(capabilities: Element, features: Iterable[str]) -> frozenset[str
     runs = {guest_arch.get("name", "") for guest_arch in capabilities.findall("./guest/arch")}
     names = {f"HW_ARCH_{arch.upper()}"} | {f"COMPUTE_ARCH_{name.upper()}" for name in runs}
     if has_hyperthreading(capabilities):
-        names.add("HW_CPU_HYPERTHREADING")
-    return _STANDARD.intersection(names) | cpu_traits(arch, features)
+        names.add(HYPERTHREADING)
+    return STANDARD_TRAITS.intersection(names) | cpu_traits(arch, features, _TRAITS)

@@ -44,11 +44,6 @@ def load_monitors(settings: Settings, clock: Clock) -> tuple[Monitor, ...]:
     return tuple(_open(name, settings, clock) for name in names)
 
 
-def monitor_names() -> tuple[str, ...]:
-    """List the monitors that are installed, sorted."""
-    return plugins.names_of(GROUP)
-
-
 def _open(name: str, settings: Settings, clock: Clock) -> Monitor:
     return plugins.load(
         plugins.find(GROUP, name, setting="compute_monitors", kind="monitor"),

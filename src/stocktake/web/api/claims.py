@@ -4,21 +4,23 @@
 A claim is named by its instance: by the uuid, or by a name that only one has.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from stocktake.accounting.fit.request import Wanted
 from stocktake.accounting.lifecycle import MoveKind
 from stocktake.claims import Claimed, Refused, Request
 from stocktake.claims.candidates import candidates, claim_on
 from stocktake.claims.claims import LONGEST_S, NEVER_S
-from stocktake.ledger import DatabaseLedger
 from stocktake.model.fitting import Limits
 from stocktake.model.value import UUID, Value
 from stocktake.model.workload import Flavor
 from stocktake.views.finding import find_instance, find_node
 from stocktake.views.fitting import ClaimedShown, FitAnswer, answer_of, claimed_shown, wanted_of
 from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
+from stocktake.web.context import Web
 
 AUTO = "auto"
 Uuid = Annotated[str, Meta(pattern=f"^{UUID.pattern}$")]
@@ -144,9 +146,7 @@ def build(call: Call[None, Build]) -> ClaimedShown:
     def claim(node: str, limits: Limits | None) -> Claimed | Refused:
         return web.claims.build(node, request, limits=limits, expires_s=_seconds(asked.expires_s))
 
-    node = _node(web.ledger, asked.node)
-    done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
-    return claimed_shown(done)
+    return _claimed(web, asked, wanted, claim)
 
 
 def unshelve(call: Call[None, Unshelve]) -> ClaimedShown:
@@ -158,9 +158,7 @@ def unshelve(call: Call[None, Unshelve]) -> ClaimedShown:
         return web.claims.unshelve(before.uuid, node, limits=limits, expires_s=_seconds(asked.expires_s))
 
     wanted = wanted_of(before.flavor, web.settings, volume_backed=before.volume_backed)
-    node = _node(web.ledger, asked.node)
-    done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
-    return claimed_shown(done)
+    return _claimed(web, asked, wanted, claim)
 
 
 def move(call: Call[None, Move]) -> ClaimedShown:
@@ -187,9 +185,7 @@ def move(call: Call[None, Move]) -> ClaimedShown:
         )
 
     wanted = wanted_of(flavor or before.flavor, web.settings, volume_backed=before.volume_backed)
-    node = _node(web.ledger, asked.node)
-    done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
-    return claimed_shown(done)
+    return _claimed(web, asked, wanted, claim)
 
 
 def renew(call: Call[None, Renew]) -> ClaimedShown:
@@ -231,8 +227,16 @@ def _uuid(call: Call[None, None] | Call[None, Renew]) -> str:
     return find_instance(call.web.ledger, call.path["instance"]).uuid
 
 
-def _node(ledger: DatabaseLedger, name: str) -> str | None:
-    return None if name == AUTO else find_node(ledger, name).uuid
+def _claimed(
+    web: Web,
+    asked: Build | Unshelve | Moving,
+    wanted: Wanted,
+    claim: Callable[[str, Limits | None], Claimed | Refused],
+) -> ClaimedShown:
+    """Claim on the node that was asked for, or on the best one."""
+    node = None if asked.node == AUTO else find_node(web.ledger, asked.node).uuid
+    done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
+    return claimed_shown(done)
 
 
 def _seconds(expiry: float | str | None) -> float | None:

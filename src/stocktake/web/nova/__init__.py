@@ -64,28 +64,16 @@ class Version(Value, frozen=True, kw_only=True):
     links: tuple[Link, ...] = (Link(rel="self", href=f"{ROOT}/"),)
 
 
-class Discovered(Value, frozen=True, kw_only=True):
-    """The version that is here."""
-
-    version: Version
-
-
-class Versions(Value, frozen=True, kw_only=True):
-    """All versions: there is one."""
-
-    versions: tuple[Version, ...]
-
-
-def discovered(call: Call[None, None]) -> Reply[Discovered]:
+def discovered(call: Call[None, None]) -> Reply[dict[str, Version]]:
     """Say which microversions there are."""
     del call
-    return answered(Discovered(version=_version()), OLDEST)
+    return answered({"version": _version()}, OLDEST)
 
 
-def listed(call: Call[None, None]) -> Reply[Versions]:
+def listed(call: Call[None, None]) -> Reply[dict[str, list[Version]]]:
     """List the versions, for a client that was given no path."""
     del call
-    return answered(Versions(versions=(_version(),)), OLDEST)
+    return answered({"versions": [_version()]}, OLDEST)
 
 
 def nothing(call: Call[None, None]) -> Response:

@@ -110,62 +110,26 @@ class HypervisorUptime(NovaHypervisor, frozen=True, kw_only=True):
     uptime: str
 
 
-class Hypervisors(Value, frozen=True, kw_only=True):
-    """A page of hypervisors; those of one have all fields that it has."""
-
-    hypervisors: tuple[NovaHypervisor, ...]
-    hypervisors_links: tuple[Link, ...] | UnsetType = UNSET
-
-
-class OneHypervisor(Value, frozen=True, kw_only=True):
-    """One hypervisor."""
-
-    hypervisor: NovaHypervisor
-
-
-class Statistics(Value, frozen=True, kw_only=True):
-    """Sums over hypervisors."""
-
-    count: int
-    vcpus: int
-    vcpus_used: int
-    memory_mb: int
-    memory_mb_used: int
-    free_ram_mb: int
-    local_gb: int
-    local_gb_used: int
-    free_disk_gb: int
-    disk_available_least: int
-    running_vms: int
-    current_workload: int
-
-
-class HypervisorStatistics(Value, frozen=True, kw_only=True):
-    """Sums over hypervisors."""
-
-    hypervisor_statistics: Statistics
-
-
-def listed(call: Call[HypervisorsQuery, None]) -> Reply[Hypervisors]:
+def listed(call: Call[HypervisorsQuery, None]) -> Reply[dict[str, Any]]:
     """List hypervisors, by name."""
     return _list(call, NovaHypervisor)
 
 
-def detailed(call: Call[HypervisorsQuery, None]) -> Reply[Hypervisors]:
+def detailed(call: Call[HypervisorsQuery, None]) -> Reply[dict[str, Any]]:
     """List hypervisors with all figures, by name."""
     return _list(call, HypervisorDetail)
 
 
-def shown(call: Call[OneQuery, None]) -> Reply[OneHypervisor]:
+def shown(call: Call[OneQuery, None]) -> Reply[dict[str, NovaHypervisor]]:
     """Show a hypervisor by its uuid."""
     version = version_asked(call.request, UUIDS)
     node = _node(call)
     service = call.web.ledger.service(node.host)
     servers = _servers(call.web, [node]) if call.query.with_servers else None
-    return answered(OneHypervisor(hypervisor=_shown(HypervisorDetail, node, service, call.web, servers)), version)
+    return answered({"hypervisor": _shown(HypervisorDetail, node, service, call.web, servers)}, version)
 
 
-def uptime(call: Call[None, None]) -> Reply[OneHypervisor]:
+def uptime(call: Call[None, None]) -> Reply[dict[str, NovaHypervisor]]:
     """
     Say how long a hypervisor runs already.
 
@@ -179,16 +143,16 @@ def uptime(call: Call[None, None]) -> Reply[OneHypervisor]:
     if node.booted_at is None or known["state"] == "down":
         raise NotServed(HTTPStatus.NOT_IMPLEMENTED, "its uptime is unknown", where=node.hypervisor_hostname)
     text = uptime_text(node.booted_at, call.web.clock.now())
-    return answered(OneHypervisor(hypervisor=HypervisorUptime(**known, uptime=text)), version)
+    return answered({"hypervisor": HypervisorUptime(**known, uptime=text)}, version)
 
 
-def statistics(call: Call[None, None]) -> Reply[HypervisorStatistics]:
+def statistics(call: Call[None, None]) -> Reply[dict[str, dict[str, int]]]:
     """Add up the hypervisors whose service is not disabled, as Nova does."""
     version = version_asked(call.request)
     off = {service.host for service in call.web.ledger.services() if service.disabled}
     nodes = [node for node in call.web.ledger.nodes_in_brief() if node.host not in off]
     sums = {name: sum(getattr(node, name) or 0 for node in nodes) for name in _SUMS}
-    return answered(HypervisorStatistics(hypervisor_statistics=Statistics(count=len(nodes), **sums)), version)
+    return answered({"hypervisor_statistics": {"count": len(nodes), **sums}}, version)
 
 
 def uptime_text(booted_at: datetime, now: datetime) -> str:
@@ -199,7 +163,7 @@ def uptime_text(booted_at: datetime, now: datetime) -> str:
     return f" {now:%H:%M:%S} up {long}{rest_s // 3600:2d}:{rest_s // 60 % 60:02d},  ? users,  load average: ?, ?, ?"
 
 
-def _list(call: Call[HypervisorsQuery, None], kind: type[NovaHypervisor]) -> Reply[Hypervisors]:
+def _list(call: Call[HypervisorsQuery, None], kind: type[NovaHypervisor]) -> Reply[dict[str, Any]]:
     version = version_asked(call.request, UUIDS)
     ledger, query = call.web.ledger, call.query
     nodes = ledger.nodes() if kind is HypervisorDetail else ledger.nodes_in_brief()
@@ -207,10 +171,11 @@ def _list(call: Call[HypervisorsQuery, None], kind: type[NovaHypervisor]) -> Rep
     services = {service.host: service for service in ledger.services()}
     servers = _servers(call.web, page) if query.with_servers else None
     shown = tuple(_shown(kind, node, services.get(node.host), call.web, servers) for node in page)
-    links: tuple[Link, ...] | UnsetType = UNSET
+    body: dict[str, Any] = {"hypervisors": shown}
     if more:
-        links = (Link(rel="next", href=str(call.request.url.include_query_params(marker=page[-1].uuid))),)
-    return answered(Hypervisors(hypervisors=shown, hypervisors_links=links), version)
+        next_page = str(call.request.url.include_query_params(marker=page[-1].uuid))
+        body["hypervisors_links"] = (Link(rel="next", href=next_page),)
+    return answered(body, version)
 
 
 def _cut(nodes: Sequence[ComputeNode], query: HypervisorsQuery) -> tuple[Sequence[ComputeNode], bool]:

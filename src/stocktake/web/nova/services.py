@@ -48,18 +48,6 @@ class NovaService(Value, frozen=True, kw_only=True):
     forced_down: bool
 
 
-class Services(Value, frozen=True, kw_only=True):
-    """Services, by host."""
-
-    services: tuple[NovaService, ...]
-
-
-class OneService(Value, frozen=True, kw_only=True):
-    """One service."""
-
-    service: NovaService
-
-
 class ServiceChange(Value, frozen=True, kw_only=True):
     """What a service shall be; None leaves it as it is."""
 
@@ -76,12 +64,6 @@ class NovaHost(Value, frozen=True, kw_only=True):
     zone: str = ZONE
 
 
-class Hosts(Value, frozen=True, kw_only=True):
-    """Hosts, by name."""
-
-    hosts: tuple[NovaHost, ...]
-
-
 class HostAmounts(Value, frozen=True, kw_only=True):
     """What a host has or uses, or what a project was allocated on it: vCPUs, MiB, GiB."""
 
@@ -92,33 +74,15 @@ class HostAmounts(Value, frozen=True, kw_only=True):
     disk_gb: int
 
 
-class Resource(Value, frozen=True, kw_only=True):
-    """A line of a host's page."""
-
-    resource: HostAmounts
-
-
-class OneHost(Value, frozen=True, kw_only=True):
-    """A host's page."""
-
-    host: tuple[Resource, ...]
-
-
-class Aggregates(Value, frozen=True, kw_only=True):
-    """No aggregates: they are Nova's own, and the ledger knows of none."""
-
-    aggregates: tuple[Value, ...] = ()
-
-
-def listed(call: Call[NovaServicesQuery, None]) -> Reply[Services]:
+def listed(call: Call[NovaServicesQuery, None]) -> Reply[dict[str, list[NovaService]]]:
     """List the services, by host."""
     version = version_asked(call.request, UUIDS)
     found = call.web.ledger.services() if call.query.binary in (None, BINARY) else ()
     asked = [one for one in found if call.query.host in (None, one.host)]
-    return answered(Services(services=tuple(_shown(one, call.web) for one in asked)), version)
+    return answered({"services": [_shown(one, call.web) for one in asked]}, version)
 
 
-def changed(call: Call[None, ServiceChange]) -> Reply[OneService]:
+def changed(call: Call[None, ServiceChange]) -> Reply[dict[str, NovaService]]:
     """
     Enable or disable a service, or say that its host is down whatever its agent says.
 
@@ -135,17 +99,17 @@ def changed(call: Call[None, ServiceChange]) -> Reply[OneService]:
         raise NotFound(f"there is no service {call.path['uuid'][:100]!r}")
     disabled = None if body.status is None else body.status == "disabled"
     done = ledger.set_service(found.host, disabled=disabled, reason=body.disabled_reason, forced_down=body.forced_down)
-    return answered(OneService(service=_shown(done, call.web)), version)
+    return answered({"service": _shown(done, call.web)}, version)
 
 
-def hosts(call: Call[None, None]) -> Reply[Hosts]:
+def hosts(call: Call[None, None]) -> Reply[dict[str, list[NovaHost]]]:
     """List the hosts, by name."""
     version = version_asked(call.request)
-    known = tuple(NovaHost(host_name=service.host) for service in call.web.ledger.services())
-    return answered(Hosts(hosts=known), version)
+    known = [NovaHost(host_name=service.host) for service in call.web.ledger.services()]
+    return answered({"hosts": known}, version)
 
 
-def host(call: Call[None, None]) -> Reply[OneHost]:
+def host(call: Call[None, None]) -> Reply[dict[str, list[dict[str, HostAmounts]]]]:
     """Show what a host has, what is used, and what each project was allocated."""
     version = version_asked(call.request)
     name = find_service(call.web.ledger, call.path["host"]).host
@@ -158,12 +122,12 @@ def host(call: Call[None, None]) -> Reply[OneHost]:
         _of_instances(name, "(used_max)", instances),
         *(_of_instances(name, one, [each for each in instances if each.project_id == one]) for one in projects),
     ]
-    return answered(OneHost(host=tuple(Resource(resource=line) for line in lines)), version)
+    return answered({"host": [{"resource": line} for line in lines]}, version)
 
 
-def aggregates(call: Call[None, None]) -> Reply[Aggregates]:
+def aggregates(call: Call[None, None]) -> Reply[dict[str, tuple[()]]]:
     """List the aggregates: none. Clients that show a hypervisor ask for them."""
-    return answered(Aggregates(), version_asked(call.request))
+    return answered({"aggregates": ()}, version_asked(call.request))
 
 
 def _shown(service: Service, web: Web) -> NovaService:
