@@ -3,10 +3,10 @@ Nova's databases, and the parts of the real Nova that need nothing else: `nova-m
 
     with nova_beside(directory, postgres, keystone) as nova:
         print(nova.manage("placement", "audit", "--verbose"))
-        query = nova.asks(vcpus=1, memory_mb=512)
+        (query,) = nova.asks({"vcpus": 1, "memory_mb": 512})
 
 The databases are PostgreSQL's. `nova-manage` makes them, which takes a minute: that is done once, and the dump is kept
-in the virtualenv. No compute service runs: `nova.add_compute` writes that one did.
+in the virtualenv. No compute service runs: `nova.add_compute` writes that one does.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,22 +63,25 @@ class Nova:
         """Write that all compute services are of this version."""
         self.execute("nova", "UPDATE services SET version = %(version)s", {"version": version})
 
-    def asks(self, settings: Mapping[str, Mapping[str, object]] | None = None, **request: object) -> str:
-        """
-        Give the query that Nova's scheduler sends to /allocation_candidates for an instance; its own code makes it.
-
-        Args:
-            settings: more of nova.conf, by section.
-            request: `vcpus`, `memory_mb`, `project_id`, `availability_zone`, and `aggregates` of hosts that Nova has.
-        """
-        more = self.directory / "more.conf"
-        write_settings(more, settings or {})
-        files = ["--config-file", str(self.directory / "nova.conf"), "--config-file", str(more)]
-        command = [str(HOME / "bin" / "python"), "-P", "-W", "ignore", str(_ASKER), json.dumps(request), *files]
+    def asks(self, *requests: Mapping[str, object]) -> list[str]:
+        """Give the queries that Nova's scheduler sends to /allocation_candidates; see nova_asks.py."""
+        conf = ["--config-file", str(self.directory / "nova.conf")]
+        command = [str(HOME / "bin" / "python"), "-P", "-W", "ignore", str(_ASKER), json.dumps(requests), *conf]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        query: str = json.loads(done.stdout.splitlines()[-1])["query"]
-        return query
+        queries: list[str] = json.loads(done.stdout.splitlines()[-1])
+        return queries
+
+    def add_aggregate(self, name: str, **metadata: str) -> str:
+        """Make an aggregate of no hosts, and give its uuid."""
+        made = str(uuid.uuid4())
+        statement = (
+            "WITH made AS (INSERT INTO aggregates (uuid, name) VALUES (%(uuid)s, %(name)s) RETURNING id)"
+            " INSERT INTO aggregate_metadata (aggregate_id, key, value)"
+            " SELECT made.id, told.key, told.value FROM made, jsonb_each_text(%(metadata)s::jsonb) AS told"
+        )
+        self.execute("nova_api", statement, {"uuid": made, "name": name, "metadata": json.dumps(metadata)})
+        return made
 
 
 @contextlib.contextmanager
