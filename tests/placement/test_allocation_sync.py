@@ -4,13 +4,13 @@ import uuid
 
 import pytest
 
-from stocktake.placement import NoScheduler, Scheduler, SyncedAllocations
+from stocktake.placement import NoScheduler, Scheduler, SyncedAllocations, allocation_sync
 from tests.placement.holding import DEVICE, healed, holdings, knowing, on, some_consumer
 from tests.placement.making import child, stock, tree, with_children, with_root
 from tests.placement.scheduler_doors import Door, agreed, seen, some_name
 
 
-def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_steady_state_is_one_request(
+def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_steady_state_is_two_requests(
     door: Door, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
@@ -23,7 +23,8 @@ def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_st
     assert healed(scheduler, node, held).writes == 0
     requests, writes = scheduler.requests, scheduler.writes
     assert healed(scheduler, node, held) == SyncedAllocations()
-    assert (scheduler.requests - requests, scheduler.writes - writes) == (1, 0)
+    # One for the providers, one for who holds what of the only one.
+    assert (scheduler.requests - requests, scheduler.writes - writes) == (2, 0)
 
 
 def test_given_everything_right_already_when_a_new_process_heals_then_it_only_reads_and_asks_nobody(
@@ -42,20 +43,93 @@ def test_given_everything_right_already_when_a_new_process_heals_then_it_only_re
     other.close()
 
 
-def test_given_an_allocation_that_others_deleted_when_read_back_then_the_next_pass_puts_it_there_again(
+def test_given_allocations_that_others_deleted_when_healed_then_that_pass_says_so_and_writes_them_again(
     door: Door, scheduler: Scheduler
 ) -> None:
-    node, consumer = tree(some_name()), some_consumer()
-    held = {consumer: {node.root.uuid: {"VCPU": 2}}}
+    node, kept = tree(some_name()), some_consumer()
+    removed = sorted(some_consumer() for _ in range(2))
+    held = {consumer: {node.root.uuid: {"VCPU": 2}} for consumer in (kept, *removed)}
     for _ in range(2):
         healed(scheduler, node, held)
+    for consumer in removed:
+        # The provider's generation does not show it.
+        assert door.other.write("DELETE", f"/allocations/{consumer}").fine
+    answer = healed(scheduler, node, held)
+    (problem,) = answer.problems
+    assert (problem.code, problem.about, problem.severity) == ("allocation-removed", "n", "warning")
+    assert problem.text == (f"somebody deleted the allocations of {', '.join(removed)} on it; they are written again")
+    assert "nova-manage placement audit --delete" in problem.remedy
+    assert (answer.writes, on(door, node)) == (1, held)
+    assert healed(scheduler, node, held).problems == ()
+
+
+def test_given_one_part_of_what_is_held_when_others_removed_it_then_that_pass_says_so(
+    door: Door, scheduler: Scheduler
+) -> None:
+    root = tree(some_name())
+    device = child(root, "0000:81:00.0")
+    node, consumer = with_children(root, device), some_consumer()
+    held = {consumer: {root.root.uuid: {"VCPU": 2}, device.uuid: {DEVICE: 1}}}
+    for _ in range(2):
+        healed(scheduler, node, held)
+    there = seen(door, consumer)
+    body = {
+        "allocations": {root.root.uuid: {"resources": {"VCPU": 2}}},
+        "project_id": "p",
+        "user_id": "u",
+        "consumer_generation": there.generation,
+        "consumer_type": "INSTANCE",
+    }
+    door.put(f"/allocations/{consumer}", body)
+    (problem,) = healed(scheduler, node, held).problems
+    assert (problem.code, consumer in problem.text) == ("allocation-removed", True)
+    assert seen(door, consumer).resources == held[consumer]
+    assert healed(scheduler, node, held).problems == ()
+
+
+def test_given_a_host_of_many_providers_when_others_deleted_an_allocation_then_the_read_back_finds_it(
+    door: Door, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allocation_sync, "LOOKED_AT_MAX", 1)
+    nodes = {name: tree(name) for name in (some_name(), some_name())}
+    held = {name: {some_consumer(): {node.root.uuid: {"VCPU": 2}}} for name, node in nodes.items()}
+
+    def pass_over() -> dict[str, object]:
+        scheduler.sync(nodes)
+        return dict(scheduler.sync_allocations({name: holdings(nodes[name], held[name]) for name in nodes}, knowing()))
+
+    for _ in range(2):
+        pass_over()
+    robbed, other = nodes
+    (consumer,) = held[robbed]
     assert door.other.write("DELETE", f"/allocations/{consumer}").fine
-    # The provider's generation does not show it.
-    assert healed(scheduler, node, held).writes == 0
+    requests = scheduler.requests
+    assert pass_over() == {robbed: SyncedAllocations(), other: SyncedAllocations()}
+    assert scheduler.requests - requests == 1
     # Who holds what is read by the next pass; of the provider itself nothing has changed.
-    assert scheduler.is_as_agreed(node.root.uuid)
-    assert healed(scheduler, node, held).writes == 1
-    assert on(door, node) == held
+    assert scheduler.is_as_agreed(nodes[robbed].root.uuid)
+    answers = pass_over()
+    answer = answers[robbed]
+    assert isinstance(answer, SyncedAllocations)
+    assert ([problem.code for problem in answer.problems], answer.writes) == (["allocation-removed"], 1)
+    assert answers[other] == SyncedAllocations()
+    assert on(door, nodes[robbed]) == held[robbed]
+
+
+def test_given_what_was_refused_when_it_is_not_held_then_nobody_is_said_to_have_removed_it(
+    door: Door, scheduler: Scheduler
+) -> None:
+    node = tree(some_name())
+    one, large = sorted(some_consumer() for _ in range(2))
+    held = {one: {node.root.uuid: {"VCPU": 1}}, large: {node.root.uuid: {"MEMORY_MB": 9000}}}
+    for _ in range(2):
+        healed(scheduler, node, held)
+    assert [problem.code for problem in healed(scheduler, node, held).problems] == ["allocation-refused"]
+    assert door.other.write("DELETE", f"/allocations/{one}").fine
+    problems = healed(scheduler, node, held).problems
+    assert [problem.code for problem in problems] == ["allocation-refused", "allocation-removed"]
+    assert one in problems[1].text
+    assert large not in problems[1].text
 
 
 def test_given_an_allocation_that_others_changed_when_healed_then_it_is_as_it_should(
@@ -123,7 +197,7 @@ def test_given_consumers_that_nobody_knows_when_healed_then_they_stay_and_the_no
     healed(scheduler, node, held)
     requests = scheduler.requests
     assert healed(scheduler, node, held).problems == (problem,)
-    assert scheduler.requests - requests == 1
+    assert scheduler.requests - requests == 2
     for stranger in strangers:
         assert door.other.write("DELETE", f"/allocations/{stranger}").fine
     scheduler.is_as_agreed(node.root.uuid)
@@ -148,7 +222,7 @@ def test_given_no_room_when_healed_then_the_others_have_theirs_and_it_is_given_o
     assert "524 free" in problem.text
     requests = scheduler.requests
     assert healed(scheduler, node, held).problems == (problem,)
-    assert scheduler.requests - requests == 1
+    assert scheduler.requests - requests == 2
     more = with_root(node, inventories={**node.root.inventories, "MEMORY_MB": stock(2048)})
     assert healed(scheduler, more, held).problems == ()
     assert on(door, node) == held
@@ -177,7 +251,7 @@ def test_given_a_consumer_that_placement_does_not_accept_when_healed_then_the_ot
     assert on(door, node) == {fine: share}
 
 
-def test_given_devices_when_healed_then_only_the_provider_that_changed_is_read_again(
+def test_given_devices_when_healed_then_those_of_which_nothing_should_be_held_are_not_read(
     door: Door, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
@@ -198,8 +272,8 @@ def test_given_devices_when_healed_then_only_the_provider_that_changed_is_read_a
     requests, writes = scheduler.requests, scheduler.writes
     changed = {**held, one: {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}}
     assert healed(scheduler, full, changed) == SyncedAllocations(writes=1)
-    # The list, the root's allocations, the consumer, and the write.
-    assert (scheduler.requests - requests, scheduler.writes - writes) == (4, 1)
+    # The list, the allocations of the root and of two devices, the consumer, and the write.
+    assert (scheduler.requests - requests, scheduler.writes - writes) == (6, 1)
     assert seen(door, one).resources == {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}
 
 

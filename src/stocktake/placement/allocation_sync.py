@@ -2,11 +2,11 @@
 Step 7b: make what consumers hold of nodes what the ledger says. Invariant: who is unknown is left alone, and so is what
 anybody holds elsewhere.
 
-What was agreed on is remembered with the providers' generations. A use that ended does not show in these: `forget`
-lets all be read again.
+What was agreed on is remembered with the providers' generations. An allocation that others deleted does not show in
+these: of few providers it is read in each pass, of many after `doubt`.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -24,6 +24,8 @@ from stocktake.placement.session import PlacementSession, RetryPolicy
 
 # So many new consumers are written at once: more saves nothing, and keeps other writers waiting.
 TOGETHER_MAX = 20
+# Of so many providers of a host, it is read in each pass whether what was agreed on is still held: 6 ms each.
+LOOKED_AT_MAX = 32
 _NAMED_MAX = 5
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 
@@ -55,6 +57,8 @@ class _Agreed:
 
 
 _NOTHING = _Agreed({}, {}, ())
+# No provider has this generation.
+_NEVER = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +77,37 @@ class AllocationSync:
         self._retry = retry
         self._agreed: dict[str, _Agreed] = {}
 
-    def forget(self, root: str | None = None) -> None:
-        """Remember nothing of one node, or of any."""
-        if root is None:
-            self._agreed.clear()
-        else:
-            self._agreed.pop(root, None)
+    def forget(self, root: str) -> None:
+        """Remember nothing of a node."""
+        self._agreed.pop(root, None)
+
+    def doubt(self, root: str | None = None) -> None:
+        """Let all be read again that is held of one node, or of any."""
+        for uuid in self._agreed if root is None else self._agreed.keys() & {root}:
+            agreed = self._agreed[uuid]
+            states = {provider: _State(_NEVER, state.wanted) for provider, state in agreed.states.items()}
+            self._agreed[uuid] = _Agreed(states, agreed.unknown, agreed.refused)
 
     def sync_allocations(
         self, nodes: Mapping[str, NodeAllocations], ask: Ask, *, stop: Callable[[], bool]
     ) -> dict[str, SyncedAllocations | StocktakeError]:
         """Make the allocations on nodes what they should be; see `Scheduler`."""
         changed = {name: self._changed(node) for name, node in nodes.items()}
+        looked_at = _looked_at(nodes)
+        rest = dict.fromkeys(name for name in nodes if changed[name] or looked_at.get(name))
         result: dict[str, SyncedAllocations | StocktakeError] = {
             name: SyncedAllocations(problems=_problems(name, self._agreed[node.root]))
             for name, node in nodes.items()
-            if not changed[name]
+            if name not in rest
         }
-        rest = [name for name in nodes if changed[name]]
         failures = 0
         for name in rest:
             if stop():
                 break
             try:
-                synced = self._sync(name, nodes[name], changed[name], ask)
+                others = [uuid for uuid in looked_at.get(name, ()) if uuid not in changed[name]]
+                now = {**changed[name], **self._lacking(nodes[name], others)}
+                synced = self._sync(name, nodes[name], now, ask)
             except PlacementUnreachable as error:
                 failures += 1
                 result[name] = error
@@ -118,10 +129,19 @@ class AllocationSync:
         changed = {uuid: state for uuid, state in now.items() if before.states.get(uuid) != state}
         return now if changed and before.refused else changed
 
+    def _lacking(self, node: NodeAllocations, uuids: Collection[str]) -> Mapping[str, _State]:
+        """Give the providers that lack something that was agreed on: a deleted allocation changes no generation."""
+        before = self._agreed.get(node.root, _NOTHING)
+        states = {uuid: before.states[uuid] for uuid in uuids}
+        held, _ = read_held(self._session, uuids)
+        return {uuid: states[uuid] for _, uuid in _removed(node, before, states, held)}
+
     def _sync(
         self, name: str, node: NodeAllocations, changed: Mapping[str, _State], ask: Ask
     ) -> SyncedAllocations | None:
         """Put one node's changed providers right; None if its books changed since they were read."""
+        if not changed:
+            return SyncedAllocations(problems=_problems(name, self._agreed[node.root]))
         writes = self._session.writes
         held, generations = read_held(self._session, sorted(changed))
         desired = {consumer: _within(allocation, changed) for consumer, allocation in node.allocations.items()}
@@ -140,6 +160,7 @@ class AllocationSync:
                 return None
             known = unexpected & answer
         before = self._agreed.pop(node.root, _NOTHING)
+        removed = sorted({consumer for consumer, _ in _removed(node, before, changed, held)})
         for consumer in sorted(known):
             release_one(self._session, consumer, changed.keys(), generation=generations[consumer])
         refused, retryable = self._give(wrong, generations, changed.keys())
@@ -151,7 +172,8 @@ class AllocationSync:
         )
         if not retryable:
             self._agreed[node.root] = agreed
-        return SyncedAllocations(problems=(*_problems(name, agreed), *retryable), writes=self._session.writes - writes)
+        told = (*_problems(name, agreed), *retryable, *([_removal(name, removed)] if removed else []))
+        return SyncedAllocations(problems=told, writes=self._session.writes - writes)
 
     def _give(
         self, wrong: Mapping[str, Allocation], generations: Mapping[str, int], within: Collection[str]
@@ -201,6 +223,31 @@ def _states(node: NodeAllocations) -> dict[str, _State]:
     }
 
 
+def _looked_at(nodes: Mapping[str, NodeAllocations]) -> dict[str, tuple[str, ...]]:
+    """Give the providers of which something should be held, by node; none if there are too many to read each pass."""
+    if len(nodes) > LOOKED_AT_MAX:
+        return {}
+    desired = {
+        name: tuple(sorted({uuid for allocation in node.allocations.values() for uuid in allocation.resources}))
+        for name, node in nodes.items()
+    }
+    return desired if sum(map(len, desired.values())) <= LOOKED_AT_MAX else {}
+
+
+def _removed(
+    node: NodeAllocations, before: _Agreed, now: Mapping[str, _State], held: Mapping[str, Mapping[str, object]]
+) -> list[tuple[str, str]]:
+    """Give who lost all that he held of a provider, and of which, where the same is desired as was agreed on."""
+    refused = {problem.about for problem in before.refused}
+    same = {uuid for uuid, state in now.items() if uuid in before.states and before.states[uuid].wanted == state.wanted}
+    return [
+        (consumer, uuid)
+        for consumer, allocation in node.allocations.items()
+        for uuid in allocation.resources
+        if uuid in same and consumer not in refused and uuid not in held.get(consumer, {})
+    ]
+
+
 def _within(allocation: Allocation, providers: Collection[str]) -> Allocation:
     resources = {uuid: amounts for uuid, amounts in allocation.resources.items() if uuid in providers}
     return replace(allocation, resources=resources)
@@ -211,17 +258,33 @@ def _problems(name: str, agreed: _Agreed) -> tuple[Problem, ...]:
     unknown = sorted(frozenset().union(*agreed.unknown.values()))
     if not unknown:
         return agreed.refused
-    more = f" and {len(unknown) - _NAMED_MAX} more" if len(unknown) > _NAMED_MAX else ""
     problem = Problem(
         code="allocation-unknown",
         about=name,
-        text=f"consumers that the ledger does not know hold something of it: {', '.join(unknown[:_NAMED_MAX])}{more}",
+        text=f"consumers that the ledger does not know hold something of it: {_named(unknown)}",
         remedy=(
             "They are left alone. If nobody needs them, delete them (openstack resource provider allocation delete "
             "UUID) and refresh with --full."
         ),
     )
     return (problem, *agreed.refused)
+
+
+def _removal(name: str, removed: Sequence[str]) -> Problem:
+    return Problem(
+        code="allocation-removed",
+        about=name,
+        text=f"somebody deleted the allocations of {_named(removed)} on it; they are written again",
+        remedy=(
+            "Find out who: `nova-manage placement audit --delete`, for one, takes for leaked whatever no instance of "
+            "Nova's holds. Keep it from this Placement, or give stocktake one of its own."
+        ),
+    )
+
+
+def _named(consumers: Sequence[str]) -> str:
+    more = f" and {len(consumers) - _NAMED_MAX} more" if len(consumers) > _NAMED_MAX else ""
+    return f"{', '.join(consumers[:_NAMED_MAX])}{more}"
 
 
 def _refused(consumer: str, why: str) -> Problem:

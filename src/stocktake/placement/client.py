@@ -96,7 +96,7 @@ class PlacementClient:
             if settled is None:
                 return True
             # Who holds what is read again by the next pass, in any case.
-            self._allocation_sync.forget(root_uuid)
+            self._allocation_sync.doubt(root_uuid)
             listed = providers.list_tree(self._session, root_uuid)
             ours = [one for one in listed if one.uuid in self._seen]
             # What was in use and could not go may be free by now: no generation tells.
@@ -200,7 +200,7 @@ class PlacementClient:
         """Let everything be read again."""
         self._seen.clear()
         self._settled.clear()
-        self._allocation_sync.forget()
+        self._allocation_sync.doubt()
 
     def _listed(self, trees: Mapping[str, ProviderTree]) -> dict[str, tuple[Listed, ...]]:
         """Read what there is of each tree, by its root's uuid, in one request."""
