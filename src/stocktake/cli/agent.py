@@ -45,7 +45,7 @@ def agent_command(session: Session, *, once: bool) -> int:
     gc.set_threshold(*session.collector)
     if once:
         result = refresh(session.context, full=True)
-        # After the pass, which has seen that this host is who it says it is.
+        # After the pass, which has checked that this host is who it says it is.
         session.context.ledger.heartbeat(session.settings.host, version=__version__)
         Journal().note_pass(result)
         return exit_code_of(result)

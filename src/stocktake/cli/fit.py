@@ -94,17 +94,17 @@ def write_fitting(screen: Screen, fitting: Sequence[Candidate]) -> None:
     places = [_place(one.placed) for one in fitting]
     rows: list[Row] = []
     for rank, (one, place) in enumerate(zip(fitting, places, strict=True), start=1):
-        left = {room.what: f"{math.floor(room.left or 0):,}" for room in one.rooms}
+        free = {room.what: f"{math.floor(room.left or 0):,}" for room in one.rooms}
         rows.append(
             (
                 str(rank),
                 one.node.hypervisor_hostname,
                 one.node.host,
                 f"{one.weighed.score:.2f}",
-                left["VCPU"],
-                *((left["PCPU"],) if apart else ()),
-                left["MEMORY_MB"],
-                left["DISK_GB"],
+                free["VCPU"],
+                *((free["PCPU"],) if apart else ()),
+                free["MEMORY_MB"],
+                free["DISK_GB"],
                 place,
             )
         )

@@ -262,7 +262,7 @@ def open_context(settings: "Settings", clock: Clock, ids: Ids, telemetry: Teleme
 
 
 def close_context(context: "Context") -> None:
-    """Close what the context holds open, the last opened first."""
+    """Close what the context has opened, the last first."""
     with ExitStack() as opened:
         opened.callback(context.ledger.close)
         opened.callback(context.driver.close)
