@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.screen import Cell, Column, Screen, clean, columns_of, shortened, wrapped, write_table
+from stocktake.cli.screen import Column, Screen, TableCell, clean, columns_of, shortened, wrapped, write_table
 
 PIPE = Screen(width=None, colour=False, unicode=True)
 
@@ -58,7 +58,7 @@ def test_given_a_narrow_terminal_when_a_table_is_written_then_the_lightest_colum
 
 
 def test_given_sums_when_a_table_is_written_then_they_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
-    write_table(PIPE, (Column("A", right=True),), [("1",), ("2",)], sums=(Cell("3", "bold"),))
+    write_table(PIPE, (Column("A", right=True),), [("1",), ("2",)], sums=(TableCell("3", "bold"),))
     assert written(capsys) == ["A", "1", "2", "3"]
 
 

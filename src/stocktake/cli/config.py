@@ -5,7 +5,7 @@
 import click
 
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import Cell, Column, Row, screen_of, write, write_json, write_table
+from stocktake.cli.screen import Column, Row, TableCell, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
 from stocktake.drivers.base import driver_names
 from stocktake.drivers.monitors import load_monitors
@@ -46,7 +46,7 @@ def show_command(session: Session, *, changed: bool) -> int:
         return 0
     columns = (Column("SETTING"), Column("FROM", shrinks=True), Column("VALUE", wraps=True))
     rows: list[Row] = [
-        (one.name, Cell(one.origin, "dim" if one.origin == "default" else "cyan"), _value(one.value, one.unit))
+        (one.name, TableCell(one.origin, "dim" if one.origin == "default" else "cyan"), _value(one.value, one.unit))
         for one in shown
     ]
     write_table(screen, columns, rows)

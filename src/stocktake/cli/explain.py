@@ -9,7 +9,7 @@ import click
 
 from stocktake.cli.commands import Command
 from stocktake.cli.options import complete_node
-from stocktake.cli.screen import Cell, Column, Row, Screen, screen_of, write, write_json, write_prose, write_table
+from stocktake.cli.screen import Column, Row, Screen, TableCell, screen_of, write, write_json, write_prose, write_table
 from stocktake.cli.session import Session
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.topology import format_cpu_set
@@ -100,7 +100,7 @@ def _write_all(screen: Screen, node: ComputeNode, entries: Sequence[Entry]) -> N
         Column("DISK MiB", right=True),
         Column("WHY", wraps=True),
     )
-    rows: list[list[str | Cell]] = [
+    rows: list[list[str | TableCell]] = [
         [
             name,
             f"{entry.vcpus:,}",
@@ -119,7 +119,7 @@ def _write_all(screen: Screen, node: ComputeNode, entries: Sequence[Entry]) -> N
         f"{disk_mb:,}",
         f"disk: {disk_gb:,} GB, rounded up" if disk_mb % 1024 else f"disk: {disk_gb:,} GB",
     ]
-    rows.append([Cell(text, "bold") for text in sums])
+    rows.append([TableCell(text, "bold") for text in sums])
     there = (f"{node.vcpus:,}", f"{node.memory_mb:,}", f"{node.local_gb * 1024:,}")
     rows.append(["there is", *there, f"disk: {node.local_gb:,} GB"])
     left = (f"{node.vcpus - node.vcpus_used:,}", f"{node.free_ram_mb:,}", "", f"disk: {node.free_disk_gb:,} GB")
@@ -154,7 +154,7 @@ def _write_one(screen: Screen, figure: Figure) -> None:
     ]
     if numbers and figure.parts:
         total = sum(part.amount for part in figure.parts if isinstance(part.amount, int))
-        rows.append((Cell(f"{total:,}", "bold"), Cell("sum", "bold"), ""))
+        rows.append((TableCell(f"{total:,}", "bold"), TableCell("sum", "bold"), ""))
     if figure.parts:
         write_table(screen, columns, rows)
     if figure.steps:

@@ -13,7 +13,7 @@ from stocktake.accounting.fit.placement import Placed
 from stocktake.claims.candidates import Candidate, Candidates, UnfitNode, candidates
 from stocktake.cli.commands import Command
 from stocktake.cli.options import complete_node, flavor_of, flavor_options
-from stocktake.cli.screen import Cell, Column, Row, Screen, hint, screen_of, write, write_json, write_table
+from stocktake.cli.screen import Column, Row, Screen, TableCell, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
 from stocktake.model.fitting import NoRoom
 from stocktake.model.topology import format_cpu_set
@@ -160,7 +160,7 @@ def write_refused(screen: Screen, refused: Sequence[UnfitNode]) -> None:
     rows: list[Row] = [
         (
             one.node.hypervisor_hostname if number == 0 else "",
-            Cell(reason.what, "yellow"),
+            TableCell(reason.what, "yellow"),
             *(_numbers(reason) if wide else ()),
             reason.text,
         )

@@ -8,7 +8,7 @@ import click
 
 from stocktake.accounting.instance_usage import disk_mb
 from stocktake.cli.commands import Command
-from stocktake.cli.screen import Cell, Column, Row, hint, screen_of, write, write_json, write_list
+from stocktake.cli.screen import Column, Row, TableCell, hint, screen_of, write, write_json, write_list
 from stocktake.cli.session import Session
 from stocktake.model.workload import Instance, Migration
 from stocktake.views.finding import find_instance, find_node
@@ -84,7 +84,7 @@ def _instance(instance: Instance) -> Row:
         instance.uuid,
         (instance.name or instance.uuid) + (" (adopted)" if instance.adopted else ""),
         instance.node or "none",
-        Cell(state, {"active": "green", "error": "red", "deleted": "dim"}.get(state, "")),
+        TableCell(state, {"active": "green", "error": "red", "deleted": "dim"}.get(state, "")),
         instance.task_state or "",
         str(instance.flavor.vcpus),
         gib(instance.flavor.memory_mb),
@@ -133,7 +133,7 @@ def _migration(migration: Migration, now: datetime) -> Row:
         str(migration.id),
         migration.instance_uuid,
         migration.migration_type or "",
-        Cell(status, "red" if status == "error" else ""),
+        TableCell(status, "red" if status == "error" else ""),
         migration.source_node or "",
         migration.dest_node or "",
         since(migration.updated_at or migration.created_at, now),

@@ -12,10 +12,10 @@ from stocktake.cli.commands import Command, confirm
 from stocktake.cli.options import choice_options
 from stocktake.cli.screen import (
     COLOURS,
-    Cell,
     Column,
     Row,
     Screen,
+    TableCell,
     clean,
     hint,
     screen_of,
@@ -146,14 +146,14 @@ def _row(node: ComputeNode, service: Service | None, state: State, now: datetime
     return (
         called(node),
         node.host,
-        Cell(state.word, COLOURS[state.word]),
+        TableCell(state.word, COLOURS[state.word]),
         *((", ".join(machine(node)),) if metal else ()),
-        Cell(status, COLOURS[status]),
+        TableCell(status, COLOURS[status]),
         f"{node.vcpus_used}/{node.vcpus}",
         f"{gib(node.memory_mb_used)}/{gib(node.memory_mb)}",
         f"{node.local_gb_used}/{node.local_gb}",
         str(node.running_vms),
-        Cell(str(len(node.problems)), worst if node.problems else "dim"),
+        TableCell(str(len(node.problems)), worst if node.problems else "dim"),
         since(node.updated_at or node.created_at, now),
         *((node.uuid,) if renamed else ()),
     )
@@ -180,7 +180,7 @@ def _sums(lines: Sequence[Line], matching: Sequence[Line], *, metal: bool, renam
         "",
         *(("",) if renamed else ()),
     )
-    return [Cell(text, "bold") for text in texts]
+    return [TableCell(text, "bold") for text in texts]
 
 
 def _states(lines: Sequence[Line]) -> list[str]:

@@ -11,7 +11,7 @@ from stocktake.accounting.instance_usage import counts
 from stocktake.accounting.orphans import adopted
 from stocktake.cli.commands import Commands, confirm
 from stocktake.cli.refresh import exit_code_of
-from stocktake.cli.screen import Cell, Column, Row, Screen, hint, screen_of, write, write_json, write_list
+from stocktake.cli.screen import Column, Row, Screen, TableCell, hint, screen_of, write, write_json, write_list
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, NotFound
 from stocktake.model.hypervisor import Guest, Survey
@@ -77,7 +77,7 @@ def _write(session: Session, screen: Screen, found: Sequence[Stranger]) -> None:
     rows: list[Row] = [
         (
             one.id,
-            Cell(one.name or one.id, "" if one.active else "dim"),
+            TableCell(one.name or one.id, "" if one.active else "dim"),
             one.node,
             *((str(one.vcpus), gib(one.memory_mb), gib(one.disk_mb)) if one.active else ("off",) * 3),
             f"{one.kind}: {one.why}",

@@ -164,14 +164,14 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """Text in a colour (click's names); `bold` and `dim` too."""
 
     text: str
     colour: str = ""
 
 
-Row = Sequence["str | Cell"]
+Row = Sequence["str | TableCell"]
 
 
 def write_table(screen: Screen, columns: Sequence[Column], rows: Sequence[Row], *, sums: Row | None = None) -> int:
@@ -183,7 +183,7 @@ def write_table(screen: Screen, columns: Sequence[Column], rows: Sequence[Row], 
     """
     texts = [[_cell(value) for value in row] for row in rows]
     below = [_cell(value) for value in sums] if sums is not None else None
-    titles = [Cell(column.title, "bold") for column in columns]
+    titles = [TableCell(column.title, "bold") for column in columns]
     widths = [
         max(columns_of(line[place].text) for line in (titles, *texts, *([below] if below else [])))
         for place in range(len(columns))
@@ -207,8 +207,8 @@ def write_list(
         hint(session, f"({count(left_out, 'more column')} in a wider terminal, or with --json)")
 
 
-def _cell(value: str | Cell) -> Cell:
-    return Cell(clean(value)) if isinstance(value, str) else Cell(clean(value.text), value.colour)
+def _cell(value: str | TableCell) -> TableCell:
+    return TableCell(clean(value)) if isinstance(value, str) else TableCell(clean(value.text), value.colour)
 
 
 def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> tuple[list[int], list[int]]:
@@ -240,17 +240,17 @@ def _least(column: Column, width: int) -> int:
 
 
 def _wrapped(
-    columns: Sequence[Column], cells: Sequence[Cell], kept: Sequence[int], widths: list[int]
-) -> list[list[Cell]]:
+    columns: Sequence[Column], cells: Sequence[TableCell], kept: Sequence[int], widths: list[int]
+) -> list[list[TableCell]]:
     """Spread a row over as many lines as its last column needs."""
     last = kept[-1]
     if not columns[last].wraps or columns_of(cells[last].text) <= widths[last]:
         return [list(cells)]
 
-    spread: list[list[Cell]] = []
+    spread: list[list[TableCell]] = []
     for number, text in enumerate(textwrap.wrap(cells[last].text, widths[last])):
-        line = list(cells) if number == 0 else [Cell("")] * len(cells)
-        line[last] = Cell(text, cells[last].colour)
+        line = list(cells) if number == 0 else [TableCell("")] * len(cells)
+        line[last] = TableCell(text, cells[last].colour)
         spread.append(line)
     return spread
 
@@ -260,7 +260,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _line(
-    screen: Screen, columns: Sequence[Column], cells: Sequence[Cell], kept: Sequence[int], widths: list[int]
+    screen: Screen, columns: Sequence[Column], cells: Sequence[TableCell], kept: Sequence[int], widths: list[int]
 ) -> str:
     parts: list[str] = []
     for i in kept:

@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import COLOURS, Cell, Column, Row, hint, screen_of, write, write_json, write_table
+from stocktake.cli.screen import COLOURS, Column, Row, TableCell, hint, screen_of, write, write_json, write_table
 from stocktake.cli.session import Session
 from stocktake.model.workload import Service
 from stocktake.views.finding import find_service
@@ -63,8 +63,8 @@ def _row(service: Service, now: datetime, down_time_s: float) -> Row:
     word = service_word(service, now, down_time_s)
     return (
         service.host,
-        Cell("disabled", "yellow") if service.disabled else "enabled",
-        Cell(word, COLOURS[word]),
+        TableCell("disabled", "yellow") if service.disabled else "enabled",
+        TableCell(word, COLOURS[word]),
         since(service.last_seen_up, now) if service.last_seen_up else "never",
         service.version,
         service.disabled_reason or ("forced down" if service.forced_down else ""),

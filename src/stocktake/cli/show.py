@@ -11,10 +11,10 @@ from stocktake.cli.commands import Command
 from stocktake.cli.options import complete_node
 from stocktake.cli.screen import (
     COLOURS,
-    Cell,
     Column,
     Row,
     Screen,
+    TableCell,
     clean,
     screen_of,
     write,
@@ -126,10 +126,10 @@ def write_amounts(screen: Screen, node: ComputeNode, entries: Sequence[Entry]) -
                 f"{total:,}",
                 f"{reserved:,}",
                 f"{used[name]:,}",
-                Cell(f"{free:,}", "red" if free < 0 else ""),
+                TableCell(f"{free:,}", "red" if free < 0 else ""),
                 ratio(times),
                 f"{capacity:,}",
-                Cell(f"{left:,}", "red" if left < 0 else ""),
+                TableCell(f"{left:,}", "red" if left < 0 else ""),
                 bar(screen, total, used[name], reserved),
             )
         )
@@ -238,7 +238,7 @@ def write_devices(screen: Screen, node: ComputeNode, devices: Sequence[PciRecord
                 f"{device.vendor_id}:{device.product_id}",
                 device.dev_type,
                 "" if device.numa_node is None else str(device.numa_node),
-                Cell(device.status, "yellow"),
+                TableCell(device.status, "yellow"),
                 " ".join(text for text in (device.address, by) if text),
             )
         )

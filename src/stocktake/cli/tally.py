@@ -20,7 +20,7 @@ from stocktake.accounting.node_work import device_records, ended_consumers, sele
 from stocktake.accounting.tally import tally
 from stocktake.audit import stamped
 from stocktake.cli.commands import Command
-from stocktake.cli.screen import Cell, Column, Row, clean, screen_of, write, write_prose, write_table
+from stocktake.cli.screen import Column, Row, TableCell, clean, screen_of, write, write_prose, write_table
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidData
 from stocktake.model.books import ComputeNode, Tally
@@ -350,7 +350,7 @@ def _write(session: Session, results: list[dict[str, Any]]) -> None:
 
 def _row(result: dict[str, Any]) -> Row:
     if "error" in result:
-        return (str(result["id"]), Cell("refused", "red"), "", "", "", "", "", "")
+        return (str(result["id"]), TableCell("refused", "red"), "", "", "", "", "", "")
     node = result["compute_node"]
     return (
         str(result["id"]),
