@@ -1,5 +1,5 @@
 """
-Keep the books of compute hosts: what they have, what is promised, what is left; and tell the scheduler.
+Keep the books of compute hosts: what they have, what is allocated, what is free; and tell the scheduler.
 
 The seven steps, each a room:
 

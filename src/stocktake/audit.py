@@ -103,7 +103,7 @@ def audit(
     for node in nodes:
         survey = surveys.get(node)
         if survey is None:
-            views[node] = DriverUnreachable("the driver said nothing of the node", where=node)
+            views[node] = DriverUnreachable("the driver reported nothing for the node", where=node)
         elif isinstance(survey, Survey):
             views[node] = _view(node, survey, monitors, my_ip)
         else:

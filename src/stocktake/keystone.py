@@ -39,7 +39,7 @@ def read_plugin(
     options = dict(auth)
     if not url and not auth_type:
         remedy = f"Set {where}, or {section}.auth_type and {section}.auth so that Keystone's catalogue has it."
-        raise SettingsError(f"a remote {service} has to be found somehow", where=where, remedy=remedy)
+        raise SettingsError(f"a remote {service} needs an address", where=where, remedy=remedy)
     name = "none" if auth_type in (None, "noauth") else auth_type
     assert name is not None
     if name in _WITHOUT_CATALOGUE:
@@ -155,9 +155,7 @@ def _refusal(error: Exception, plugin: Any, section: str, service: str) -> tuple
 def lacking(plugin: Any, client: "Adapter", *, section: str, service: str) -> str:
     """Say what to do about a 401 or 403 of a service's: who signed in, and which role is wanted of him."""
     if getattr(plugin, "auth_url", None) is None:
-        return (
-            f"Check {section}.auth_type and {section}.auth: {service} wants to know who asks, and the role `service`."
-        )
+        return f"Check {section}.auth_type and {section}.auth: {service} needs a sign-in with the role `service`."
     access = plugin.get_access(client.session)
     if access.system_scoped:
         return (

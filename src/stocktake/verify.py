@@ -158,12 +158,12 @@ def _typed_by_key(known: Mapping[str, object]) -> tuple[Report, list[str]]:
 
 def _senseless(said: Report) -> list[str]:
     """Say what is of the right type and can't be."""
-    wrong = [f"{key}: has text that no database can hold" for key in _unstorable(said)]
+    wrong = [f"{key}: has text that no database can store" for key in _unstorable(said)]
     if said.uuid is not None and not UUID.fullmatch(said.uuid):
         wrong.append(f"uuid: {said.uuid!r} is no UUID in canonical form")
     numbers = [number for number in (said.stats or {}).values() if isinstance(number, float)]
     if not all(map(math.isfinite, numbers)):
-        wrong.append("stats: has a number that is none (nan or infinite)")
+        wrong.append("stats: has a number that is nan or infinite")
     if said.booted_at is not None:
         try:
             said.booted_at.astimezone(UTC)
@@ -174,7 +174,7 @@ def _senseless(said: Report) -> list[str]:
 
 
 def _unstorable(said: Report) -> Iterator[str]:
-    """Find the keys with text that no database can hold; nearly always none, which the encoder says at once."""
+    """Find the keys with text that no database can store; nearly always none, which the encoder says at once."""
     try:
         suspicious = b"\\u0000" in _ENCODER.encode(said)
     except UnicodeError:
@@ -353,16 +353,16 @@ def _sound(guest: Guest) -> tuple[Guest, list[Problem]]:
     odd = {key: _storable(text) for key, text in texts.items() if text is not None and text != _storable(text)}
     if odd:
         changes |= odd
-        doubts.append(("guest-unreadable", f"its {', '.join(odd)} has text that no database can hold"))
+        doubts.append(("guest-unreadable", f"its {', '.join(odd)} has text that no database can store"))
     numbers = {"vcpus": guest.vcpus, "memory_mb": guest.memory_mb, "disk_mb": guest.disk_mb}
     wrong = {key: number for key, number in numbers.items() if not 0 <= number <= LARGEST}
     if wrong:
         changes |= dict.fromkeys(wrong, 0)
         said = ", ".join(f"{key} {number}" for key, number in wrong.items())
-        doubts.append(("guest-impossible", f"{said} can't be and counts as nothing"))
+        doubts.append(("guest-impossible", f"{said} is impossible and counts as nothing"))
     if guest.numa is not None and not _is_possible(guest.numa):
         changes["numa"] = None
-        doubts.append(("guest-impossible", "the memory of its cells can't be: it is placed on none"))
+        doubts.append(("guest-impossible", "the memory of its cells is impossible: it is placed on no cell"))
     sound = replace(guest, **changes) if changes else guest
     if guest.trouble is not None and "trouble" not in odd:
         doubts.append(("guest-unreadable", guest.trouble))

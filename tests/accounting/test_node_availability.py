@@ -40,7 +40,7 @@ def test_given_a_sign_of_life_when_it_is_as_old_as_service_down_time_then_the_se
         (replace(BY_HAND, forced_down=True), {"state.down": f"the agent of {HOST} was forced down"}),
         (None, {"state.down": f"no service {HOST!r} is known"}),
         (disabled(ALIVE), {"state.disabled": f"{HOST} is disabled: new memory"}),
-        (disabled(BY_HAND, None), {"state.disabled": f"{HOST} is disabled: nobody said why"}),
+        (disabled(BY_HAND, None), {"state.disabled": f"{HOST} is disabled: no reason was given"}),
         (
             disabled(SILENT),
             {

@@ -255,7 +255,7 @@ def test_given_more_than_a_cell_holds_when_counted_then_it_counts_as_it_is_and_i
 ) -> None:
     books = hosted(guest, rules=rules)
     texts = [problem.text for problem in books.node.problems if problem.code == "cell-overfull"]
-    assert texts == [" are taken of cell 0, which has room for ".join(said.rsplit(" of ", 1)) for said in told]
+    assert texts == [" are taken from cell 0, which has room for ".join(said.rsplit(" of ", 1)) for said in told]
     assert cells_of(books)[0].memory_usage_mb == guest.cells[0].memory_mb
 
 
@@ -263,7 +263,7 @@ def test_given_a_cell_with_more_reserved_than_it_has_when_counted_then_there_is_
     pages = (HostPages(size_kb=4, total=10**7), HostPages(size_kb=2048, total=10, reserved=20))
     host = a_host(numa_topology=two_cells(pages=pages))
     texts = [problem.text for problem in hosted(floating(pagesize_kb=2048), host=host).node.problems]
-    assert texts == ["512 pages of 2048 KiB are taken of cell 0, which has room for 0"]
+    assert texts == ["512 pages of 2048 KiB are taken from cell 0, which has room for 0"]
     assert hosted(host=host).node.problems == ()
 
 

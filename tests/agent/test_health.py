@@ -155,7 +155,7 @@ def test_given_a_reload_when_settled_then_systemd_hears_of_its_beginning_and_its
 
 def test_given_an_end_when_told_then_systemd_knows_why_it_takes_a_while(clock: SteppedClock, systemd: Systemd) -> None:
     watch_of(clock, systemd).stops()
-    assert systemd.drain() == [["STOPPING=1", "STATUS=Ending after the step at hand"]]
+    assert systemd.drain() == [["STOPPING=1", "STATUS=Stopping after the current step"]]
 
 
 def test_given_troubles_when_a_pass_is_over_then_the_status_has_them(clock: SteppedClock, systemd: Systemd) -> None:
@@ -242,7 +242,7 @@ def fetched(url: str) -> str:
 def told_url(caplog: pytest.LogCaptureFixture) -> str:
     """Give the last place that the log names."""
     lines = [record.getMessage() for record in caplog.records]
-    return next(line for line in reversed(lines) if "are shown" in line).rpartition(" ")[2]
+    return next(line for line in reversed(lines) if "are served" in line).rpartition(" ")[2]
 
 
 def test_given_settings_that_change_when_settled_then_the_metrics_are_shown_where_they_say(
@@ -278,7 +278,7 @@ def test_given_a_port_in_use_when_settled_then_it_is_said_once_and_tried_again_a
         health.passed(told("one"), None)
         health.passed(told("one"), None)
         (said,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-        assert f"metrics are not shown: {listen}: Address already in use" in said.getMessage()
+        assert f"metrics are not served: {listen}: Address already in use" in said.getMessage()
     health.passed(told("one"), None)
     assert "stocktake_node_info" in fetched(f"http://{listen}/metrics")
     health.close()
@@ -290,4 +290,4 @@ def test_given_a_watch_that_does_not_serve_when_settled_then_it_listens_nowhere(
     caplog.set_level(logging.INFO)
     health = AgentHealth(clock)
     health.settled(settings_of(metrics={"listen": "127.0.0.1:0"}))
-    assert "are shown" not in caplog.text
+    assert "are served" not in caplog.text

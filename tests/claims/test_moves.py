@@ -184,7 +184,7 @@ def test_given_a_move_that_nobody_finishes_when_its_time_is_over_then_the_instan
     desk.refresh()
     assert bare(desk.instance(uuid)) == bare(instance)
     assert (kinds(desk, "alpha"), len(desk.holders())) == ({"instance": 2048}, 1)
-    with pytest.raises(InvalidInput, match="does not move"):
+    with pytest.raises(InvalidInput, match="no move in progress"):
         desk.claims.finish(uuid)
     desk.is_true()
 

@@ -170,5 +170,5 @@ def test_given_nobody_signs_in_when_examined_then_that_is_asked_for(tmp_path: Pa
     assert said.code == 1
     assert "refused with 401" in said.text
     assert said.remedy == (
-        "Check placement.auth_type and placement.auth: Placement wants to know who asks, and the role `service`."
+        "Check placement.auth_type and placement.auth: Placement needs a sign-in with the role `service`."
     )

@@ -40,8 +40,8 @@ class Scrape:
 
 def url_of(agent: Agent) -> str:
     """Wait until the agent says where it shows itself; gives the server's root."""
-    agent.until_said("metrics are shown on")
-    line = next(line for line in reversed(agent.lines) if "metrics are shown on" in line)
+    agent.until_said("metrics are served on")
+    line = next(line for line in reversed(agent.lines) if "metrics are served on" in line)
     return line.rpartition(" ")[2].removesuffix("/metrics")
 
 

@@ -171,7 +171,7 @@ def test_given_new_settings_when_it_gets_a_hangup_then_the_metrics_move_and_end_
         first = url_of(agent)
         host.set(metrics__listen="[::1]:0", update_resources_interval=30)
         agent.send(signal.SIGHUP)
-        agent.until_said("metrics are shown on", times=2)
+        agent.until_said("metrics are served on", times=2)
         assert url_of(agent) != first
         assert scrape(agent).value("stocktake_pass_interval_seconds") == 30
         host.set(metrics__listen="")

@@ -154,5 +154,5 @@ def test_given_one_pass_that_is_asked_for_when_it_is_over_then_the_program_ends_
     with host.agent("--once", "-v") as agent:
         assert agent.end() == code, agent.text
         assert agent.count("hypervisor resource view") == (0 if fault and "raise" in fault else 1)
-        assert agent.count("metrics are shown") == 0
+        assert agent.count("metrics are served") == 0
     assert host.ask("services")[0]["last_seen_up"]

@@ -30,7 +30,7 @@ class Step(Value, frozen=True, kw_only=True):
     An instance and its migration after a step.
 
     Attributes:
-        migration: None if the instance does not move.
+        migration: None if the instance has no move in progress.
         frees: addresses of the devices that it lets go, by the node that has them.
     """
 
@@ -131,7 +131,7 @@ def check_move(instance: Instance, kind: MoveKind, source: Location, dest: Locat
         raise _refused(instance, f"can't begin a {kind}", " or ".join(_MAY_MOVE[kind]) + ", without a task")
     if kind == "resize":
         if flavor is None:
-            raise InvalidInput("a resize needs a flavor", where=instance.uuid, remedy="Say what it is to have.")
+            raise InvalidInput("a resize needs a flavor", where=instance.uuid, remedy="Give the new sizes.")
         if flavor_id(flavor) == _identified(instance).instance_type_id:
             what = "the new flavor is the one that it has"
             raise InvalidInput(what, where=instance.uuid, remedy="To change only the node, take a migration.")

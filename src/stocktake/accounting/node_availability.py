@@ -38,7 +38,9 @@ def obstacles(node: ComputeNode, service: Service | None, now: datetime, down_ti
         silent = "was forced down" if service.forced_down else f"gave no sign of life for {silent_s:,} s"
         found.append(_obstacle("down", f"the agent of {node.host} {silent}"))
     if service is not None and service.disabled:
-        found.append(_obstacle("disabled", f"{node.host} is disabled: {service.disabled_reason or 'nobody said why'}"))
+        found.append(
+            _obstacle("disabled", f"{node.host} is disabled: {service.disabled_reason or 'no reason was given'}")
+        )
     if node.failure is not None:
         found.append(_obstacle("stale", f"the last refresh failed: {node.failure.text}"))
     return tuple(found)

@@ -55,7 +55,7 @@ class Cells:
         for guest in topology.cells:
             cell = self._cells.get(guest.id)
             if cell is None:
-                problems.append(_problem("guest-cell-unknown", holder, f"its cell {guest.id} is none of the host's"))
+                problems.append(_problem("guest-cell-unknown", holder, f"its cell {guest.id} is not on the host"))
                 continue
             pages, missing = _pages(guest, cell)
             pinned, refused = self._pin(holder, guest, cell)
@@ -150,7 +150,7 @@ def overfull(topology: NodeTopology | None, *, cpu_ratio: float, ram_ratio: floa
             limits.append((f"pages of {pages.size_kb} KiB", pages.used, limit))
         for what, taken, limit in limits:
             if taken > max(limit, 0):
-                text = f"{taken} {what} are taken of cell {cell.id}, which has room for {max(int(limit), 0)}"
+                text = f"{taken} {what} are taken from cell {cell.id}, which has room for {max(int(limit), 0)}"
                 remedy = "Move a guest away, or give the cell more."
                 problems.append(Problem(code="cell-overfull", about=f"cell {cell.id}", text=text, remedy=remedy))
     return tuple(problems)

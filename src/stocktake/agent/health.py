@@ -176,7 +176,7 @@ class AgentHealth:
 
     def stops(self) -> None:
         """The agent was told to end, and does after the step at hand; may be called by a signal."""
-        self._notifier.tell("STOPPING=1", status="Ending after the step at hand")
+        self._notifier.tell("STOPPING=1", status="Stopping after the current step")
 
     def close(self) -> None:
         """Stop listening."""
@@ -274,14 +274,14 @@ class AgentHealth:
             said = f"{wanted}: {error.strerror or error}"
             if said != self._refused:
                 LOG.error(  # noqa: TRY400 - the message says it all
-                    "metrics are not shown: %s. It is tried again after every pass; set metrics.listen to another "
-                    "address:port, or to nothing",
+                    "metrics are not served: %s. It is tried again after every pass; set metrics.listen to another "
+                    "address:port, or leave it empty",
                     said,
                 )
             self._refused = said
         else:
             self._refused = ""
-            LOG.info("metrics are shown on http://%s/metrics", self._server.address)
+            LOG.info("metrics are served on http://%s/metrics", self._server.address)
 
 
 def _several(number: int, what: str) -> str:

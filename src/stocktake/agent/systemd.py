@@ -39,4 +39,4 @@ class Notifier:
                 door.settimeout(_WAIT_S)
                 door.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            LOG.debug("systemd could not be told %s: %s", lines, error)
+            LOG.debug("systemd did not get %s: %s", lines, error)

@@ -301,8 +301,8 @@ class Claims:
     def _settle(self, uuid: str, step: Callable[[Instance, Migration], Step]) -> Claimed:
         def settle(tx: Transaction, nodes: Nodes, before: Instance, migration: Migration | None) -> Done:
             if migration is None:
-                remedy = "`stocktake migrations` lists what moves; a move that nobody finished in time was given back."
-                raise NotNow("the instance does not move", where=uuid, remedy=remedy)
+                remedy = "`stocktake migrations` lists what moves; a move that was not finished in time was given back."
+                raise NotNow("the instance has no move in progress", where=uuid, remedy=remedy)
             return self._recount(tx, nodes, step(before, migration))
 
         return self._allocate_settled(self._locked(uuid, settle))
@@ -356,7 +356,7 @@ class Claims:
                 nodes = tx.hold(locked) if locked else {}
                 instance = tx.instance(uuid)
                 if instance is None:
-                    remedy = "`stocktake instances` lists them; a claim that nobody settled in time was given back."
+                    remedy = "`stocktake instances` lists them; a claim that was not settled in time was given back."
                     raise NotFound(f"no instance {uuid!r}", where="ledger", remedy=remedy)
                 # It may have moved between the look and the lock.
                 if tx.whereabouts(uuid) <= locked:
@@ -409,7 +409,7 @@ class Claims:
         try:
             missing = self._allocate(claimed, counted)
         except StocktakeError as error:
-            LOG.warning("the scheduler could not be told: %s", error, extra={"instance": claimed.instance.uuid})
+            LOG.warning("the scheduler could not be updated: %s", error, extra={"instance": claimed.instance.uuid})
             return replace(claimed, unsynced=str(error))
         return replace(claimed, unsynced="; ".join(reason.text for reason in missing) or None)
 

@@ -272,7 +272,7 @@ class ServerSection(Section, frozen=True, kw_only=True):
         ),
     ] = None
     token: Annotated[
-        str | None, about("What is shown to the server: a token of `stocktake token create`.", hide="secret")
+        str | None, about("What is sent to the server: a token of `stocktake token create`.", hide="secret")
     ] = None
     cafile: Annotated[
         Path | None,
@@ -285,7 +285,7 @@ class ServerSection(Section, frozen=True, kw_only=True):
     allow_insecure: Annotated[
         bool,
         about(
-            "Do without TLS elsewhere than on loopback, as server and as client: something else encrypts, or "
+            "Allow connections without TLS outside loopback, as server and as client: something else encrypts, or "
             "the network is trusted."
         ),
     ] = False
@@ -296,9 +296,9 @@ class ServerSection(Section, frozen=True, kw_only=True):
     rate_per_s: Annotated[
         float, about("Requests that one token (without one: one address) may make; 0 is any number.", unit="1/s", ge=0)
     ] = 200.0
-    threads: Annotated[int, about("How many requests are worked on at once.", ge=1, le=200)] = 16
+    threads: Annotated[int, about("How many requests run at once.", ge=1, le=200)] = 16
     shutdown_s: Annotated[
-        float, about("How long requests at hand may go on once it is told to end.", unit="s", ge=0, le=3600)
+        float, about("How long running requests may continue once it is told to stop.", unit="s", ge=0, le=3600)
     ] = 10.0
 
 
@@ -306,7 +306,7 @@ class HistorySection(Section, frozen=True, kw_only=True):
     """What is remembered of nodes' figures, for plots; the agent drops what is older."""
 
     interval_s: Annotated[
-        int, about("The shortest time between two rows of a node; 0 remembers nothing.", unit="s", ge=0, le=86400)
+        int, about("The shortest time between two rows of a node; 0 keeps no history.", unit="s", ge=0, le=86400)
     ] = 300
     full_days: Annotated[int, about("How long every row is kept.", unit="days", ge=0, le=3650)] = 1
     hourly_days: Annotated[int, about("How long the last row of each hour is kept.", unit="days", ge=0, le=3650)] = 30
@@ -317,7 +317,7 @@ class LogSection(Section, frozen=True, kw_only=True):
     """What is written to stderr."""
 
     level: Annotated[
-        Literal["debug", "info", "warning", "error"], about("The least severe message that is written.")
+        Literal["debug", "info", "warning", "error"], about("The least severe message that is logged.")
     ] = "info"
     json: Annotated[bool, about("One JSON object a line, for machines.")] = False
 
@@ -374,7 +374,7 @@ class Settings(Section, frozen=True, kw_only=True):
     update_resources_interval: Annotated[
         int,
         about(
-            "How often the agent takes stock; 0 is the default of 60, negative turns it off.",
+            "How often the agent makes a pass; 0 is the default of 60, negative turns it off.",
             unit="s",
             ge=-LARGEST,
             le=LARGEST,

@@ -61,7 +61,7 @@ def query_of(kind: type[Query], given: QueryParams) -> Query:
     for name in data:
         # msgspec reads the word null as nothing.
         if getattr(query, fields[name].name) is None:
-            raise InvalidInput("null is no value of it", where=f"query {name}", remedy="Leave it out.")
+            raise InvalidInput("null is not allowed", where=f"query {name}", remedy="Leave it out.")
     return query
 
 

@@ -247,7 +247,7 @@ APART = ", and a PF is not given beside functions of its own"
             {0},
             {
                 "gpu": "2 of gpu wanted, 4 free of 4; its policy required leaves 1 to a guest on host cells 0: "
-                "1 on host cell 0, 2 on host cell 1, 1 on a cell that nobody knows"
+                "1 on host cell 0, 2 on host cell 1, 1 on an unknown cell"
             },
         ),
         (

@@ -172,7 +172,7 @@ NO_CPU = "1 CPUs to pin wanted for one guest cell, 0 free of 4 on host cell"
             a_table(None),
             {
                 "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy required leaves 0 to a guest on host cells 0-1: "
-                "1 on a cell that nobody knows"
+                "1 on an unknown cell"
             },
         ),
         # Both are there, but not together: what is short where the devices are is told too.

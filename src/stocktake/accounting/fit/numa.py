@@ -262,7 +262,7 @@ def _too_few(size_kb: int, wanted: CellRequest, room: _Room, *, named: bool) -> 
     if short:
         return short[0]
     if wanted.memory_mb * KIB_PER_MIB % size_kb:
-        text = f"{wanted.memory_mb} MiB are no whole number of pages of {size_kb} KiB"
+        text = f"{wanted.memory_mb} MiB is not a whole number of pages of {size_kb} KiB"
         return NoRoom(what=what, asked=count, free=max(int(free), 0), total=pages.total, text=text)
     return None
 
@@ -332,7 +332,7 @@ def _reasons(
                 worst[what] = reason
     if worst and len(homes) <= cells:
         return tuple(worst.values())
-    text = f"{len(homes)} guest cells want a host cell each, {matched} of {cells} can be had"
+    text = f"{len(homes)} guest cells need a host cell each, {matched} of {cells} are usable"
     if not cells:
         text = "the node reports no NUMA cells"
     return (NoRoom(what="numa.cells", asked=len(homes), free=matched, total=cells, text=text), *worst.values())

@@ -347,5 +347,5 @@ def _placed(records: Iterable[PciRecord]) -> str:
     """Say where devices are: `1 on host cell 0, 2 on host cell 1`."""
     counts = Counter(record.numa_node for record in records)
     known = [f"{counts[node]} on host cell {node}" for node in sorted(node for node in counts if node is not None)]
-    unknown = [f"{counts[None]} on a cell that nobody knows"] if counts[None] else []
+    unknown = [f"{counts[None]} on an unknown cell"] if counts[None] else []
     return ", ".join((*known, *unknown))

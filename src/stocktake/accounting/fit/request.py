@@ -164,7 +164,7 @@ def _cpu_policy(flavor: Flavor, emulator: EmulatorPolicy | None) -> CpuPolicy | 
     }
     wanted = [spec for spec, count in (*dedicated.items(), *shared.items()) if count]
     if policy and wanted:
-        raise InvalidData(f"it says again what {POLICY} says", where=wanted[0], remedy="Use one or the other.")
+        raise InvalidData(f"it repeats {POLICY}", where=wanted[0], remedy="Use one or the other.")
     cpus = sum(dedicated.values())
     if cpus and sum(shared.values()):
         raise InvalidData("a flavor has shared or dedicated CPUs", where=wanted[0], remedy=f"Set {POLICY} to mixed.")
@@ -181,7 +181,7 @@ def _thread_policy(specs: Mapping[str, str]) -> ThreadPolicy | None:
     for spec in specs:
         if HYPERTHREADING.fullmatch(spec) and specs[spec] in _TRAIT_MEANS:
             if threads:
-                raise InvalidData(f"it says again what {THREADS} says", where=spec, remedy="Use one or the other.")
+                raise InvalidData(f"it repeats {THREADS}", where=spec, remedy="Use one or the other.")
             return _TRAIT_MEANS[specs[spec]]
     return threads
 
@@ -200,7 +200,7 @@ def _check_policies(
 ) -> None:
     """Refuse policies that contradict each other."""
     if specs.get(REALTIME, "").strip().lower() in _TRUE:
-        raise InvalidData("realtime guests are not supported", where=REALTIME, remedy=f"Take {REALTIME} out.")
+        raise InvalidData("realtime guests are not supported", where=REALTIME, remedy=f"Remove {REALTIME}.")
     if policy not in {"dedicated", "mixed"}:
         remedy = f"Set {POLICY} to dedicated or mixed."
         if threads:
@@ -259,7 +259,7 @@ def _even(flavor: Flavor, nodes: int) -> list[tuple[frozenset[int], int]]:
     """Deal vCPUs and memory out evenly (Nova's `_get_numa_topology_auto`)."""
     for what, number in (("vCPUs", flavor.vcpus), ("MiB", flavor.memory_mb)):
         if number % nodes:
-            remedy = f"Say each cell's share by {CPUS}.N and {MEMORY}.N."
+            remedy = f"Give each cell's share by {CPUS}.N and {MEMORY}.N."
             raise InvalidData(f"{number} {what} don't divide by {nodes} cells", where=NODES, remedy=remedy)
     each = flavor.vcpus // nodes
     return [(frozenset(range(at, at + each)), flavor.memory_mb // nodes) for at in range(0, flavor.vcpus, each)]
@@ -272,7 +272,7 @@ def _manual(flavor: Flavor, nodes: int, laid_out: list[str]) -> list[tuple[froze
     for number in range(min(nodes, len(specs) + 1)):
         for spec in (f"{CPUS}.{number}", f"{MEMORY}.{number}"):
             if spec not in specs:
-                raise InvalidData(f"it is missing: each of {nodes} cells has its CPUs and its memory", where=spec)
+                raise InvalidData(f"it is missing: each of {nodes} cells needs its CPUs and its memory", where=spec)
     wanted = {f"{kind}.{number}" for kind in (CPUS, MEMORY) for number in range(nodes)}
     if strange := sorted(spec for spec in laid_out if spec not in wanted):
         raise InvalidData(f"the guest has cells 0 to {nodes - 1} only ({NODES})", where=strange[0])
@@ -403,8 +403,8 @@ def wanted(flavor: Flavor, aliases: Sequence[PciAlias], *, volume_backed: bool =
     for spec in flavor.extra_specs:
         amount = _AMOUNT.fullmatch(spec)
         if amount is not None and amount[1] not in UNITS:
-            remedy = "Ask for PCI devices by pci_passthrough:alias; of other classes only the scheduler keeps books."
-            raise InvalidData(f"stocktake keeps no books of {amount[1][:_SHOWN_MAX]}", where=spec, remedy=remedy)
+            remedy = "Ask for PCI devices by pci_passthrough:alias; other classes are known to the scheduler only."
+            raise InvalidData(f"stocktake does not account for {amount[1][:_SHOWN_MAX]}", where=spec, remedy=remedy)
     required, forbidden = _traits(flavor.extra_specs)
     return Wanted(
         flavor=flavor,

@@ -231,7 +231,7 @@ def _reasons(life: Life, now_s: float) -> Iterator[Reason]:
         yield Reason("stale-pass", f"no pass has completed for {age_s:.0f} s; the limit is {life.limit_s:g} s")
     elif life.began_s is not None and now_s - life.began_s > life.limit_s:
         age_s = now_s - life.began_s
-        yield Reason("long-pass", f"a pass has been under way for {age_s:.0f} s; the limit is {life.limit_s:g} s")
+        yield Reason("long-pass", f"a pass has been running for {age_s:.0f} s; the limit is {life.limit_s:g} s")
     for part in ("ledger", "driver"):
         if life.parts.get(part):
             yield Reason(f"{part}-away", life.parts[part])

@@ -145,7 +145,7 @@ AGENT = (
     Metric(
         "stocktake_part_up",
         "gauge",
-        "Whether the driver, the ledger and placement answered when they were asked last.",
+        "Whether the driver, the ledger and placement answered the last request.",
         parts,
         labels=("part",),
     ),
@@ -188,9 +188,9 @@ PASSES = (
 
 EVENTS = (
     counter(telemetry.EVENTS, "Events that the hypervisor sent."),
-    counter(telemetry.COALESCED, "Events that asked for a look that was due already."),
-    counter(telemetry.CACHE_CHECKS, "Comparisons of what is remembered of the hypervisor with what is so."),
-    counter(telemetry.CACHE_LIES, "Remembered things that turned out not to be so: a lost event, or a bug."),
+    counter(telemetry.COALESCED, "Events that asked for a pass that was due already."),
+    counter(telemetry.CACHE_CHECKS, "Comparisons of the cache with the hypervisor."),
+    counter(telemetry.CACHE_LIES, "Cached facts that turned out to be wrong: a lost event, or a bug."),
 )
 
 WRITES = (
@@ -201,7 +201,7 @@ WRITES = (
         "(5xx or no answer).",
     ),
     counter(telemetry.SAVES, "Records saved in the ledger."),
-    counter(telemetry.CONFLICTS, "Records that somebody else had changed meanwhile, so that they were tallied again."),
+    counter(telemetry.CONFLICTS, "Records that another writer had changed meanwhile, so that they were tallied again."),
     counter(telemetry.DELETED, "Orphan compute nodes that were deleted: the driver no longer reported them."),
 )
 
@@ -264,7 +264,7 @@ VCPUS = (
     ),
     node_gauge(
         "stocktake_node_vcpus_allocation_ratio",
-        "How many vCPUs are sold per CPU.",
+        "How many vCPUs may be given out per CPU.",
         lambda node: node.cpu_allocation_ratio,
     ),
 )
@@ -288,7 +288,7 @@ MEMORY = (
     ),
     node_gauge(
         "stocktake_node_memory_allocation_ratio",
-        "How many times memory is sold.",
+        "How many times memory may be given out.",
         lambda node: node.ram_allocation_ratio,
     ),
 )
@@ -317,7 +317,7 @@ DISK = (
     ),
     node_gauge(
         "stocktake_node_disk_allocation_ratio",
-        "How many times disk is sold.",
+        "How many times disk may be given out.",
         lambda node: node.disk_allocation_ratio,
     ),
 )
@@ -325,7 +325,7 @@ DISK = (
 GROUPS: Mapping[str, tuple[Metric, ...]] = {
     "The agent": AGENT,
     "Passes": PASSES,
-    "Events and what is remembered": EVENTS,
+    "Events and the cache": EVENTS,
     "Placement and the ledger": WRITES,
     "Nodes": NODES,
     "CPUs": VCPUS,

@@ -81,7 +81,7 @@ async def changes(call: Call[Asked, None]) -> Response:
     await asyncio.shield(state.ears_open)
     ears: Ears = state.ears
     if ears.full:
-        raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, "too many agents listen", remedy="Run another server.")
+        raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, "too many agents are connected", remedy="Run another server.")
     return StreamingResponse(
         _stream(ears, call.query.host, call.stopping), media_type=STREAM_MEDIA, headers=STREAM_HEADERS
     )
