@@ -139,7 +139,7 @@ class Desk:
         """Say who holds which device."""
         node = self.node(host)
         with database_of(self.context["alpha"]).transaction() as books:
-            found = books.devices(node.uuid)
+            found = books.devices([node.uuid])[node.uuid]
         return {record.address: record.instance_uuid for record in found if record.instance_uuid}
 
 

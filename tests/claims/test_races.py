@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from stocktake.errors import LedgerUnreachable
-from stocktake.ledger import DatabaseLedger, read
+from stocktake.ledger import DatabaseLedger
 from stocktake.model.value import plain
 from tests.claims.desk import DEVICE_SPEC, devices, two_cells
 from tests.claims.race import NODE_LIMITS, RACERS, Racers
@@ -67,10 +67,11 @@ class Onlooker:
         while not self._over.wait(0.005):
             try:
                 with self._ledger._database.reading() as connection:
-                    (work,) = read.work(connection, "alpha", [NODE], {}).values()
+                    tx = self._ledger._transaction(connection)
+                    (work,) = tx.work("alpha", [NODE], {}).values()
                     node = work.record
                     assert node is not None
-                    entries = read.entries(connection, [node.uuid])[node.uuid]
+                    entries = tx.entries(node.uuid)
             except LedgerUnreachable:
                 continue
             self.looks += 1

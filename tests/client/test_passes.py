@@ -19,7 +19,7 @@ from stocktake.model.workload import Flavor
 from stocktake.placement import NoScheduler
 from stocktake.placement.overrides import overrides_for
 from stocktake.refresh.context import Context
-from stocktake.refresh.locked import Count
+from stocktake.refresh.locked import count_locked
 from stocktake.refresh.run import refresh
 from tests.context import Fleet, a_guest, an_instance, context_of
 from tests.ledger.behind import a_server, connected_to
@@ -91,7 +91,7 @@ def test_given_nothing_that_happened_when_refreshed_then_one_request_is_sent(pai
     refresh(pair.context)
     with requests_sent() as sent:
         again = refresh(pair.context)
-    assert sent == ["standing"]
+    assert sent == ["changed-snapshot"]
     assert (again.changed, again.nodes) == (set(), first.nodes)
 
 
@@ -126,7 +126,7 @@ def test_given_anything_that_others_changed_when_refreshed_then_it_is_seen(pair:
     assert seen[what], kinds
     with requests_sent() as sent:
         refresh(pair.context)
-    assert sent[-1] == "standing"
+    assert sent[-1] == "changed-snapshot"
 
 
 def test_given_a_claim_whose_guest_is_there_when_refreshed_then_it_is_kept_from_afar(pair: Pair) -> None:
@@ -157,15 +157,14 @@ def test_given_a_node_counted_with_its_row_held_when_done_from_afar_then_it_is_s
     views = audit(context.driver, context.monitors, ("one",), my_ip=context.settings.my_ip, limit=context.limit)
     view = views["one"]
     assert not isinstance(view, StocktakeError)
-    done = context.ledger.held(
-        Count(
-            host=HOST,
-            views={"one": view},
-            uuids={"one": before.uuid},
-            rules=context.rules,
-            overrides={"one": overrides_for(context.overrides, "one", before.uuid)},
-            disabled=False,
-        )
+    done = count_locked(
+        context.ledger,
+        host=HOST,
+        views={"one": view},
+        uuids={"one": before.uuid},
+        rules=context.rules,
+        overrides={"one": overrides_for(context.overrides, "one", before.uuid)},
+        disabled=False,
     )
     after = pair.ledger.node("one")
     assert done.outcome.saved == {before.uuid: after}

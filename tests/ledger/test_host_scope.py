@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from stocktake.ledger.rpc import CALLS
 
 from stocktake.client import RemoteLedger
 from stocktake.errors import AccessDenied, NotFound, NotSignedIn, StocktakeError
 from stocktake.ledger import DatabaseLedger, NodeSave
 from stocktake.ledger.host_scope import HostLedger
-from stocktake.ledger.rpc import CALLS
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
@@ -113,9 +113,9 @@ FOREIGN: dict[str, Callable[[Ours], object]] = {
     "note_failures": lambda it: it.agent.note_failures({it.mine.uuid: AWAY, it.theirs.uuid: AWAY}),
     "note_released": lambda it: it.agent.note_released([it.their_gone.uuid]),
     "delete_node": lambda it: it.agent.delete_node(it.theirs.uuid),
-    "owners.join": lambda it: it.agent.owners.join(OTHER_HOST, {"pool": "x"}),
-    "owners.take": lambda it: it.agent.owners.take({it.theirs.uuid: OTHER_HOST}, HOST),
-    "owners.give": lambda it: it.agent.owners.give({it.mine.uuid: OTHER_HOST}, HOST),
+    "owners.join": lambda it: it.agent.join_pool(OTHER_HOST, {"pool": "x"}),
+    "owners.take": lambda it: it.agent.take_nodes({it.theirs.uuid: OTHER_HOST}, HOST),
+    "owners.give": lambda it: it.agent.give_nodes({it.mine.uuid: OTHER_HOST}, HOST),
     "put_instances": lambda it: it.agent.put_instances([instance(host=HOST), instance(host=OTHER_HOST)]),
     "put_instances nowhere": lambda it: it.agent.put_instances([instance(host=None)]),
     "change_instances": lambda it: it.agent.change_instances([replace(it.their_instance, vm_state="error")]),
@@ -192,7 +192,7 @@ def test_given_an_agent_when_it_keeps_its_own_books_then_all_is_well(ours: Ours)
     read = agent.snapshot(HOST, ("mine",), {"mine": frozenset()})
     assert read.works["mine"].record == ours.mine
     assert read.works["mine"].instances[0].uuid == ours.my_instance.uuid
-    assert agent.owners.read([ours.theirs.uuid]) == {ours.theirs.uuid: OTHER_HOST}
+    assert agent.owners([ours.theirs.uuid]) == {ours.theirs.uuid: OTHER_HOST}
     assert agent.known_consumers([ours.their_instance.uuid]) == {ours.their_instance.uuid}
     assert agent.save([a_save(replace(ours.mine, vcpus_used=3))]).saved[ours.mine.uuid].vcpus_used == 3
     assert agent.heartbeat(HOST, version="2").host == HOST

@@ -257,15 +257,15 @@ def test_given_devices_when_books_are_written_with_them_then_those_are_the_nodes
     other = saved(ledger, node("other"), pci_devices=(device(GPU),))
     with ledger.transaction() as books:
         (held,) = books.hold([before.uuid]).values()
-        found = books.devices(before.uuid)
+        found = books.devices([before.uuid])[before.uuid]
         assert found == (device(GPU, tags={"dev_type": "type-PCI"}), device(NIC))
         taken = replace(found[0], status="claimed", instance_uuid="me", request_id="gpu")
         held = books.write_books(held, held, gone=(), come=(), devices=(taken,))
-        assert books.devices(before.uuid) == (taken,)
+        assert books.devices([before.uuid])[before.uuid] == (taken,)
         books.write_books(held, held, gone=(), come=())
-        assert books.devices(before.uuid) == (taken,)
-        assert books.devices(other.uuid) == (device(GPU),)
-        assert books.devices("nobody") == ()
+        assert books.devices([before.uuid])[before.uuid] == (taken,)
+        assert books.devices([other.uuid])[other.uuid] == (device(GPU),)
+        assert books.devices(["nobody"])["nobody"] == ()
 
 
 def test_given_devices_when_an_instance_lets_some_go_then_only_its_own_of_that_node_are_free(
@@ -282,8 +282,8 @@ def test_given_devices_when_an_instance_lets_some_go_then_only_its_own_of_that_n
         books.free_devices("me", HOST, NODE, ("a", "c", "d", "x"))
         books.free_devices("me", HOST, NODE, ())
         books.free_devices("me", HOST, "nowhere", ("b",))
-        assert books.devices(here.uuid) == (device("a"), *held[1:3], held[4])
-        assert books.devices(there.uuid) == (device("a", **mine),)
+        assert books.devices([here.uuid])[here.uuid] == (device("a"), *held[1:3], held[4])
+        assert books.devices([there.uuid])[there.uuid] == (device("a", **mine),)
 
 
 def test_given_nobody_and_somebody_when_a_migration_is_numbered_then_it_is_one_more_than_the_last(

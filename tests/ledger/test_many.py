@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from stocktake.ledger import DatabaseLedger
-from stocktake.ledger.change_stamps import ChangeStamp
+from stocktake.ledger.nodes import ChangeStamp
 from stocktake.model.books import Entry
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace

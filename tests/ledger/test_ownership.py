@@ -21,7 +21,7 @@ def ledger(any_ledger: Ledger) -> Ledger:
 def test_given_nodes_when_owners_are_read_then_deleted_nodes_have_none(ledger: Ledger) -> None:
     here, there, gone = saved(ledger), saved(ledger, node("b", OTHER)), saved(ledger, node("c"))
     ledger.delete_node(gone.uuid)
-    assert ledger.owners.read() == {here.uuid: HOST, there.uuid: OTHER}
+    assert ledger.owners() == {here.uuid: HOST, there.uuid: OTHER}
 
 
 def test_given_a_node_when_taken_then_all_that_is_promised_on_it_comes_too(ledger: Ledger) -> None:
@@ -38,7 +38,7 @@ def test_given_a_node_when_taken_then_all_that_is_promised_on_it_comes_too(ledge
         migration(3, on.uuid, status="confirmed"),
     )
     ledger.put_migrations([leaving, coming, over])
-    assert ledger.owners.take({record.uuid: HOST}, OTHER) == {record.uuid}
+    assert ledger.take_nodes({record.uuid: HOST}, OTHER) == {record.uuid}
     hosts = {one.uuid: one.host for one in ledger.instances(deleted=True)}
     assert hosts == {on.uuid: OTHER, beside.uuid: HOST, elsewhere.uuid: "kvm-3", ended.uuid: OTHER, released.uuid: HOST}
     moves = {one.id: (one.source_compute, one.dest_compute) for one in ledger.migrations(all=True)}
@@ -51,14 +51,14 @@ def test_given_a_node_when_taken_then_all_that_is_promised_on_it_comes_too(ledge
 
 def test_given_a_node_when_taken_then_a_late_save_of_the_old_owner_is_a_conflict(ledger: Ledger) -> None:
     record = saved(ledger)
-    ledger.owners.take({record.uuid: HOST}, OTHER)
+    ledger.take_nodes({record.uuid: HOST}, OTHER)
     assert again(ledger, record) == {}
 
 
 @pytest.mark.parametrize("seen", [OTHER, "nobody"])
 def test_given_a_node_that_has_changed_hands_when_taken_then_it_stays_where_it_is(ledger: Ledger, seen: str) -> None:
     record = saved(ledger)
-    assert ledger.owners.take({record.uuid: seen, "gone": HOST}, "kvm-3") == frozenset()
+    assert ledger.take_nodes({record.uuid: seen, "gone": HOST}, "kvm-3") == frozenset()
     assert ledger.node(record.uuid) == record
 
 
@@ -68,12 +68,12 @@ def test_given_two_who_take_the_same_nodes_at_once_then_each_node_goes_to_one(le
 
     def take(host: str) -> frozenset[str]:
         gate.wait()
-        return ledger.owners.take({record.uuid: HOST for record in records}, host)
+        return ledger.take_nodes({record.uuid: HOST for record in records}, host)
 
     with ThreadPoolExecutor(3) as pool:
         taken = dict(zip("abc", pool.map(take, "abc"), strict=True))
     assert sorted(uuid for uuids in taken.values() for uuid in uuids) == sorted(record.uuid for record in records)
-    assert ledger.owners.read() == {uuid: host for host, uuids in taken.items() for uuid in uuids}
+    assert ledger.owners() == {uuid: host for host, uuids in taken.items() for uuid in uuids}
 
 
 def test_given_nodes_when_given_away_then_one_with_an_instance_stays(ledger: Ledger) -> None:
@@ -82,31 +82,31 @@ def test_given_nodes_when_given_away_then_one_with_an_instance_stays(ledger: Led
     ledger.put_instances([instance(), ended])
     ledger.delete_instances([ended.uuid])
     wanted = dict.fromkeys([held.uuid, free.uuid, others.uuid, "gone"], "kvm-3")
-    assert ledger.owners.give(wanted, HOST) == {free.uuid}
-    assert ledger.owners.read() == {held.uuid: HOST, free.uuid: "kvm-3", others.uuid: OTHER}
+    assert ledger.give_nodes(wanted, HOST) == {free.uuid}
+    assert ledger.owners() == {held.uuid: HOST, free.uuid: "kvm-3", others.uuid: OTHER}
 
 
 def test_given_a_node_of_the_same_name_when_taken_then_nothing_is(ledger: Ledger) -> None:
     mine, theirs = saved(ledger), saved(ledger, node(NODE, OTHER))
     with pytest.raises(LedgerError):
-        ledger.owners.take({theirs.uuid: OTHER}, HOST)
-    assert ledger.owners.read() == {mine.uuid: HOST, theirs.uuid: OTHER}
+        ledger.take_nodes({theirs.uuid: OTHER}, HOST)
+    assert ledger.owners() == {mine.uuid: HOST, theirs.uuid: OTHER}
 
 
 def test_given_many_nodes_when_they_change_hands_then_no_table_is_walked_for_each(database: DatabaseLedger) -> None:
     records = [saved(database, node(f"n{number}")) for number in range(5)]
     with counting(database) as sent:
-        database.owners.take({record.uuid: HOST for record in records}, OTHER)
+        database.take_nodes({record.uuid: HOST for record in records}, OTHER)
     assert len(sent) <= 10
 
 
 def test_given_a_service_when_it_joins_a_pool_then_others_read_it_until_it_leaves(ledger: Ledger) -> None:
     ledger.register(HOST, version="1")
     pool = {"driver": "ironic", "shard": "s1"}
-    ledger.owners.join(HOST, pool)
+    ledger.join_pool(HOST, pool)
     ledger.heartbeat(HOST, version="2")
     assert [one.pool for one in ledger.services()] == [pool]
-    ledger.owners.join(HOST, None)
+    ledger.join_pool(HOST, None)
     assert [one.pool for one in ledger.services()] == [None]
     with pytest.raises(NotFound):
-        ledger.owners.join("nobody", pool)
+        ledger.join_pool("nobody", pool)

@@ -199,9 +199,9 @@ class Claiming(DatabaseLedger):
         self._now("save")
         return super().save(saves)
 
-    def node(self, name_or_uuid: str) -> ComputeNode:
+    def node(self, name_or_uuid: str, *, host: str | None = None) -> ComputeNode:
         self._now("heal")
-        return super().node(name_or_uuid)
+        return super().node(name_or_uuid, host=host)
 
     def _now(self, moment: str) -> None:
         claim = self.claim

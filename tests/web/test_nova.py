@@ -176,7 +176,7 @@ def test_given_a_node_without_a_service_when_shown_then_it_is_down_and_its_servi
     client: TestClient, here: ServedHere
 ) -> None:
     node = here.web.ledger.nodes()[0]
-    assert here.web.ledger.owners.take({node.uuid: node.host}, "elsewhere") == {node.uuid}
+    assert here.web.ledger.take_nodes({node.uuid: node.host}, "elsewhere") == {node.uuid}
     shown = client.get(f"{ROOT}/os-hypervisors/{node.uuid}").json()["hypervisor"]
     assert (shown["state"], shown["status"]) == ("down", "enabled")
     assert shown["service"] == {"id": "", "host": "elsewhere", "disabled_reason": None}

@@ -64,7 +64,7 @@ def recount(
         free = (frees or {}).get(where, ())
         table: pci.Table | None = None
         if take or free or any(entry.pci for entry in gone[node_uuid]):
-            before = {record.address: record for record in tx.devices(node_uuid)}
+            before = {record.address: record for record in tx.devices([node_uuid])[node_uuid]}
             own = {address for address, record in before.items() if record.instance_uuid == uuid}
             keep = own - set(free) if instance is not None else set[str]()
             table = with_devices(before, uuid, keep, take)

@@ -42,7 +42,7 @@ def find_room(
     """
     want = wanted(flavor, rules.aliases, volume_backed=volume_backed)
     want = replace(want, numa=_with_pages(want.numa, same_pages))
-    table: pci.Table = {record.address: record for record in tx.devices(node.uuid)} if want.pci else {}
+    table: pci.Table = {record.address: record for record in tx.devices([node.uuid])[node.uuid]} if want.pci else {}
     if want.numa is not None:
         node = _with_old_sides(node, tx.leaving_here(node.host, node.hypervisor_hostname))
     used = _used(tx, node) if limits is not None else ()

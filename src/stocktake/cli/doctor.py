@@ -175,7 +175,7 @@ def _identity(found: Found) -> Answers:
         yield "ok", f"compute_id {own}; not compared: the ledger could not be opened", ""
         return
     ours = found.ledger.nodes(host=found.settings.host)
-    identity.guard_host(found.settings.host, own, found.ledger.owners.read([own]).get(own))
+    identity.guard_host(found.settings.host, own, found.ledger.owners([own]).get(own))
     identity.guard_nodes(own, found.node_names, ours)
     yield "ok", f"host {found.settings.host}, compute_id {own}", ""
 

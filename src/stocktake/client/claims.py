@@ -62,11 +62,11 @@ class RemoteClaims:
 
     def keep(self, uuid: str) -> Claimed:
         """Settle the claim of a build or an unshelve."""
-        return self._settle(uuid, "keep", again=True)
+        return self._settle(uuid, "keep", retryable=True)
 
     def renew(self, uuid: str, *, expires_s: float | None = None) -> Claimed:
         """Let a pending claim live longer."""
-        return self._ask(_path(uuid, "renew"), {"expires_s": _expiry(expires_s)}, again=True)
+        return self._ask(_path(uuid, "renew"), {"expires_s": _expiry(expires_s)}, retryable=True)
 
     def finish(self, uuid: str) -> Claimed:
         """Take a moving instance to its destination."""
@@ -90,17 +90,17 @@ class RemoteClaims:
 
     def _claim(self, path: str, asked: dict[str, Any]) -> Claimed | Refused:
         try:
-            return self._ask(path, {name: value for name, value in asked.items() if value is not None}, again=False)
+            return self._ask(path, {name: value for name, value in asked.items() if value is not None}, retryable=False)
         except ClaimRefused as error:
             if len(error.refused) == 1 and isinstance(error.refused[0], Refused):
                 return error.refused[0]
             raise
 
-    def _settle(self, uuid: str, word: str, *, again: bool = False) -> Claimed:
-        return self._ask(_path(uuid, word), None, again=again)
+    def _settle(self, uuid: str, word: str, *, retryable: bool = False) -> Claimed:
+        return self._ask(_path(uuid, word), None, retryable=retryable)
 
-    def _ask(self, path: str, body: object, *, again: bool) -> Claimed:
-        claimed: Claimed = self._transport.ask("POST", path, body, Claimed, again=again)
+    def _ask(self, path: str, body: object, *, retryable: bool) -> Claimed:
+        claimed: Claimed = self._transport.ask("POST", path, body, Claimed, retryable=retryable)
         return claimed
 
 

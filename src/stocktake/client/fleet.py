@@ -90,7 +90,7 @@ class Fleet:
     def delete_node(self, node: str, *, force: bool = False) -> None:
         """Delete a node's record and its resource provider."""
         path = f"/v1/nodes/{_part(node)}{_query({'force': force})}"
-        self._transport.ask("DELETE", path, None, None, again=False)
+        self._transport.ask("DELETE", path, None, None, retryable=False)
 
     def instances(self, **filters: Filter) -> Iterator[Instance]:
         """List the instances, the first made first."""
@@ -119,12 +119,12 @@ class Fleet:
     def disable(self, host: str, reason: str) -> ServiceShown:
         """Have the scheduler send a host nothing new."""
         path = f"/v1/services/{_part(host)}/disable"
-        return self._transport.ask("POST", path, {"reason": reason}, ServiceShown, again=True)
+        return self._transport.ask("POST", path, {"reason": reason}, ServiceShown, retryable=True)
 
     def enable(self, host: str) -> ServiceShown:
         """Let the scheduler send a host new instances again."""
         path = f"/v1/services/{_part(host)}/enable"
-        return self._transport.ask("POST", path, None, ServiceShown, again=True)
+        return self._transport.ask("POST", path, None, ServiceShown, retryable=True)
 
     def fit(
         self,
@@ -136,10 +136,10 @@ class Fleet:
     ) -> FitAnswer:
         """Say where a machine would fit, the best node first, and why not elsewhere; nothing is promised."""
         asked = {"flavor": plain(flavor), "volume_backed": volume_backed, "nodes": nodes, "pack": pack}
-        return self._transport.ask("POST", "/v1/fit", asked, FitAnswer, again=True)
+        return self._transport.ask("POST", "/v1/fit", asked, FitAnswer, retryable=True)
 
     def _get(self, path: str, kind: type[T]) -> T:
-        found: T = self._transport.ask("GET", path, None, kind, again=True)
+        found: T = self._transport.ask("GET", path, None, kind, retryable=True)
         return found
 
     def _pages(self, path: str, kind: type[T], filters: "dict[str, Any]") -> Iterator[T]:

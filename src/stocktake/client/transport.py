@@ -80,20 +80,20 @@ class Transport:
         """Close the connections."""
         self._session.close()
 
-    def ask(self, method: str, path: str, body: object, answer: Any, *, again: bool) -> Any:
+    def ask(self, method: str, path: str, body: object, answer: Any, *, retryable: bool) -> Any:
         """
         Send a request, and read its answer as a type.
 
         Args:
             body: a value; None sends none.
-            again: it may be done twice.
+            retryable: it may be done twice.
 
         Raises:
-            LedgerUnreachable: no answer, or none now; without `again` it may have been done.
+            LedgerUnreachable: no answer, or none now; unless it is `retryable` it may have been done.
             StocktakeError: what the server says.
         """
         raw = self._encoded(body)
-        said = self._sent(method, path, raw, again=again)
+        said = self._sent(method, path, raw, retryable=retryable)
         if answer is None or answer is type(None):
             return None
         try:
@@ -127,14 +127,14 @@ class Transport:
         except (OverflowError, UnicodeEncodeError, TypeError) as error:
             raise LedgerError(f"can't be sent: {error}", where=self.url) from error
 
-    def _sent(self, method: str, path: str, body: bytes | None, *, again: bool) -> bytes:
+    def _sent(self, method: str, path: str, body: bytes | None, *, retryable: bool) -> bytes:
         wait_s = WAIT_S
         for left in reversed(range(TRIES)):
             try:
                 return self._once(method, path, body)
             except LedgerUnreachable as error:
                 # What never got there was not done.
-                if not left or not (again or isinstance(error, _NotSent)):
+                if not left or not (retryable or isinstance(error, _NotSent)):
                     raise LedgerUnreachable(error.what, where=error.where, remedy=error.remedy) from error
             self._clock.wait(self._never, wait_s)
             wait_s *= 2

@@ -1,22 +1,22 @@
 """Step 7a, the database: what is promised and what was counted. Invariant: nothing but this room speaks SQL."""
 
-from stocktake.ledger.base import DatabaseLedger
-from stocktake.ledger.engine import Database
-from stocktake.ledger.notify import EVERYONE
-from stocktake.ledger.nouns import NodeSave, SaveOutcome, Snapshot
-from stocktake.ledger.opening import open_ledger
-from stocktake.ledger.protocol import Job, Ledger
-from stocktake.ledger.transaction import Transaction
+from stocktake.ledger.base import DatabaseLedger, Ledger, Transaction, open_ledger
+from stocktake.ledger.calls import AGENTS, Rows, ledger_call
+from stocktake.ledger.engine import EVERYONE, Database
+from stocktake.ledger.nodes import NodeSave, SaveOutcome
+from stocktake.ledger.snapshot import Snapshot
 
 __all__ = [
+    "AGENTS",
     "EVERYONE",
     "Database",
     "DatabaseLedger",
-    "Job",
     "Ledger",
     "NodeSave",
+    "Rows",
     "SaveOutcome",
     "Snapshot",
     "Transaction",
+    "ledger_call",
     "open_ledger",
 ]

@@ -4,13 +4,13 @@ writing transaction takes its lock at the start.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
@@ -23,12 +23,20 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from stocktake.errors import InvalidData, LedgerError, LedgerUnreachable, SettingsError, StocktakeError
-from stocktake.ledger import notify
 
 WAIT_S: Final = 5.0
 STATEMENT_S: Final = 60
 POOL_SIZE: Final = 5
 POOL_OVERFLOW: Final = 20
+# A transaction collects the hosts; at its end PostgreSQL gets a NOTIFY for each, and a SQLite file, which has nobody to
+# notify, another `user_version`. What an agent saves itself is no promise and is not told.
+CHANNEL = "stocktake"
+# The payload that means all hosts.
+EVERYONE = ""
+
+_OPTION = "stocktake_told"
+# SQLite's `user_version` is a signed number of 32 bits.
+_VERSIONS = 2**31
 
 _UNREACHABLE_REMEDY = "Check that the database runs and is not locked; nothing was saved, trying again is safe."
 _SQLITE_AWAY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
@@ -105,11 +113,10 @@ class Database:
             LedgerError: the database refused a statement.
         """
         with self._errors(), self.engine.connect() as connection:
-            connection.execution_options(stocktake_writes=True)
-            notify.begin(connection)
+            connection.execution_options(stocktake_writes=True, **{_OPTION: set[str]()})
             with connection.begin():
                 yield connection
-                notify.send(connection)
+                _send(connection)
 
     def close(self) -> None:
         """Close the pool's connections."""
@@ -122,6 +129,30 @@ class Database:
             yield
         except (SQLAlchemyError, OverflowError, UnicodeEncodeError) as error:
             raise typed(error, self.name) from error
+
+
+def tell(connection: Connection, hosts: Iterable[str | None]) -> None:
+    """Note that promises on these hosts change in this transaction."""
+    connection.get_execution_options()[_OPTION].update(host for host in hosts if host is not None)
+
+
+def _send(connection: Connection) -> None:
+    """Say it, as the transaction's last act."""
+    hosts = connection.get_execution_options()[_OPTION]
+    if not hosts:
+        return
+    if connection.dialect.name == "sqlite":
+        version = read_version(connection.exec_driver_sql("PRAGMA user_version").scalar())
+        connection.exec_driver_sql(f"PRAGMA user_version = {(version + 1) % _VERSIONS}")
+        return
+    notices = text("SELECT pg_notify(:channel, host) FROM unnest(CAST(:hosts AS text[])) AS host")
+    connection.execute(notices, {"channel": CHANNEL, "hosts": sorted(hosts)})
+
+
+def read_version(answer: object) -> int:
+    """Take the answer to `PRAGMA user_version`."""
+    assert isinstance(answer, int), "SQLite always has one"
+    return answer
 
 
 def parse_url(url: str) -> URL:

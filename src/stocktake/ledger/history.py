@@ -7,13 +7,13 @@ A row says what was true at the end of its interval and, until the next row, aft
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from stocktake.ledger.sql_in import among
-from stocktake.ledger.tables import COMPUTE_NODE_HISTORY
+from stocktake.ledger.calls import AGENTS, Calls, Rows, ledger_call
+from stocktake.ledger.mapping import insert_into
+from stocktake.ledger.tables import COMPUTE_NODE_HISTORY, is_in
 from stocktake.model.books import ComputeNode
 from stocktake.model.history import Ages, Moment
 
@@ -31,6 +31,8 @@ DAY_S: Final = 24 * HOUR_S
 # Rows that one step of thinning reads, or drops of nodes that nobody asked for any more.
 STEP_ROWS: Final = 20_000
 ROWS_MAX: Final = 100_000
+# A century: nothing is older.
+_LONGEST_S: Final = 100 * 366 * 86_400.0
 
 
 def note(
@@ -52,7 +54,7 @@ def note(
     ]
     if rows:
         table = COMPUTE_NODE_HISTORY
-        insert = sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+        insert = insert_into(connection, table)
         new = {name: insert.excluded[name] for name in FIGURES}
         connection.execute(insert.on_conflict_do_update(index_elements=["node_uuid", "at"], set_=new), rows)
 
@@ -60,16 +62,6 @@ def note(
 def figures(node: ComputeNode) -> tuple[int, ...]:
     """Pick what is remembered of a record, in the order of `FIGURES`."""
     return tuple(getattr(node, name) for name in FIGURES)
-
-
-def read(connection: Connection, node_uuid: str, since: datetime) -> tuple[Moment, ...]:
-    """Read a node's rows from a time on, and the one before it, which still holds then; the oldest first."""
-    columns = COMPUTE_NODE_HISTORY.c
-    fields = [columns[name] for name in Moment.__struct_fields__]
-    mine = select(*fields).where(columns.node_uuid == node_uuid)
-    before = connection.execute(mine.where(columns.at < since).order_by(columns.at.desc()).limit(1)).all()
-    later = connection.execute(mine.where(columns.at >= since).order_by(columns.at.desc()).limit(ROWS_MAX)).all()
-    return tuple(Moment(**row._mapping) for row in (*before, *reversed(later)))  # noqa: SLF001  # SQLAlchemy's name
 
 
 def doomed(
@@ -80,7 +72,7 @@ def doomed(
     """
     columns = COMPUTE_NODE_HISTORY.c
     old = columns.at < now - timedelta(days=ages.full_days)
-    query = select(columns.node_uuid, columns.at).where(among(columns.node_uuid, node_uuids), old)
+    query = select(columns.node_uuid, columns.at).where(is_in(columns.node_uuid, node_uuids), old)
     times: dict[str, list[datetime]] = {}
     for uuid, at in connection.execute(query.order_by(columns.node_uuid, columns.at).limit(STEP_ROWS)):
         times.setdefault(uuid, []).append(at)
@@ -88,16 +80,6 @@ def doomed(
     oldest = select(columns.node_uuid, columns.at).where(columns.at < now - timedelta(days=ages.daily_days))
     late |= {(row[0], row[1]) for row in connection.execute(oldest.order_by(columns.at).limit(STEP_ROWS))}
     return frozenset(late)
-
-
-def drop(connection: Connection, rows: Iterable[tuple[str, datetime]]) -> None:
-    """Drop rows, by node and time."""
-    columns = COMPUTE_NODE_HISTORY.c
-    by_time: dict[datetime, list[str]] = {}
-    for uuid, at in rows:
-        by_time.setdefault(at, []).append(uuid)
-    for at, uuids in by_time.items():
-        connection.execute(delete(COMPUTE_NODE_HISTORY).where(columns.at == at, among(columns.node_uuid, uuids)))
 
 
 def too_many(times: Sequence[datetime], now: datetime, ages: Ages) -> tuple[datetime, ...]:
@@ -128,3 +110,46 @@ def floor(moment: datetime, length_s: int) -> datetime:
     """Give the beginning of the interval that a time is in, counted from 1970 in UTC."""
     seconds = int(moment.timestamp())
     return datetime.fromtimestamp(seconds - seconds % length_s, UTC)
+
+
+def _nothing_doomed(tx: Calls, it: Any) -> int | None:
+    return None if doomed(tx.connection, it.node_uuids, tx.now, tx.ages) else 0
+
+
+class HistoryCalls(Calls):
+    """The calls about history."""
+
+    @ledger_call(rows=lambda it: Rows(nodes=[it.node_uuid], deleted_nodes=[it.node_uuid]))
+    def history(self, node_uuid: str, *, since_s: float) -> tuple[Moment, ...]:
+        """
+        Read what a node had and promised in the last `since_s` seconds, the oldest first.
+
+        The row before them is the first, for it still held when they began.
+        """
+        since = self.now - timedelta(seconds=min(max(since_s, 0.0), _LONGEST_S))
+        columns = COMPUTE_NODE_HISTORY.c
+        fields = [columns[name] for name in Moment.__struct_fields__]
+        mine = select(*fields).where(columns.node_uuid == node_uuid)
+        newest = columns.at.desc()
+        before = self.connection.execute(mine.where(columns.at < since).order_by(newest).limit(1)).all()
+        later = self.connection.execute(mine.where(columns.at >= since).order_by(newest).limit(ROWS_MAX)).all()
+        return tuple(Moment(**row._mapping) for row in (*before, *reversed(later)))  # noqa: SLF001  # SQLAlchemy's name
+
+    @ledger_call(
+        roles=AGENTS,
+        rows=lambda it: Rows(nodes=it.node_uuids, deleted_nodes=it.node_uuids),
+        writes=True,
+        routine=True,
+        first=_nothing_doomed,
+    )
+    def thin_history(self, node_uuids: Collection[str]) -> int:
+        """Drop rows of these nodes' history that are too old to be kept, in a bounded step; give how many went."""
+        columns = COMPUTE_NODE_HISTORY.c
+        rows = doomed(self.connection, node_uuids, self.now, self.ages)
+        by_time: dict[datetime, list[str]] = {}
+        for uuid, at in rows:
+            by_time.setdefault(at, []).append(uuid)
+        for at, uuids in by_time.items():
+            old = delete(COMPUTE_NODE_HISTORY).where(columns.at == at, is_in(columns.node_uuid, uuids))
+            self.connection.execute(old)
+        return len(rows)

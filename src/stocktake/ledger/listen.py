@@ -19,8 +19,7 @@ from urllib.parse import quote
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from stocktake.ledger.engine import Database
-from stocktake.ledger.notify import CHANNEL, EVERYONE, read_version
+from stocktake.ledger.engine import CHANNEL, EVERYONE, Database, read_version
 
 LOG = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class Ear:
         self._ear.close()
 
 
-class Watch:
+class DatabaseWatch:
     """
     Calls `hear` soon after somebody changed promises, until it is closed.
 

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import Boolean, ColumnElement, Table, literal_column, type_coerce
+from sqlalchemy import Boolean, ColumnElement, Connection, Table, literal_column, type_coerce
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import KeyedColumnElement
 
-from stocktake.errors import LedgerError
+from stocktake.errors import AlreadyThere, LedgerError
 from stocktake.ledger.tables import COMPUTE_NODES, INSTANCES, MIGRATIONS, PCI_DEVICES, SERVICES, Json
 from stocktake.model.books import ComputeNode, Entry, HolderKind
 from stocktake.model.pci import PciRecord
@@ -19,6 +20,8 @@ from stocktake.model.value import Value, encode
 from stocktake.model.workload import Instance, Migration, Service
 
 V = TypeVar("V", bound=Value)
+
+_NAMED_MAX = 5
 
 
 class Shape(Generic[V]):
@@ -48,7 +51,7 @@ class Shape(Generic[V]):
             for name, info in infos.items()
             if isinstance(table.c[name].type, Json)
         }
-        # `deleted` is the row's id once it is deleted: `write` sets it, never a noun.
+        # `deleted` is the row's id once it is deleted, which no noun knows.
         self._plain = tuple(name for name in self.fields if name not in self.json and name != "deleted")
 
     def reader(self) -> Callable[[Sequence[Any]], V]:
@@ -182,3 +185,28 @@ def entry_values(node_uuid: str, entry: Entry) -> dict[str, str]:
 def in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """Sort entries as a tally has them: what is reserved, instances, moves, then guests, each by uuid."""
     return tuple(sorted(entries, key=lambda entry: (_RANKS[entry.kind], entry.id)))
+
+
+def insert_into(connection: Connection, table: Table) -> Any:
+    """Begin an insert that can say `ON CONFLICT`, which both databases write the same."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def refuse_missing(kind: str, wanted: Sequence[object], inserted: Sequence[object]) -> None:
+    """Refuse an insert that left something out, because it was there already or stood twice in the list."""
+    rest = list(inserted)
+    refused = []
+    known = set(rest)
+    seen: set[object] = set()
+    for one in wanted:
+        if one not in known or one in seen:
+            refused.append(one)
+        seen.add(one)
+    if len(rest) != len(wanted):
+        raise AlreadyThere(f"{kind} {some_of(refused)} is in the ledger already", where="ledger")
+
+
+def some_of(names: Sequence[object]) -> str:
+    """Name the first few of many."""
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return ", ".join(str(name) for name in names[:_NAMED_MAX]) + more

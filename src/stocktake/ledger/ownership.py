@@ -8,46 +8,29 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, exists, literal_column, select, update
 
-from stocktake.clock import Clock
-from stocktake.errors import NotFound
-from stocktake.ledger.engine import Database
-from stocktake.ledger.read import BINARY
-from stocktake.ledger.sql_in import among
-from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, GONE, IN_PLAY, INSTANCES, MIGRATIONS, SERVICES
-from stocktake.model.value import encode
+from stocktake.ledger.calls import OPERATORS, Calls, ledger_call
+from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, GONE, IN_PLAY, INSTANCES, MIGRATIONS, is_in
 
 _ZERO: Any = literal_column("0")
 
 
-class Owners:
-    """The ledger, as far as it says whose a node is; every call is one transaction and raises as the ledger's do."""
+class OwnershipCalls(Calls):
+    """The calls about whose nodes are."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
+    @ledger_call()
+    def owners(self, uuids: Collection[str] | None = None) -> dict[str, str]:
+        """
+        Read the hosts that have nodes, by the nodes' uuids; of all unless told. Deleted nodes have none.
 
-    def read(self, uuids: Collection[str] | None = None) -> dict[str, str]:
-        """Read the hosts that have nodes, by the nodes' uuids; of all unless told. Deleted nodes have none."""
+        Open to every agent, about all hosts: it must learn that what it takes for its identity is another's.
+        """
         query = select(COMPUTE_NODES.c.uuid, COMPUTE_NODES.c.host).where(ALIVE)
         if uuids is not None:
-            query = query.where(among(COMPUTE_NODES.c.uuid, uuids))
-        with self._database.reading() as connection:
-            return dict(map(tuple, connection.execute(query)))
+            query = query.where(is_in(COMPUTE_NODES.c.uuid, uuids))
+        return dict(map(tuple, self.connection.execute(query)))
 
-    def join(self, host: str, pool: Mapping[str, str] | None) -> None:
-        """
-        Say which nodes a service divides with others of the same pool; None: none.
-
-        Raises:
-            NotFound: no such service.
-        """
-        ours = update(SERVICES).where(SERVICES.c.host == host, SERVICES.c.binary == BINARY)
-        values = {"pool": None if pool is None else encode(pool), "updated_at": self._clock.now()}
-        with self._database.writing() as connection:
-            if connection.execute(ours.values(**values)).rowcount == 0:
-                raise NotFound(f"no service on {host!r}", where="ledger")
-
-    def take(self, expected: Mapping[str, str], host: str) -> frozenset[str]:
+    @ledger_call(roles=OPERATORS, writes=True)
+    def take_nodes(self, expected: Mapping[str, str], host: str) -> frozenset[str]:
         """
         Take nodes from others, with the instances and migrations on them.
 
@@ -60,13 +43,13 @@ class Owners:
         Raises:
             LedgerError: the host has another node of the same name.
         """
-        with self._database.writing() as connection:
-            rows = {
-                uuid: row for uuid, row in _locked(connection, expected).items() if row["from_host"] == expected[uuid]
-            }
-            return self._moved(connection, {uuid: row | {"to_host": host} for uuid, row in rows.items()})
+        rows = _locked(self.connection, expected)
+        return self._moved(
+            {uuid: row | {"to_host": host} for uuid, row in rows.items() if row["from_host"] == expected[uuid]}
+        )
 
-    def give(self, wanted: Mapping[str, str], host: str) -> frozenset[str]:
+    @ledger_call(roles=OPERATORS, writes=True)
+    def give_nodes(self, wanted: Mapping[str, str], host: str) -> frozenset[str]:
         """
         Give nodes of a host to others; one that has instances stays, because who asks for them asks that host.
 
@@ -80,16 +63,14 @@ class Owners:
         held = exists().where(
             instances.host == nodes.host, instances.node == nodes.hypervisor_hostname, instances.deleted == _ZERO
         )
-        with self._database.writing() as connection:
-            rows = _locked(connection, wanted)
-            query = select(nodes.uuid).where(ALIVE, nodes.host == host, ~held, among(nodes.uuid, sorted(rows)))
-            free = set(connection.scalars(query))
-            return self._moved(connection, {uuid: rows[uuid] | {"to_host": wanted[uuid]} for uuid in free})
+        rows = _locked(self.connection, wanted)
+        query = select(nodes.uuid).where(ALIVE, nodes.host == host, ~held, is_in(nodes.uuid, sorted(rows)))
+        free = set(self.connection.scalars(query))
+        return self._moved({uuid: rows[uuid] | {"to_host": wanted[uuid]} for uuid in free})
 
-    def _moved(self, connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    def _moved(self, rows: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
         if rows:
-            moves = [{**row, "now": self._clock.now()} for _, row in sorted(rows.items())]
-            _move(connection, moves)
+            _move(self.connection, [{**row, "now": self.now} for _, row in sorted(rows.items())])
         return frozenset(rows)
 
 
@@ -98,7 +79,7 @@ def _locked(connection: Connection, uuids: Mapping[str, str]) -> dict[str, dict[
     nodes = COMPUTE_NODES.c
     query = select(nodes.uuid, nodes.id, nodes.host, nodes.hypervisor_hostname)
     rows = connection.execute(
-        query.where(ALIVE, among(nodes.uuid, sorted(uuids))).order_by(nodes.uuid).with_for_update()
+        query.where(ALIVE, is_in(nodes.uuid, sorted(uuids))).order_by(nodes.uuid).with_for_update()
     )
     return {uuid: {"row_id": id_, "from_host": host, "node_name": name} for uuid, id_, host, name in rows}
 

@@ -6,13 +6,17 @@ both databases, times are UTC. `deleted` is 0, or the row's own id once it is de
 of a deleted node are gone: they can be counted anew.
 """
 
+import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
+    ColumnElement,
     Dialect,
     Float,
     ForeignKey,
@@ -24,9 +28,13 @@ from sqlalchemy import (
     Text,
     TextClause,
     UniqueConstraint,
+    bindparam,
     text,
 )
-from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TIMESTAMP, NullType, TypeDecorator, TypeEngine
 
 # A migration with one of these statuses is over (docs/accounting.md, "Migrations"); compared letter by letter.
 SETTLED = ("confirmed", "reverted", "failed", "completed", "cancelled", "done")
@@ -39,6 +47,9 @@ IN_PLAY = text(
 )
 # A claim that nobody has settled yet.
 PENDING = text("deleted = 0 AND claim_expires_at IS NOT NULL")
+
+# A row inserted as deleted is marked with this until its own id is known.
+DELETED = -1
 
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -81,7 +92,7 @@ class Utc(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[str]):
-    """JSON as text. It only marks the column: `rows` decodes it, as the type of the noun's field."""
+    """JSON as text. It only marks the column: `mapping` decodes it, as the type of the noun's field."""
 
     impl = Text
     cache_ok = True
@@ -303,3 +314,39 @@ COMPUTE_NODE_HISTORY = Table(
     Column("running_vms", BIG, nullable=False),
     Index("ix_compute_node_history_at", "at"),
 )
+
+
+class InList(FunctionElement[Any]):
+    """
+    `column IN list`, the list given as one parameter of JSON text, however long it is.
+
+    Databases limit how many parameters a statement may have, and each length would be a statement of its own to plan.
+    """
+
+    # Said to be boolean, SQLAlchemy would write `(...) = 1` for SQLite, which no index serves.
+    type = NullType()
+    inherit_cache = True
+    name = "in_list"
+
+
+def is_in(column: ColumnElement[Any], values: Iterable[str] | Iterable[int]) -> ColumnElement[bool]:
+    """Say that a column's value is one of these."""
+    return InList(column, _listed(values))
+
+
+def _listed(values: Iterable[str] | Iterable[int]) -> BindParameter[str]:
+    return bindparam(None, json.dumps(list(values)), type_=Text(), unique=True)
+
+
+@compiles(InList, "sqlite")
+def _sqlite(element: InList, compiler: SQLCompiler, **options: Any) -> str:
+    column, listed = (compiler.process(part, **options) for part in element.clauses)
+    return f"({column} IN (SELECT value FROM json_each({listed})))"  # noqa: S608  # parts that the compiler wrote
+
+
+@compiles(InList, "postgresql")
+def _postgresql(element: InList, compiler: SQLCompiler, **options: Any) -> str:
+    column, listed = (compiler.process(part, **options) for part in element.clauses)
+    kind = compiler.dialect.type_compiler_instance.process(next(iter(element.clauses)).type)
+    rows = f"json_array_elements_text(CAST({listed} AS json)) AS listed"
+    return f"({column} IN (SELECT CAST(listed AS {kind}) FROM {rows}))"  # noqa: S608  # parts that the compiler wrote

@@ -9,6 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
@@ -16,34 +17,90 @@ import msgspec
 from sqlalchemy import Connection, Select, Table, insert, literal_column, select, update
 
 from stocktake.errors import InvalidData
-from stocktake.ledger.export_lines import (
-    AnyLine,
-    DeviceLine,
-    End,
-    EntriesLine,
-    Head,
-    InstanceLine,
-    Line,
-    MigrationLine,
-    NodeLine,
-    ServiceLine,
-)
+from stocktake.ledger.instances import instance_values
 from stocktake.ledger.mapping import DEVICE, INSTANCE, MIGRATION, NODE, SERVICE, decode_entry, entry_values, in_order
 from stocktake.ledger.schema import HEAD, REVISIONS
 from stocktake.ledger.tables import (
     COMPUTE_NODE_ENTRIES,
     COMPUTE_NODES,
+    DELETED,
     INSTANCES,
     MIGRATIONS,
     PCI_DEVICES,
     SERVICES,
 )
-from stocktake.ledger.write import DELETED, instance_values
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.pci import PciRecord
 from stocktake.model.value import encode, oddities
+from stocktake.model.workload import Instance, Migration, Service
 
 ERRORS_MAX: Final = 20
 _BATCH = 1000
 _REMEDY = "Correct the lines; nothing was imported."
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="table", forbid_unknown_fields=True):
+    """One line; `table` says which kind. A field that nobody knows is a mistake, not something to pass over."""
+
+
+class Head(Line, frozen=True, kw_only=True, tag="ledger"):
+    """The first line: the schema's version."""
+
+    version: str
+
+
+class End(Line, frozen=True, kw_only=True, tag="end"):
+    """The last line: how many rows; the checksum may be left out of a file made by hand."""
+
+    rows: int
+    sha256: str | None = None
+
+
+class ServiceLine(Line, frozen=True, kw_only=True, tag="services"):
+    """A row of `services`."""
+
+    row: Service
+
+
+class NodeLine(Line, frozen=True, kw_only=True, tag="compute_nodes"):
+    """A row of `compute_nodes`; deleted if it has `deleted_at`."""
+
+    row: ComputeNode
+    deleted_at: datetime | None = None
+    provider_deleted: bool = False
+
+
+class EntriesLine(Line, frozen=True, kw_only=True, tag="compute_node_entries"):
+    """What makes a node's figures."""
+
+    node_uuid: str
+    entries: tuple[Entry, ...]
+
+
+class InstanceLine(Line, frozen=True, kw_only=True, tag="instances"):
+    """A row of `instances`; its devices are lines of their own."""
+
+    row: Instance
+    allocations_released: bool = False
+
+
+class MigrationLine(Line, frozen=True, kw_only=True, tag="migrations"):
+    """A row of `migrations`."""
+
+    row: Migration
+    deleted_at: datetime | None = None
+
+
+class DeviceLine(Line, frozen=True, kw_only=True, tag="pci_devices"):
+    """A row of `pci_devices`."""
+
+    node_uuid: str
+    row: PciRecord
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+AnyLine = Head | End | ServiceLine | NodeLine | EntriesLine | InstanceLine | MigrationLine | DeviceLine
 
 
 def export(connection: Connection, write: Callable[[str], object]) -> None:
@@ -223,7 +280,7 @@ def _said(key: tuple[str, tuple[object, ...]]) -> str:
 
 
 def _incoming(line: AnyLine, number: int) -> Incoming:
-    """Turn a line into column values; `deleted` -1 marks a deleted row, as `write` does."""
+    """Turn a line into column values; `deleted` -1 marks a deleted row, until the row has its id."""
     match line:
         case ServiceLine():
             return Incoming(number, SERVICES, SERVICE.values(line.row))

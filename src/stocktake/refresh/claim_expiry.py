@@ -8,11 +8,10 @@ Only rows are written here: the pass that asked counts them anew.
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar
 
 from stocktake.accounting import lifecycle
 from stocktake.errors import InvalidInput
-from stocktake.ledger import Transaction
+from stocktake.ledger import AGENTS, Rows, Transaction, ledger_call
 from stocktake.model.hypervisor import Host
 from stocktake.model.value import Value, replace
 from stocktake.model.workload import Instance, Migration
@@ -33,8 +32,6 @@ class ClaimExpiry(Value, frozen=True, kw_only=True):
         own: stocktake writes allocations to the scheduler.
     """
 
-    answer: ClassVar[Any] = tuple[str, ...]
-
     host: str
     running: frozenset[str] = frozenset()
     stopped: frozenset[str] = frozenset()
@@ -47,28 +44,31 @@ class ClaimExpiry(Value, frozen=True, kw_only=True):
         """All that it is about."""
         return sorted(self.running | self.stopped | self.late | self.moving)
 
-    def run(self, held: Transaction) -> tuple[str, ...]:
-        """Settle what nobody did or renewed since it was read; give the uuids of those that gave a claim back."""
-        # Nodes before instances, as everybody locks; then all is read again.
-        held.lock(frozenset().union(*map(held.whereabouts, self.uuids)))
-        return tuple(uuid for uuid in self.uuids if self._settle(held, uuid))
 
-    def _settle(self, held: Transaction, uuid: str) -> bool:
-        expired = False
-        if uuid in self.moving:
-            for move in held.migrations_of(uuid):
-                ours = self.host in (move.source_compute, move.dest_compute)
-                if ours and _is_over(move.claim_expires_at, held.now):
-                    expired |= _abort(held, move)
-        instance = held.instance(uuid)
-        if instance is None or instance.claim_expires_at is None or instance.host != self.host:
-            return expired
-        over = _is_over(instance.claim_expires_at, held.now)
-        if uuid in self.running or (uuid in self.stopped and over):
-            _keep(held, instance, running=uuid in self.running)
-        elif uuid in self.late and over:
-            expired |= _give_back(held, instance, own=self.own)
+@ledger_call(roles=AGENTS, rows=lambda it: Rows(hosts=[it.expiry.host], moving=it.expiry.uuids), writes=True)
+def settle_expired(tx: Transaction, expiry: ClaimExpiry) -> tuple[str, ...]:
+    """Settle what nobody did or renewed since it was read; give the uuids of those that gave a claim back."""
+    # Nodes before instances, as everybody locks; then all is read again.
+    tx.lock(frozenset().union(*map(tx.whereabouts, expiry.uuids)))
+    return tuple(uuid for uuid in expiry.uuids if _settle(tx, expiry, uuid))
+
+
+def _settle(tx: Transaction, expiry: ClaimExpiry, uuid: str) -> bool:
+    expired = False
+    if uuid in expiry.moving:
+        for move in tx.migrations_of(uuid):
+            ours = expiry.host in (move.source_compute, move.dest_compute)
+            if ours and _is_over(move.claim_expires_at, tx.now):
+                expired |= _abort(tx, move)
+    instance = tx.instance(uuid)
+    if instance is None or instance.claim_expires_at is None or instance.host != expiry.host:
         return expired
+    over = _is_over(instance.claim_expires_at, tx.now)
+    if uuid in expiry.running or (uuid in expiry.stopped and over):
+        _keep(tx, instance, running=uuid in expiry.running)
+    elif uuid in expiry.late and over:
+        expired |= _give_back(tx, instance, own=expiry.own)
+    return expired
 
 
 def settle_claims(context: Context, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
@@ -76,7 +76,7 @@ def settle_claims(context: Context, hosts: Mapping[str, Host], books: Mapping[st
     due = _due(context, hosts, books)
     if not due.uuids:
         return False
-    expired = context.ledger.held(due)
+    expired = settle_expired(context.ledger, due)
     result.expired.extend(expired)
     for uuid in expired:
         LOG.warning("a claim that nobody settled was given back", extra={"instance": uuid})
@@ -114,47 +114,47 @@ def _is_over(expires_at: datetime | None, now: datetime) -> bool:
     return expires_at is not None and expires_at <= now
 
 
-def _keep(held: Transaction, instance: Instance, *, running: bool) -> None:
+def _keep(tx: Transaction, instance: Instance, *, running: bool) -> None:
     if not lifecycle.is_claimed(instance):
-        held.change_instances([replace(instance, claim_expires_at=None)])
+        tx.change_instances([replace(instance, claim_expires_at=None)])
         return
     there = lifecycle.built(instance)
-    held.change_instances([there if running else replace(there, vm_state="stopped", power_state=4)])
+    tx.change_instances([there if running else replace(there, vm_state="stopped", power_state=4)])
 
 
-def _give_back(held: Transaction, instance: Instance, *, own: bool) -> bool:
+def _give_back(tx: Transaction, instance: Instance, *, own: bool) -> bool:
     if not lifecycle.is_claimed(instance):
         # Somebody else, who knows nothing of claims, has said what it is: that is no claim any more.
-        held.change_instances([replace(instance, claim_expires_at=None)])
+        tx.change_instances([replace(instance, claim_expires_at=None)])
         return False
     if instance.vm_state == "shelved_offloaded":
-        held.change_instances([lifecycle.reshelved(instance)])
+        tx.change_instances([lifecycle.reshelved(instance)])
     else:
-        held.delete_instances([instance.uuid], released=not own)
+        tx.delete_instances([instance.uuid], released=not own)
     return True
 
 
-def _abort(held: Transaction, move: Migration) -> bool:
-    instance = held.instance(move.instance_uuid)
+def _abort(tx: Transaction, move: Migration) -> bool:
+    instance = tx.instance(move.instance_uuid)
     settled = replace(move, claim_expires_at=None)
     if instance is None:
         # Its deleted record would hold the room for ever.
-        held.change_migrations([replace(settled, status="failed")])
+        tx.change_migrations([replace(settled, status="failed")])
         return True
     context = instance.migration_context
     if context is None or context.migration_id != move.id:
         # Not the one that the instance is in: nothing of the instance is its.
-        held.change_migrations([replace(settled, status="error")])
+        tx.change_migrations([replace(settled, status="error")])
         return False
     try:
         step = lifecycle.aborted(instance, move)
     except InvalidInput:
         # Somebody else, who knows nothing of claims, has taken it on.
-        held.change_migrations([settled])
+        tx.change_migrations([settled])
         return False
     assert step.migration is not None
-    held.change_instances([step.instance])
-    held.change_migrations([step.migration])
+    tx.change_instances([step.instance])
+    tx.change_migrations([step.migration])
     for at, addresses in step.frees.items():
-        held.free_devices(instance.uuid, at.host, at.node, addresses)
+        tx.free_devices(instance.uuid, at.host, at.node, addresses)
     return True

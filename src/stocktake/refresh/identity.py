@@ -186,19 +186,19 @@ def check_host(context: Context, ours: Sequence[ComputeNode]) -> None:
     own = read_compute_id(context.settings.state_path)
     if own is None or any(row.uuid == own for row in ours):
         return
-    guard_host(context.rules.host, own, context.ledger.owners.read([own]).get(own))
+    guard_host(context.rules.host, own, context.ledger.owners([own]).get(own))
 
 
 def _take_over(context: Context, uuids: Mapping[str, str], hosts: dict[str, Host], result: Pass) -> None:
     """Take nodes that are ours now and were another service's before: record, promises and allocations stay."""
     if not uuids:
         return
-    owners, me = context.ledger.owners.read(uuids.values()), context.rules.host
+    owners, me = context.ledger.owners(uuids.values()), context.rules.host
     theirs = {node: uuid for node, uuid in uuids.items() if owners.get(uuid, me) != me}
     if not theirs:
         return
     try:
-        taken = context.ledger.owners.take({uuid: owners[uuid] for uuid in theirs.values()}, me)
+        taken = context.ledger.take_nodes({uuid: owners[uuid] for uuid in theirs.values()}, me)
     except AccessDenied:
         for node, uuid in theirs.items():
             what = f"it is {owners[uuid]}'s, and this host's token may not take it over"

@@ -2,15 +2,14 @@
 Steps 6 and 7, one node's books of what was read of it. Invariant: equal facts give equal books, wherever they are
 counted.
 
-A node on which others claim without a pause is counted where the database is, with its row held.
+A node on which others claim without a pause is counted where the database is, with its row locked.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 from stocktake.accounting.tally import tally
 from stocktake.errors import InvalidData
-from stocktake.ledger import NodeSave, SaveOutcome, Transaction
+from stocktake.ledger import AGENTS, Rows, SaveOutcome, Transaction, ledger_call
 from stocktake.model.hypervisor import Host, HostView
 from stocktake.model.problem import ordered
 from stocktake.model.rules import Rules
@@ -23,55 +22,52 @@ from stocktake.verify import verify
 
 
 class Counted(Value, frozen=True, kw_only=True):
-    """What was read of nodes whose rows were held, by name, and what became of their saves."""
+    """What was read of nodes whose rows were locked, by name, and what became of their saves."""
 
     works: Mapping[str, NodeWork]
     outcome: SaveOutcome
 
 
-class Count(Value, frozen=True, kw_only=True):
+# It is retried: a save that was done is a conflict then. What is not the caller's is in every field that names it.
+@ledger_call(
+    roles=AGENTS, rows=lambda it: Rows(hosts=[it.rules.host], nodes=it.uuids.values()), writes=True, routine=True
+)
+def count_locked(
+    tx: Transaction,
+    host: str,
+    *,
+    views: Mapping[str, HostView],
+    uuids: Mapping[str, str],
+    rules: Rules,
+    overrides: Mapping[str, NodeOverrides],
+    disabled: bool,
+) -> Counted:
     """
-    Count nodes with their rows held, and save them.
+    Read, tally and save nodes with their rows locked.
 
-    Attributes:
+    Args:
         views: by node name, what was asked of the hypervisor; verified anew where it is counted.
         uuids, overrides: by node name.
         disabled: the host takes no new machines.
+
+    Raises:
+        InvalidData: a view can't be believed.
     """
+    hosts = {name: _verified(view) for name, view in views.items()}
+    tx.lock(uuids.values())
+    works = tx.work(host, tuple(hosts), guests_of(hosts))
+    saves = [
+        save_of(books_of(one, works[name], rules, overrides[name], uuid=uuids[name], disabled=disabled))
+        for name, one in hosts.items()
+    ]
+    return Counted(works=works, outcome=tx.save([one for one in saves if one is not None]))
 
-    answer: ClassVar[Any] = Counted
 
-    host: str
-    views: Mapping[str, HostView]
-    uuids: Mapping[str, str]
-    rules: Rules
-    overrides: Mapping[str, NodeOverrides]
-    disabled: bool
-
-    def run(self, held: Transaction) -> Counted:
-        """
-        Read, tally and save.
-
-        Raises:
-            InvalidData: a view can't be believed.
-        """
-        hosts = {name: self._host(view) for name, view in self.views.items()}
-        held.lock(self.uuids.values())
-        works = held.work(self.host, tuple(hosts), guests_of(hosts))
-        saves = [self._save(name, host, works[name]) for name, host in hosts.items()]
-        wanted = [one for one in saves if one is not None]
-        none = SaveOutcome(saved={}, conflicts=frozenset())
-        return Counted(works=works, outcome=held.save(wanted) if wanted else none)
-
-    def _save(self, name: str, host: Host, work: NodeWork) -> NodeSave | None:
-        overrides, uuid = self.overrides[name], self.uuids[name]
-        return save_of(books_of(host, work, self.rules, overrides, uuid=uuid, disabled=self.disabled))
-
-    def _host(self, view: HostView) -> Host:
-        verdict = verify(view)
-        if not isinstance(verdict, Host):
-            raise InvalidData("; ".join(verdict.reasons), where=view.node)
-        return verdict
+def _verified(view: HostView) -> Host:
+    verdict = verify(view)
+    if not isinstance(verdict, Host):
+        raise InvalidData("; ".join(verdict.reasons), where=view.node)
+    return verdict
 
 
 def books_of(host: Host, work: NodeWork, rules: Rules, overrides: NodeOverrides, *, uuid: str, disabled: bool) -> Books:

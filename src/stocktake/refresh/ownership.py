@@ -47,7 +47,7 @@ def divided(context: Context, names: tuple[str, ...]) -> Division:
     now, me = context.clock.now(), context.rules.host
     down_time_s = context.settings.service_down_time
     others = [one for one in context.ledger.services() if one.host != me and is_alive(one, now, down_time_s)]
-    return divide(driver.candidates(), context.ledger.owners.read(), me=me, pool=driver.pool, others=others)
+    return divide(driver.candidates(), context.ledger.owners(), me=me, pool=driver.pool, others=others)
 
 
 def divide(
@@ -95,14 +95,14 @@ def join(context: Context, service: Service) -> None:
     """Tell the other services of our pool that we are one of it, or no longer."""
     pool = context.driver.pool if isinstance(context.driver, Shared) else None
     if service.pool != pool:
-        context.ledger.owners.join(service.host, pool)
+        context.ledger.join_pool(service.host, pool)
 
 
 def hand_over(context: Context, division: Division, result: Pass) -> None:
     """Give the nodes that others are to have to them, now that they are reported; those with instances stay."""
     if not division.leaving:
         return
-    given = context.ledger.owners.give(division.leaving, context.rules.host)
+    given = context.ledger.give_nodes(division.leaving, context.rules.host)
     for uuid in sorted(given):
         result.handed_over[uuid] = division.leaving[uuid]
     for host in sorted(set(result.handed_over.values())):
@@ -112,7 +112,7 @@ def hand_over(context: Context, division: Division, result: Pass) -> None:
 
 def still_ours(context: Context, nodes: Sequence[str], uuids: Mapping[str, str]) -> tuple[str, ...]:
     """Leave out nodes that another service took while we counted."""
-    owners = context.ledger.owners.read([uuids[node] for node in nodes])
+    owners = context.ledger.owners([uuids[node] for node in nodes])
     me = context.rules.host
     return tuple(node for node in nodes if owners.get(uuids[node], me) == me)
 

@@ -23,7 +23,7 @@ from stocktake.refresh.cache import RefreshCache
 from stocktake.refresh.claim_expiry import settle_claims
 from stocktake.refresh.context import Context, Pass, failure_of
 from stocktake.refresh.identity import check_driver, check_host, identified
-from stocktake.refresh.locked import Count, books_of, guests_of
+from stocktake.refresh.locked import books_of, count_locked, guests_of
 from stocktake.refresh.orphan_nodes import delete_orphan_nodes
 from stocktake.refresh.ownership import divided, hand_over, join, still_ours
 from stocktake.report.save import Books, Reported, save, sync
@@ -182,15 +182,14 @@ class _Counting:
 
     def held(self, nodes: Sequence[str]) -> tuple[dict[str, Books], SaveOutcome]:
         """The same, with their rows held, and save them."""
-        done = self.context.ledger.held(
-            Count(
-                host=self.context.rules.host,
-                views={node: self.facts.views[node] for node in nodes},
-                uuids={node: self.facts.uuids[node] for node in nodes},
-                rules=self.context.rules,
-                overrides={node: self._overrides(node) for node in nodes},
-                disabled=self.disabled,
-            )
+        done = count_locked(
+            self.context.ledger,
+            host=self.context.rules.host,
+            views={node: self.facts.views[node] for node in nodes},
+            uuids={node: self.facts.uuids[node] for node in nodes},
+            rules=self.context.rules,
+            overrides={node: self._overrides(node) for node in nodes},
+            disabled=self.disabled,
         )
         ours = still_ours(self.context, nodes, self.facts.uuids)
         return self.counted({node: done.works[node] for node in ours}), done.outcome

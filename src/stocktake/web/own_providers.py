@@ -69,7 +69,7 @@ class OwnProviders:
         return absent if root == "" else root is not None and self._has(root)
 
     def _has(self, uuid: str) -> bool:
-        owner = self._ledger.owners.read([uuid]).get(uuid)
+        owner = self._ledger.owners([uuid]).get(uuid)
         if owner is not None:
             return owner == self._host
         return any(one.uuid == uuid for one in self._ledger.deleted_nodes(self._host))
