@@ -73,6 +73,7 @@ class MigrationCalls(Calls):
         rows=lambda it: Rows(
             hosts=[host for one in it.migrations for host in {one.source_compute, one.dest_compute} - {None} or {None}],
             instances={one.instance_uuid for one in it.migrations},
+            migrations={one.id for one in it.migrations},
         ),
         writes=True,
         retryable=False,
