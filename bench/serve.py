@@ -56,7 +56,7 @@ def measured(directory: Path) -> list[dict[str, str | float]]:
     with private_postgres() as database:
         url = database.create_database()
         with contextlib.closing(open_ledger(url, clock=SystemClock(), ids=RandomIds())) as ledger:
-            tokens = promised(ledger, HOSTS)
+            tokens = make_instances(ledger, HOSTS)
             with served(directory, url, server__rate_per_s=0) as server:
                 rows = [*_reported(directory, server, database, tokens)]
                 grown(ledger, NODES)
@@ -64,7 +64,7 @@ def measured(directory: Path) -> list[dict[str, str | float]]:
     return rows
 
 
-def promised(ledger: DatabaseLedger, hosts: int) -> list[str]:
+def make_instances(ledger: DatabaseLedger, hosts: int) -> list[str]:
     """Put the instances of all hosts into the ledger, and give a token for each host."""
     secrets = []
     for number in range(hosts):

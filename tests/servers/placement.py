@@ -166,7 +166,7 @@ class _Front:
         if fault is not None and fault["how"] == "hang":
             self._behave.wait(30)
         if fault is not None and fault["how"] == "close":
-            # Less than was promised: waitress closes the connection.
+            # Less than was announced: waitress closes the connection.
             start_response("200 OK", [("Content-Length", "1000"), ("Content-Type", "application/json")])
             return [b"{"]
         if fault is not None and fault["how"] == "answer":

@@ -18,16 +18,16 @@ WAIT_S = 150.0
 class Systemd:
     """What was told so far; a message is the list of its lines."""
 
-    def __init__(self, address: str, door: socket.socket) -> None:
+    def __init__(self, address: str, listener: socket.socket) -> None:
         self.address = address
         self.messages: list[list[str]] = []
-        self._door = door
+        self._listener = listener
 
     def next(self, *, timeout_s: float = WAIT_S) -> list[str] | None:
         """Wait for a message; None if none came in time."""
-        self._door.settimeout(timeout_s)
+        self._listener.settimeout(timeout_s)
         try:
-            message = self._door.recv(65536).decode().split("\n")
+            message = self._listener.recv(65536).decode().split("\n")
         except TimeoutError:
             return None
         self.messages.append(message)
@@ -54,10 +54,10 @@ class Systemd:
     def drain(self) -> list[list[str]]:
         """Read what has come already."""
         there: list[list[str]] = []
-        self._door.setblocking(False)
+        self._listener.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
-                there.append(self._door.recv(65536).decode().split("\n"))
+                there.append(self._listener.recv(65536).decode().split("\n"))
         self.messages += there
         return there
 
@@ -71,6 +71,6 @@ def status_of(message: list[str]) -> str:
 def listening(folder: Path, *, abstract: bool = False) -> Iterator[Systemd]:
     """Listen on a socket in a folder, or on one that is in no folder."""
     name = f"@stocktake-test-{folder.name}-{id(folder)}" if abstract else str(folder / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
-        door.bind(f"\0{name[1:]}" if abstract else name)
-        yield Systemd(name, door)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(f"\0{name[1:]}" if abstract else name)
+        yield Systemd(name, listener)

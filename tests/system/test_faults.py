@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 GUEST = "bbbbbbbb-0000-4000-8000-000000000001"
 GONE = "bbbbbbbb-0000-4000-8000-000000000002"
-STRANGER = "bbbbbbbb-0000-4000-8000-000000000003"
+FOREIGN = "bbbbbbbb-0000-4000-8000-000000000003"
 
 
 def failures(context: Context) -> dict[str, str]:
@@ -239,7 +239,7 @@ def test_given_instances_that_are_deleted_when_refreshed_then_their_allocations_
     context: Context, server: PlacementServer, there: Readback
 ) -> None:
     context.ledger.put_instances([an_instance(uuid, host="alpha", node="one") for uuid in (GUEST, GONE)])
-    for consumer in (GUEST, STRANGER):
+    for consumer in (GUEST, FOREIGN):
         there.allocate(consumer, {"one": {"VCPU": 2}})
     there.allocate(GONE, {"one": {"VCPU": 2, "MEMORY_MB": 64}, "two": {"VCPU": 1}})
     refresh(context)
@@ -247,16 +247,16 @@ def test_given_instances_that_are_deleted_when_refreshed_then_their_allocations_
     assert there.held("one") == {
         GUEST: {"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20},
         GONE: {"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20},
-        STRANGER: {"VCPU": 2},
+        FOREIGN: {"VCPU": 2},
     }
     assert there.consumers("two") == set()
     context.ledger.delete_instances([GONE])
     server.misbehave("PUT", f"/allocations/{GONE}", status=500)
     assert refresh(context).unsynced.keys() == {"one"}
-    assert there.consumers("one") == {GUEST, GONE, STRANGER}
+    assert there.consumers("one") == {GUEST, GONE, FOREIGN}
     server.behave()
     assert refresh(context).fine
-    assert there.consumers("one") == {GUEST, STRANGER}
+    assert there.consumers("one") == {GUEST, FOREIGN}
     assert [problem.code for problem in context.ledger.node("one").problems] == ["placement-allocation-unknown"]
     told = writes(server)
     assert refresh(context).writes == 0
@@ -267,7 +267,7 @@ def test_given_allocations_of_others_when_refreshed_then_no_request_is_about_the
     context: Context, server: PlacementServer, there: Readback
 ) -> None:
     context.ledger.put_instances([an_instance(uuid, host="alpha", node="one") for uuid in (GUEST, GONE)])
-    for consumer in (GONE, STRANGER):
+    for consumer in (GONE, FOREIGN):
         there.allocate(consumer, {"one": {"VCPU": 2}})
     before = there.held("one")
     server.misbehave("*", "allocations", status=500)

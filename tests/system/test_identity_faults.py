@@ -20,7 +20,7 @@ from tests.system.running import Host
 pytestmark = pytest.mark.system
 
 GUEST = "bbbbbbbb-0000-4000-8000-000000000001"
-STRANGER = "bbbbbbbb-0000-4000-8000-000000000002"
+FOREIGN = "bbbbbbbb-0000-4000-8000-000000000002"
 UUIDS = {f"bm{number}": f"aaaaaaaa-0000-4000-8000-00000000000{number}" for number in range(1, 5)}
 DEVICE = {"address": "0000:10:00.0", "vendor_id": "10de", "product_id": "20b5", "dev_type": "type-PCI"}
 CHILD = "bm1_0000:10:00.0"
@@ -89,7 +89,7 @@ def test_given_rubbish_for_an_id_when_it_runs_then_it_stops_and_nothing_at_all_c
     hosts: Mapping[str, Host], there: Readback
 ) -> None:
     lines, before = hosts["alpha"].dump(), there.everything()
-    for rubbish in ("", "rubbish\n", "{}", f"{STRANGER} {STRANGER}", "\x00" * 40):
+    for rubbish in ("", "rubbish\n", "{}", f"{FOREIGN} {FOREIGN}", "\x00" * 40):
         compute_id(hosts["alpha"]).write_text(rubbish)
         result = hosts["alpha"].run("refresh")
         assert (result.code, "holds no UUID" in result.err) == (2, True), (rubbish, result)
@@ -163,14 +163,14 @@ def test_given_a_node_that_moves_to_another_service_when_both_refresh_then_all_t
     fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context], there: Readback
 ) -> None:
     alpha, beta = pair
-    there.allocate(STRANGER, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}})
+    there.allocate(FOREIGN, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}})
     before = there.providers()
     node = fleets[0].nodes["bm1"]
     # The old service may see it go before the new one sees it come, or after.
     fleets[0].nodes["bm1"] = {**node, "listed": False}
     fleets[0].write()
     assert "it still exists" in refresh(alpha).kept["bm1"]
-    assert there.consumers("bm1") == {STRANGER}
+    assert there.consumers("bm1") == {FOREIGN}
     fleets[1].nodes["bm1"] = node
     fleets[1].write()
     assert refresh(beta).moved == {"bm1": "alpha"}
@@ -182,7 +182,7 @@ def test_given_a_node_that_moves_to_another_service_when_both_refresh_then_all_t
     assert {name: one["uuid"] for name, one in there.providers().items()} == {
         name: one["uuid"] for name, one in before.items()
     }
-    assert there.consumers("bm1") == there.consumers(CHILD) == {STRANGER}
+    assert there.consumers("bm1") == there.consumers(CHILD) == {FOREIGN}
     assert refresh(beta).writes == 0
 
 
@@ -191,11 +191,11 @@ def test_given_a_node_that_vanishes_when_refreshed_then_its_row_provider_childre
 ) -> None:
     alpha, _ = pair
     assert there.providers().keys() == {*UUIDS, CHILD}
-    there.allocate(STRANGER, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}, "bm2": {"VCPU": 1}})
+    there.allocate(FOREIGN, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}, "bm2": {"VCPU": 1}})
     fleets[0].loses("bm1")
     assert refresh(alpha).deleted == ["bm1"]
     assert there.providers().keys() == {"bm2", "bm3", "bm4"}
-    assert there.consumers("bm2") == {STRANGER}
+    assert there.consumers("bm2") == {FOREIGN}
     with pytest.raises(NotFound):
         alpha.ledger.node("bm1")
     assert alpha.ledger.deleted_nodes("alpha") == ()
@@ -231,7 +231,7 @@ def test_given_nodes_that_vanish_and_may_not_go_when_refreshed_then_nothing_of_t
     fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context], there: Readback, why: str
 ) -> None:
     alpha, _ = pair
-    there.allocate(STRANGER, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}})
+    there.allocate(FOREIGN, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}})
     before = json.loads(there.everything())
     if why == "instances":
         alpha.ledger.put_instances([an_instance(GUEST, host="alpha", node="bm1")])

@@ -250,10 +250,10 @@ def test_given_orphans_when_adopted_then_they_are_promised_what_they_take_and_st
     scene.hypervisor.start(LATE)
     scene.host.ask("orphans", "adopt", "late")
     scene.hypervisor.destroy("late")
-    promised = scene.refresh()
-    assert (promised["running_vms"], promised["vcpus_used"]) == (21, node["vcpus_used"] + 2)
+    allocated = scene.refresh()
+    assert (allocated["running_vms"], allocated["vcpus_used"]) == (21, node["vcpus_used"] + 2)
     scene.hypervisor.undefine("late")
     gone = scene.refresh()
-    assert gone["vcpus_used"] == promised["vcpus_used"]
+    assert gone["vcpus_used"] == allocated["vcpus_used"]
     assert about_guests(gone) == [("instance-without-guest", LATE.uuid)]
     check_placement(scene, gone)

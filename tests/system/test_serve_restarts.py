@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from bench.serve import agents, guests_of, promised
+from bench.serve import agents, guests_of, make_instances
 
 from stocktake.claims import Claimed, Request
 from stocktake.client import Fleet, connected
@@ -39,7 +39,7 @@ class Load:
         self.over = threading.Event()
         self.fleets = fleets
         self.passes = Counter[str]()
-        self.promised: list[str] = []
+        self.claimed: list[str] = []
         self.wrong: list[BaseException] = []
         self.threads = [threading.Thread(target=self._guarded, args=(self._report, [context])) for context in opened]
         self.threads.append(threading.Thread(target=self._guarded, args=(self._claim, [])))
@@ -69,7 +69,7 @@ class Load:
                 return
             uuid = ids.uuid()
             if self._built(uuid, fleet):
-                self.promised.append(uuid)
+                self.claimed.append(uuid)
 
     def _built(self, uuid: str, first: Fleet) -> bool:
         for fleet in itertools.islice(itertools.cycle([first, *self.fleets]), 50):
@@ -96,7 +96,7 @@ def test_given_two_servers_when_they_are_killed_in_turn_under_load_then_nothing_
     tmp_path: Path, postgres_url: str
 ) -> None:
     with contextlib.closing(open_ledger(postgres_url, clock=SystemClock(), ids=RandomIds())) as ledger:
-        tokens = promised(ledger, HOSTS)
+        tokens = make_instances(ledger, HOSTS)
         with two_servers(tmp_path, postgres_url) as servers, contextlib.ExitStack() as opened:
             (tmp_path / "hosts").mkdir()
             context = [
@@ -118,7 +118,7 @@ def test_given_two_servers_when_they_are_killed_in_turn_under_load_then_nothing_
             for thread in load.threads:
                 thread.join(timeout=60)
             assert not load.wrong, load.wrong
-            assert len(load.promised) > KILLS
+            assert len(load.claimed) > KILLS
             for one in context:
                 assert refresh(one).fine
             check(ledger, load)
@@ -126,10 +126,10 @@ def test_given_two_servers_when_they_are_killed_in_turn_under_load_then_nothing_
 
 def _wait_for_more(load: Load) -> None:
     """Wait until every agent has reported again and somebody has claimed."""
-    before, claimed = Counter(load.passes), len(load.promised)
+    before, claimed = Counter(load.passes), len(load.claimed)
     hosts = [f"host-{number}" for number in range(HOSTS)]
     until_s = time.monotonic() + 60
-    while not (all(load.passes[host] > before[host] for host in hosts) and len(load.promised) > claimed):
+    while not (all(load.passes[host] > before[host] for host in hosts) and len(load.claimed) > claimed):
         assert time.monotonic() < until_s, (load.passes, load.wrong)
         load.over.wait(0.05)
 
@@ -138,7 +138,7 @@ def check(ledger: DatabaseLedger, load: Load) -> None:
     """Every promise that was told is there once, is counted once, and every node is there once."""
     found = Counter(one.uuid for one in ledger.instances())
     theirs = {uuid for number in range(HOSTS) for uuid in guests_of(number)}
-    assert set(found) == theirs | set(load.promised)
+    assert set(found) == theirs | set(load.claimed)
     assert set(found.values()) == {1}
     nodes = ledger.nodes()
     assert Counter(node.hypervisor_hostname for node in nodes) == Counter(

@@ -237,8 +237,8 @@ def test_given_the_embedded_placement_when_asked_by_its_command_then_it_says_wha
         row["resource_class"]: row["usage"]
         for row in cloud.clients.rows("viewer", f"resource provider usage show {node.uuid}")
     }
-    sold = [entry for entry in cloud.ledger.entries(node.uuid) if entry.consumer is not None]
-    assert used["MEMORY_MB"] == sum(entry.memory_mb for entry in sold) > 0
+    allocated = [entry for entry in cloud.ledger.entries(node.uuid) if entry.consumer is not None]
+    assert used["MEMORY_MB"] == sum(entry.memory_mb for entry in allocated) > 0
     places = cloud.clients.rows("viewer", "allocation candidate list --resource VCPU=1")
     assert {row["resource provider"] for row in places} & nodes.keys()
 

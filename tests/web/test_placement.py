@@ -1,4 +1,4 @@
-"""Placement at /placement: the real one, behind our door. Who somebody is, it learns of us and never of him."""
+"""Placement at /placement: the real one, behind our server. Who the caller is, it learns from us and never from him."""
 
 import threading
 import uuid
