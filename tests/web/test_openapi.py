@@ -32,6 +32,8 @@ def test_given_the_document_then_every_route_that_is_not_hidden_is_in_it_with_it
             assert ("security" in operation) == (route.roles is not None)
             assert ("401" in operation["responses"]) == (route.roles is not None)
             assert ("requestBody" in operation) == (route.body is not None)
+            told = operation.get("description", "").partition("Roles: ")[2].rstrip(".")
+            assert told == ", ".join(sorted(route.roles or ()))
 
 
 def test_given_the_document_then_nothing_refers_to_what_is_not_there() -> None:
