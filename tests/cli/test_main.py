@@ -108,6 +108,23 @@ def test_given_wrong_input_and_json_when_run_then_the_error_is_on_stdout_in_the_
 def test_given_a_usage_error_and_json_when_run_then_the_error_is_on_stdout(program: Program) -> None:
     result = program.run("--json", "nodes", "--force")
     assert (result.code, result.answer["error"]["code"]) == (2, "InvalidInput")
+    assert result.answer["command"] == "nodes"
+    assert program.run("services", "disable", "a", "--json").answer["command"] == "services disable"
+
+
+def test_given_help_and_completion_of_commands_when_asked_then_no_commands_module_is_imported(program: Program) -> None:
+    script = (
+        "import sys\nfrom stocktake.cli.main import COMMANDS, main\n"
+        "main.main(sys.argv[1:], prog_name='stocktake', standalone_mode=False)\n"
+        "main.shell_complete(main.make_context('stocktake', [], resilient_parsing=True), 'or')\n"
+        "loaded = {row.module for row in COMMANDS if f'stocktake.cli.{row.module}' in sys.modules}\n"
+        "sys.exit(f'imported: {loaded}' if loaded else 0)\n"
+    )
+    command = [program.command[0], "-c", script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environ(), timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for group in ("Take stock:", "Read the ledger:", "Claim room:", "Run the service:"):
+        assert group in done.stdout
 
 
 def test_given_a_ledger_that_cant_be_made_when_run_then_it_ends_with_3_and_one_line(program: Program) -> None:
