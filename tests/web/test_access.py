@@ -61,11 +61,11 @@ POST   /v1/ledger/service                                   viewer agent operato
 POST   /v1/ledger/services                                  viewer agent operator
 POST   /v1/ledger/work                                      viewer agent operator
 POST   /v1/ledger/instances                                 viewer agent operator
-POST   /v1/ledger/instances-page                            viewer agent operator
+POST   /v1/ledger/instances-page                            viewer operator
 POST   /v1/ledger/migrations                                viewer agent operator
 POST   /v1/ledger/known-consumers                           viewer agent operator
 POST   /v1/ledger/history                                   viewer agent operator
-POST   /v1/ledger/owners/read                               viewer agent operator
+POST   /v1/ledger/owners                                    viewer agent operator
 POST   /v1/ledger/register                                  agent operator
 POST   /v1/ledger/heartbeat                                 agent operator
 POST   /v1/ledger/save                                      agent operator
@@ -78,13 +78,14 @@ POST   /v1/ledger/delete-node                               agent operator
 POST   /v1/ledger/put-instances                             agent operator
 POST   /v1/ledger/delete-instances                          agent operator
 POST   /v1/ledger/put-migrations                            agent operator
-POST   /v1/ledger/owners/join                               agent operator
-POST   /v1/ledger/standing                                  agent operator
-POST   /v1/ledger/held/count                                agent operator
-POST   /v1/ledger/held/claimexpiry                          agent operator
+POST   /v1/ledger/join-pool                                 agent operator
+POST   /v1/ledger/snapshot                                  agent operator
+POST   /v1/ledger/changed-snapshot                          agent operator
+POST   /v1/ledger/count-locked                              agent operator
+POST   /v1/ledger/settle-expired                            agent operator
 POST   /v1/ledger/set-service                               operator
-POST   /v1/ledger/owners/take                               operator
-POST   /v1/ledger/owners/give                               operator
+POST   /v1/ledger/take-nodes                                operator
+POST   /v1/ledger/give-nodes                                operator
 
 GET    /                                                    viewer operator
 GET    /tiles                                               viewer operator
