@@ -64,8 +64,18 @@ STEPS_ELSEWHERE = {
 }
 # Words that only this project would understand, and what the field says (docs/glossary.md).
 PRIVATE_WORDS = {
+    "desk": "base",
+    "door": "protocol, interface, socket",
+    "doorkeeper": "Authenticator",
+    "doors": "protocols, interfaces, sockets",
+    "lapse": "claim_expiry",
+    "lapsed": "expired",
     "law": "Invariant",
+    "lawful": "allowed",
+    "lawfully": "allowed",
     "laws": "Invariants",
+    "standing": "snapshot",
+    "wire": "rpc",
 }
 PRIVATE_PHRASES: dict[str, str] = {}
 # What holds a private word and is somebody else's term: the reason.

@@ -79,10 +79,10 @@ def open_adapter(
         transport = requests.Session()
         transport.mount(*mount)
     verify: bool | str = False if insecure else (str(cafile) if cafile else True)
-    door = session.Session(auth=plugin, session=transport, timeout=timeout_s, verify=verify, user_agent="stocktake")
+    started = session.Session(auth=plugin, session=transport, timeout=timeout_s, verify=verify, user_agent="stocktake")
     keep = {"region_name": region_name, "interface": interface}
     chosen: dict[str, Any] = {key: value for key, value in keep.items() if value is not None}
-    return adapter.Adapter(door, service_type=service_type, endpoint_override=url, **chosen)
+    return adapter.Adapter(started, service_type=service_type, endpoint_override=url, **chosen)
 
 
 def reason_of(error: Exception) -> str:

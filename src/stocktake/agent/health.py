@@ -35,7 +35,7 @@ _PAUSE_S = 60.0
 
 def silence_max_s(settings: Settings) -> float:
     """
-    Say for how many seconds the agent may lawfully give no sign of life.
+    Say for how many seconds the agent may give no sign of life by its settings.
 
     Between two signs the driver is asked for its nodes and for what they have, or Placement is told of one node.
     """
@@ -229,7 +229,7 @@ class AgentHealth:
         return f"EXTEND_TIMEOUT_USEC={int((silence_max_s(self._settings) + _PAUSE_S) * 1e6)}"
 
     def _lengthen_watchdog(self, longest_s: float) -> None:
-        """See to it that no lawful step takes longer than systemd waits."""
+        """See to it that no step that the settings allow takes longer than systemd waits."""
         if self._watchdog_s is None or self._watchdog_s >= longest_s:
             return
         LOG.warning(

@@ -35,8 +35,8 @@ class Notifier:
         if status:
             lines = (*lines, f"STATUS={' '.join(status.split())[:_STATUS_MAX]}")
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
-                door.settimeout(_WAIT_S)
-                door.sendto("\n".join(lines).encode(), self._address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+                out.settimeout(_WAIT_S)
+                out.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             LOG.debug("systemd did not get %s: %s", lines, error)

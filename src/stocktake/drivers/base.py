@@ -89,7 +89,7 @@ class Remembering(Protocol):
 
     @property
     def cache_checks(self) -> int:
-        """How often it compared what it keeps with what is so."""
+        """How often it compared its cache with the hypervisor."""
         ...
 
     @property

@@ -34,7 +34,7 @@ def scoped(call: LedgerCall, arguments: msgspec.Struct, host: str) -> msgspec.St
 
 def check_rows(connection: Connection, rows: Rows, host: str, *, lock: bool) -> None:
     """
-    Look whose rows a call touches; rows that are not there are nobody's.
+    Look whose rows a call touches; rows that are not there belong to no host.
 
     Args:
         lock: hold them, in the order in which everybody does, so that none is taken over before it is written.

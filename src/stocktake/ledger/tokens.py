@@ -1,7 +1,7 @@
 """
 Who may use the fleet through the server: the table of tokens. Invariant: what lets somebody in is never stored.
 
-Tokens are not exported: books that are moved elsewhere take nobody's access along.
+Tokens are not exported: an export gives no one access.
 """
 
 from datetime import datetime

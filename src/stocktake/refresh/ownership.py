@@ -4,7 +4,7 @@ gives it away himself.
 
 Services of one pool (the same Ironic, shard and conductor group) divide its nodes by a hash ring of those that live. A
 node without an owner, or whose owner is dead, is taken by the one that the ring names; a living owner reports it once
-more and then hands it over. So nobody's node is taken while he reports it, and no node is without a report for longer
+more and then hands it over. So no node is taken while its owner reports it, and no node is without a report for longer
 than an interval. A node with instances stays with its owner while he lives.
 """
 

@@ -94,7 +94,7 @@ def save(
     Args:
         books: by node name.
         again: reads these nodes again and tallies them, without asking the hypervisor; it leaves out those that other
-            services have now, which are then nobody's trouble here.
+            services have now, which are then no trouble here.
         held: the same, with the nodes' rows held, and saves them.
     """
     result = Reported(books=dict(books))
