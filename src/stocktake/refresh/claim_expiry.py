@@ -1,6 +1,6 @@
 """
-Claims that nobody settled. Invariant: a guest that is there settles its claim; what has expired without one is given
-back.
+Claims that were never settled. Invariant: a running guest settles its claim; a claim that expires without one is
+released.
 
 Only rows are written here: the pass that asked counts them anew.
 """
@@ -11,11 +11,10 @@ from datetime import datetime
 
 from stocktake.accounting import lifecycle
 from stocktake.errors import InvalidInput
-from stocktake.ledger import AGENTS, Rows, Transaction, ledger_call
+from stocktake.ledger import AGENTS, Ledger, Rows, Transaction, ledger_call
 from stocktake.model.hypervisor import Host
 from stocktake.model.value import Value, replace
 from stocktake.model.workload import Instance, Migration
-from stocktake.refresh.context import Context, Pass
 from stocktake.report.save import Books
 
 LOG = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ LOG = logging.getLogger(__name__)
 
 class ClaimExpiry(Value, frozen=True, kw_only=True):
     """
-    What becomes of pending claims of a host: uuids of the instances whose claims, as they were read, are to be settled.
+    The pending claims of a host, as they were read, that are to be settled: uuids of their instances.
 
     Attributes:
         running, stopped: their guests are there; a stopped one counts once its claim has expired.
@@ -47,7 +46,7 @@ class ClaimExpiry(Value, frozen=True, kw_only=True):
 
 @ledger_call(roles=AGENTS, rows=lambda it: Rows(hosts=[it.expiry.host], moving=it.expiry.uuids), writes=True)
 def settle_expired(tx: Transaction, expiry: ClaimExpiry) -> tuple[str, ...]:
-    """Settle what nobody did or renewed since it was read; give the uuids of those that gave a claim back."""
+    """Settle what was neither settled nor renewed since it was read; give the uuids whose claims were released."""
     # Nodes before instances, as everybody locks; then all is read again.
     tx.lock(frozenset().union(*map(tx.whereabouts, expiry.uuids)))
     return tuple(uuid for uuid in expiry.uuids if _settle(tx, expiry, uuid))
@@ -67,25 +66,22 @@ def _settle(tx: Transaction, expiry: ClaimExpiry, uuid: str) -> bool:
     if uuid in expiry.running or (uuid in expiry.stopped and over):
         _keep(tx, instance, running=uuid in expiry.running)
     elif uuid in expiry.late and over:
-        expired |= _give_back(tx, instance, own=expiry.own)
+        expired |= _release(tx, instance, own=expiry.own)
     return expired
 
 
-def settle_claims(context: Context, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
-    """Keep the claims whose guests have appeared, give back those that have expired; say whether there were any."""
-    due = _due(context, hosts, books)
-    if not due.uuids:
-        return False
-    expired = settle_expired(context.ledger, due)
-    result.expired.extend(expired)
+def settle_claims(ledger: Ledger, due: ClaimExpiry) -> list[str]:
+    """Settle claims; give the uuids of the instances whose claims expired and were released."""
+    expired = list(settle_expired(ledger, due))
     for uuid in expired:
-        LOG.warning("a claim that nobody settled was given back", extra={"instance": uuid})
-    return True
+        LOG.warning("a claim expired and was released", extra={"instance": uuid})
+    return expired
 
 
-def _due(context: Context, hosts: Mapping[str, Host], books: Mapping[str, Books]) -> ClaimExpiry:
+def claims_due(
+    hosts: Mapping[str, Host], books: Mapping[str, Books], *, host: str, now: datetime, own: bool
+) -> ClaimExpiry:
     """Find the claims that a guest or the time settles."""
-    now = context.clock.now()
     running: set[str] = set()
     stopped: set[str] = set()
     late: set[str] = set()
@@ -101,12 +97,12 @@ def _due(context: Context, hosts: Mapping[str, Host], books: Mapping[str, Books]
             elif _is_over(instance.claim_expires_at, now):
                 (late if guest is None else stopped).add(instance.uuid)
     return ClaimExpiry(
-        host=context.rules.host,
+        host=host,
         running=frozenset(running),
         stopped=frozenset(stopped),
         late=frozenset(late),
         moving=frozenset(moving),
-        own=context.settings.allocations == "own",
+        own=own,
     )
 
 
@@ -122,7 +118,7 @@ def _keep(tx: Transaction, instance: Instance, *, running: bool) -> None:
     tx.change_instances([there if running else replace(there, vm_state="stopped", power_state=4)])
 
 
-def _give_back(tx: Transaction, instance: Instance, *, own: bool) -> bool:
+def _release(tx: Transaction, instance: Instance, *, own: bool) -> bool:
     if not lifecycle.is_claimed(instance):
         # Somebody else, who knows nothing of claims, has said what it is: that is no claim any more.
         tx.change_instances([replace(instance, claim_expires_at=None)])

@@ -22,7 +22,7 @@ from stocktake.telemetry import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a pass works with; the agent and the commands put it together. Without a `bus` nobody is told."""
+    """What a pass works with; the agent and the commands put it together. Without a `bus` nothing is published."""
 
     settings: Settings
     rules: Rules
@@ -54,7 +54,7 @@ class Pass:
         moved: nodes taken over, and the host that had them.
         handed_over: nodes given to other services, by uuid, and the host that has them now.
         adopted: uuids of guests that became instances.
-        expired: uuids of instances whose claim nobody settled in time, and that was given back.
+        expired: uuids of the instances whose claims expired and were released.
         writes: how many writes Placement took.
         saves, conflicts: how many records were saved, and how many others had changed meanwhile.
         seconds: how long each step took.

@@ -21,7 +21,7 @@ from stocktake.report.save import Books, carried, save_of
 from stocktake.verify import verify
 
 
-class Counted(Value, frozen=True, kw_only=True):
+class LockedCount(Value, frozen=True, kw_only=True):
     """What was read of nodes whose rows were locked, by name, and what became of their saves."""
 
     works: Mapping[str, NodeWork]
@@ -41,7 +41,7 @@ def count_locked(
     rules: Rules,
     overrides: Mapping[str, NodeOverrides],
     disabled: bool,
-) -> Counted:
+) -> LockedCount:
     """
     Read, tally and save nodes with their rows locked.
 
@@ -60,7 +60,7 @@ def count_locked(
         save_of(books_of(one, works[name], rules, overrides[name], uuid=uuids[name], disabled=disabled))
         for name, one in hosts.items()
     ]
-    return Counted(works=works, outcome=tx.save([one for one in saves if one is not None]))
+    return LockedCount(works=works, outcome=tx.save([one for one in saves if one is not None]))
 
 
 def _verified(view: HostView) -> Host:

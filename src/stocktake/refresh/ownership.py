@@ -4,21 +4,23 @@ gives it away himself.
 
 Services of one pool (the same Ironic, shard and conductor group) divide its nodes by a hash ring of those that live. A
 node without an owner, or whose owner is dead, is taken by the one that the ring names; a living owner reports it once
-more and then hands it over. So no node is taken while its owner reports it, and no node is without a report for longer
+more and then hands it over. So no node is taken while its owner reports it, and none is without a report for longer
 than an interval. A node with instances stays with its owner while he lives.
 """
 
 import hashlib
 import logging
 from bisect import bisect
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from stocktake.accounting.node_availability import is_alive
-from stocktake.drivers.base import Shared
+from stocktake.drivers.base import Driver, Shared
+from stocktake.ledger import Ledger
 from stocktake.model.hypervisor import Candidate
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
-from stocktake.refresh.context import Context, Pass
 
 LOG = logging.getLogger(__name__)
 POINTS = 32
@@ -39,15 +41,14 @@ class Division(Value, frozen=True, kw_only=True):
     leaving: Mapping[str, str] = {}
 
 
-def divided(context: Context, names: tuple[str, ...]) -> Division:
+def divided(
+    ledger: Ledger, driver: Driver, names: tuple[str, ...], *, me: str, now: datetime, down_time_s: float
+) -> Division:
     """Settle which of the nodes that the driver lists are ours; all, unless it shares them with other services."""
-    driver = context.driver
     if not isinstance(driver, Shared):
         return Division(mine=names)
-    now, me = context.clock.now(), context.rules.host
-    down_time_s = context.settings.service_down_time
-    others = [one for one in context.ledger.services() if one.host != me and is_alive(one, now, down_time_s)]
-    return divide(driver.candidates(), context.ledger.owners(), me=me, pool=driver.pool, others=others)
+    others = [one for one in ledger.services() if one.host != me and is_alive(one, now, down_time_s)]
+    return divide(driver.candidates(), ledger.owners(), me=me, pool=driver.pool, others=others)
 
 
 def divide(
@@ -91,29 +92,26 @@ def gives_way(theirs: Pool | None, mine: Pool) -> bool:
     return apart or theirs.items() < mine.items()
 
 
-def join(context: Context, service: Service) -> None:
+def join(ledger: Ledger, driver: Driver, service: Service) -> None:
     """Tell the other services of our pool that we are one of it, or no longer."""
-    pool = context.driver.pool if isinstance(context.driver, Shared) else None
+    pool = driver.pool if isinstance(driver, Shared) else None
     if service.pool != pool:
-        context.ledger.join_pool(service.host, pool)
+        ledger.join_pool(service.host, pool)
 
 
-def hand_over(context: Context, division: Division, result: Pass) -> None:
-    """Give the nodes that others are to have to them, now that they are reported; those with instances stay."""
+def hand_over(ledger: Ledger, division: Division, me: str) -> dict[str, str]:
+    """Give nodes to the services that are to have them, now that they are reported; those with instances stay."""
     if not division.leaving:
-        return
-    given = context.ledger.give_nodes(division.leaving, context.rules.host)
-    for uuid in sorted(given):
-        result.handed_over[uuid] = division.leaving[uuid]
-    for host in sorted(set(result.handed_over.values())):
-        count = sum(to == host for to in result.handed_over.values())
+        return {}
+    given = {uuid: division.leaving[uuid] for uuid in sorted(ledger.give_nodes(division.leaving, me))}
+    for host, count in sorted(Counter(given.values()).items()):
         LOG.warning("handed %d nodes over to %s", count, host, extra={"to": host, "nodes": count})
+    return given
 
 
-def still_ours(context: Context, nodes: Sequence[str], uuids: Mapping[str, str]) -> tuple[str, ...]:
+def still_ours(ledger: Ledger, nodes: Sequence[str], uuids: Mapping[str, str], me: str) -> tuple[str, ...]:
     """Leave out nodes that another service took while we counted."""
-    owners = context.ledger.owners([uuids[node] for node in nodes])
-    me = context.rules.host
+    owners = ledger.owners([uuids[node] for node in nodes])
     return tuple(node for node in nodes if owners.get(uuids[node], me) == me)
 
 

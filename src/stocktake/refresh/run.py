@@ -7,25 +7,25 @@ audit -> verify -> read -> tally -> desired -> save -> sync; each step takes wha
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from datetime import datetime
 
 from stocktake import __version__
+from stocktake.accounting.orphans import adopted
 from stocktake.audit import audit
 from stocktake.clock import Clock
 from stocktake.errors import NodeNotFound, ReportRefused, StocktakeError
-from stocktake.ledger import SaveOutcome
+from stocktake.ledger import Ledger, SaveOutcome, Snapshot
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host, HostView
-from stocktake.model.workload import NodeWork
+from stocktake.model.workload import Instance, NodeWork
 from stocktake.placement.overrides import NodeOverrides, overrides_for
-from stocktake.refresh.adoption import adopt, let_go
 from stocktake.refresh.cache import RefreshCache
-from stocktake.refresh.claim_expiry import settle_claims
+from stocktake.refresh.claim_expiry import claims_due, settle_claims
 from stocktake.refresh.context import Context, Pass, failure_of
 from stocktake.refresh.identity import check_driver, check_host, identified
 from stocktake.refresh.locked import books_of, count_locked, guests_of
 from stocktake.refresh.orphan_nodes import delete_orphan_nodes
-from stocktake.refresh.ownership import divided, hand_over, join, still_ours
+from stocktake.refresh.ownership import Division, divided, hand_over, join, still_ours
 from stocktake.report.save import Books, Reported, save, sync
 from stocktake.verify import verify
 
@@ -71,36 +71,36 @@ def refresh(
         DriverUnreachable, DriverError: the driver could not list its nodes; their rows carry that.
         NodeNotFound: the driver has no node named `only`.
     """
-    result = into if into is not None else Pass()
+    result = Pass() if into is None else into
     timer = _Timer(context.clock, result, context.clock.monotonic_s())
     ours = _known(context, result)
     timer.lap("read")
-    check_driver(context, ours)
     listed = _listed(context, ours)
-    division = divided(context, listed)
-    names = division.mine
+    division = _divided(context, listed)
     timer.lap("list")
     if stop():
         return result
-    if only is not None and only not in names:
-        raise NodeNotFound(f"the driver has no node {only!r}; it has {', '.join(names[:5]) or 'none'}", where=only)
-    wanted = names if only is None else (only,)
-    views = audit(context.driver, context.monitors, wanted, my_ip=context.settings.my_ip, limit=context.limit)
+    asked = division.mine if only is None else _only(only, division.mine)
+    views = audit(context.driver, context.monitors, asked, my_ip=context.settings.my_ip, limit=context.limit)
     timer.lap("audit")
     cache = cache or RefreshCache()
     hosts = _verified(views, cache, result)
     timer.lap("verify")
-    uuids = identified(context, names, hosts, ours, result)
-    said = {node: view for node, view in views.items() if isinstance(view, HostView)}
-    facts = _Facts(said, hosts, uuids)
-    agree = partial(sync, context.ledger, context.scheduler, full=full, stop=stop, progress=progress)
-    gone = _count(context, facts, result=result, timer=timer, stop=stop, cache=cache, agree=agree)
-    if only is None:
-        cache.keep(names)
-    _note(context, ours, result)
+    uuids = identified(context, division.mine, hosts, ours, result)
+    snapshot, disabled = _snapshot(context, hosts)
+    counting = _Counting(context, views, hosts, uuids, cache, disabled=disabled)
+    books = _settled(context, counting, counting.counted(snapshot.works), result)
+    timer.lap("tally")
+    if not stop():
+        done = save(context.ledger, books, counting.counted_again, counting.saved_locked)
+        timer.lap("save")
+        _merge(_synced(context, done, full=full, stop=stop, progress=progress), result)
+        timer.lap("report")
+    _note(context.ledger, ours, result)
     if only is None and not stop():
-        delete_orphan_nodes(context, listed, ours, result, stop, gone=gone)
-        hand_over(context, division, result)
+        cache.keep(division.mine)
+        delete_orphan_nodes(context, listed, ours, result, stop, gone=bool(snapshot.gone))
+        result.handed_over = hand_over(context.ledger, division, context.rules.host)
     _announce(context, result)
     timer.lap("save")
     return result
@@ -118,52 +118,97 @@ def _known(context: Context, result: Pass) -> Sequence[ComputeNode]:
     return ours
 
 
-def _count(
+def _divided(context: Context, listed: tuple[str, ...]) -> Division:
+    me, now, down_time_s = context.rules.host, context.clock.now(), context.settings.service_down_time
+    return divided(context.ledger, context.driver, listed, me=me, now=now, down_time_s=down_time_s)
+
+
+def _snapshot(context: Context, hosts: Mapping[str, Host]) -> tuple[Snapshot, bool]:
+    """Read what is allocated on the nodes, and whether this host, registered if it is new, is disabled."""
+    snapshot = context.ledger.snapshot(context.rules.host, tuple(hosts), guests_of(hosts))
+    service = snapshot.service or context.ledger.register(context.rules.host, version=__version__)
+    join(context.ledger, context.driver, service)
+    return snapshot, service.disabled
+
+
+def _synced(
     context: Context,
-    facts: "_Facts",
+    done: Reported,
     *,
-    result: Pass,
-    timer: _Timer,
+    full: bool,
     stop: Callable[[], bool],
-    cache: RefreshCache,
-    agree: Callable[..., None],
-) -> bool:
-    """Read, tally, save and report the nodes whose hosts are verified; say if providers of deleted ones may be left."""
-    host, hosts = context.rules.host, facts.hosts
-    snapshot = context.ledger.snapshot(host, tuple(hosts), guests_of(hosts))
-    service = snapshot.service or context.ledger.register(host, version=__version__)
-    join(context, service)
-    counting = _Counting(context, facts, cache, disabled=service.disabled)
-    books = counting.counted(snapshot.works)
-    for settle in (_adopted, settle_claims):
-        if settle(context, hosts, books, result):
-            books.update(counting.again(tuple(hosts)))
-    timer.lap("tally")
+    progress: Callable[[int, int], object],
+) -> Reported:
+    """Make the scheduler agree with what was saved, unless the pass is to stop."""
     if not stop():
-        done = save(context.ledger, books, counting.again_if_ours, counting.held)
-        timer.lap("save")
-        if not stop():
-            agree(done, own=context.settings.allocations == "own")
-        timer.lap("report")
-        _merge(done, result)
-    return bool(snapshot.gone)
+        own = context.settings.allocations == "own"
+        sync(context.ledger, context.scheduler, done, full=full, stop=stop, own=own, progress=progress)
+    return done
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What the hypervisor said, verified, by node name: as it came, as it is believed, and the nodes' uuids."""
+def _only(only: str, names: Sequence[str]) -> tuple[str]:
+    """Ask for this node only, which must be one of ours."""
+    if only not in names:
+        raise NodeNotFound(f"the driver has no node {only!r}; it has {', '.join(names[:5]) or 'none'}", where=only)
+    return (only,)
 
-    views: Mapping[str, HostView]
-    hosts: Mapping[str, Host]
-    uuids: Mapping[str, str]
+
+def _settled(context: Context, counting: "_Counting", books: dict[str, Books], result: Pass) -> dict[str, Books]:
+    """Adopt guests and settle claims; give the books of the nodes, counted again where either changed something."""
+    settings, ledger, hosts = context.settings, context.ledger, counting.hosts
+    now, host = context.clock.now(), context.rules.host
+    if settings.adopt == "auto":
+        new, gone = _to_adopt(hosts, books, host, now), _to_forget(hosts, books)
+        if new:
+            ledger.put_instances(new)
+        if gone:
+            ledger.delete_instances(gone)
+        result.adopted = [instance.uuid for instance in new]
+        if new or gone:
+            books = books | counting.read(tuple(hosts))
+    due = claims_due(hosts, books, host=host, now=now, own=settings.allocations == "own")
+    if not due.uuids:
+        return books
+    result.expired = settle_claims(ledger, due)
+    return books | counting.read(tuple(hosts))
+
+
+def _to_adopt(hosts: Mapping[str, Host], books: Mapping[str, Books], host: str, now: datetime) -> list[Instance]:
+    """Make instances of the running unmanaged guests."""
+    new: list[Instance] = []
+    for node, book in books.items():
+        orphans = {entry.id for entry in book.tally.entries if entry.kind == "orphan"}
+        unknown = orphans - {instance.uuid for instance in book.work.instances} - book.work.places.keys()
+        guests = (guest for guest in hosts[node].guests or () if guest.uuid in unknown and guest.active)
+        new += [adopted(guest, host=host, node=node, now=now) for guest in guests]
+    return new
+
+
+def _to_forget(hosts: Mapping[str, Host], books: Mapping[str, Books]) -> list[str]:
+    """Name the adopted instances whose guests the hypervisor no longer has: they are recorded nowhere else."""
+    gone: list[str] = []
+    for node, book in books.items():
+        guests = hosts[node].guests
+        if guests is not None:
+            there = {guest.uuid for guest in guests}
+            gone += [one.uuid for one in book.work.instances if one.adopted and one.uuid not in there]
+    return gone
 
 
 @dataclass(frozen=True, slots=True)
 class _Counting:
-    """Counts nodes of one pass, each as often as others change what is promised on it."""
+    """
+    Counts nodes of one pass, each as often as others change what is allocated on it.
+
+    Attributes:
+        views, hosts: what the hypervisor said, by node name: as it came, and as it is believed.
+        uuids: the nodes' own, by name.
+    """
 
     context: Context
-    facts: _Facts
+    views: Mapping[str, HostView | StocktakeError]
+    hosts: Mapping[str, Host]
+    uuids: Mapping[str, str]
     cache: RefreshCache
     disabled: bool
 
@@ -171,31 +216,32 @@ class _Counting:
         """Tally what was read."""
         return {node: self._one(node, work) for node, work in works.items()}
 
-    def again(self, nodes: Sequence[str]) -> dict[str, Books]:
+    def read(self, nodes: Sequence[str]) -> dict[str, Books]:
         """Read and tally anew."""
-        guests = guests_of({node: self.facts.hosts[node] for node in nodes})
+        guests = guests_of({node: self.hosts[node] for node in nodes})
         return self.counted(self.context.ledger.work(self.context.rules.host, nodes, guests))
 
-    def again_if_ours(self, nodes: Sequence[str]) -> dict[str, Books]:
-        """The same, without those that other services took meanwhile."""
-        return self.again(still_ours(self.context, nodes, self.facts.uuids))
+    def counted_again(self, nodes: Sequence[str]) -> dict[str, Books]:
+        """Read and tally anew, without the nodes that other services took meanwhile."""
+        return self.read(still_ours(self.context.ledger, nodes, self.uuids, self.context.rules.host))
 
-    def held(self, nodes: Sequence[str]) -> tuple[dict[str, Books], SaveOutcome]:
-        """The same, with their rows held, and save them."""
+    def saved_locked(self, nodes: Sequence[str]) -> tuple[dict[str, Books], SaveOutcome]:
+        """The same, with the nodes' rows locked, and save them."""
+        context = self.context
         done = count_locked(
-            self.context.ledger,
-            host=self.context.rules.host,
-            views={node: self.facts.views[node] for node in nodes},
-            uuids={node: self.facts.uuids[node] for node in nodes},
-            rules=self.context.rules,
+            context.ledger,
+            host=context.rules.host,
+            views={node: view for node in nodes if isinstance(view := self.views[node], HostView)},
+            uuids={node: self.uuids[node] for node in nodes},
+            rules=context.rules,
             overrides={node: self._overrides(node) for node in nodes},
             disabled=self.disabled,
         )
-        ours = still_ours(self.context, nodes, self.facts.uuids)
+        ours = still_ours(context.ledger, nodes, self.uuids, context.rules.host)
         return self.counted({node: done.works[node] for node in ours}), done.outcome
 
     def _one(self, node: str, work: NodeWork) -> Books:
-        host, uuid, rules = self.facts.hosts[node], self.facts.uuids[node], self.context.rules
+        host, uuid, rules = self.hosts[node], self.uuids[node], self.context.rules
 
         def count() -> Books:
             return books_of(host, work, rules, self._overrides(node), uuid=uuid, disabled=self.disabled)
@@ -203,15 +249,7 @@ class _Counting:
         return self.cache.books(host, work, uuid, disabled=self.disabled, count=count)
 
     def _overrides(self, node: str) -> NodeOverrides:
-        return overrides_for(self.context.overrides, self.facts.hosts[node].hypervisor_hostname, self.facts.uuids[node])
-
-
-def _adopted(context: Context, hosts: Mapping[str, Host], books: Mapping[str, Books], result: Pass) -> bool:
-    """Make instances of guests that nobody promised, if the settings say so; say whether promises changed."""
-    if context.settings.adopt != "auto":
-        return False
-    result.adopted = adopt(context, hosts, books)
-    return bool(let_go(context, hosts, books) or result.adopted)
+        return overrides_for(self.context.overrides, self.hosts[node].hypervisor_hostname, self.uuids[node])
 
 
 def _merge(done: Reported, result: Pass) -> None:
@@ -239,6 +277,7 @@ def _merge(done: Reported, result: Pass) -> None:
 
 def _listed(context: Context, ours: Sequence[ComputeNode]) -> tuple[str, ...]:
     """Ask the driver for its nodes; if it can't say, every node of ours carries that and nothing else happens."""
+    check_driver(context, ours)
     try:
         return context.limit.call(context.driver.node_names)
     except StocktakeError as error:
@@ -265,12 +304,12 @@ def _verified(views: Mapping[str, HostView | StocktakeError], cache: RefreshCach
     return hosts
 
 
-def _note(context: Context, ours: Sequence[ComputeNode], result: Pass) -> None:
+def _note(ledger: Ledger, ours: Sequence[ComputeNode], result: Pass) -> None:
     """Mark the rows of nodes that could not be refreshed; a row that says so already is not written."""
     rows = {row.hypervisor_hostname: row for row in ours}
     failures = {rows[node].uuid: failure_of(error) for node, error in result.failed.items() if node in rows}
     if failures:
-        context.ledger.note_failures(failures)
+        ledger.note_failures(failures)
 
 
 def _announce(context: Context, result: Pass) -> None:

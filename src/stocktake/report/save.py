@@ -21,6 +21,7 @@ from stocktake.placement.desired_allocations import allocations
 ROUNDS_MAX = 4
 _PREFIX = "placement-"
 _ALLOCATION = "placement-allocation-"
+_NONE = SyncedAllocations()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +83,20 @@ def changed(node: ComputeNode, before: ComputeNode | None) -> bool:
 def save(
     ledger: Ledger,
     books: Mapping[str, Books],
-    again: Callable[[Sequence[str]], Mapping[str, Books]],
-    held: Callable[[Sequence[str]], tuple[Mapping[str, Books], SaveOutcome]],
+    count_again: Callable[[Sequence[str]], Mapping[str, Books]],
+    save_locked: Callable[[Sequence[str]], tuple[Mapping[str, Books], SaveOutcome]],
 ) -> Reported:
     """
     Save the nodes that changed, in one transaction; those that somebody else changed meanwhile are tallied again.
 
-    On a node where others claim without a pause that would go on for ever: the last round holds the nodes' rows while
+    On a node where others claim without a pause that would go on for ever: the last round locks the nodes' rows while
     they are read, tallied and saved.
 
     Args:
         books: by node name.
-        again: reads these nodes again and tallies them, without asking the hypervisor; it leaves out those that other
-            services have now, which are then no trouble here.
-        held: the same, with the nodes' rows held, and saves them.
+        count_again: reads these nodes again and tallies them, without asking the hypervisor; it leaves out those that
+            other services have now.
+        save_locked: the same, with the nodes' rows locked, and saves them.
     """
     result = Reported(books=dict(books))
     pending: Sequence[str] = tuple(books)
@@ -104,12 +105,12 @@ def save(
         if not saves:
             return result
         pending = _saved(result, saves, ledger.save(tuple(saves.values())))
-        fresh = again(pending) if pending else {}
+        fresh = count_again(pending) if pending else {}
         if not fresh:
             return result
         result.books.update(fresh)
         pending = tuple(fresh)
-    fresh, outcome = held(pending)
+    fresh, outcome = save_locked(pending)
     result.books.update(fresh)
     pending = _saved(result, _saves(result, tuple(fresh)), outcome)
     remedy = "The next refresh tries again."
@@ -179,20 +180,20 @@ def sync(
     outcome = scheduler.sync(trees, full=full, stop=stop_after)
     progress(len(outcome), len(trees))
     synced = {name: books[name] for name, answer in outcome.items() if isinstance(answer, Synced)}
-    healed = _healed(ledger, scheduler, synced, result, stop) if own else dict.fromkeys(synced, SyncedAllocations())
+    allocated = _sync_allocations(ledger, scheduler, synced, result, stop) if own else dict.fromkeys(synced, _NONE)
     saves: dict[str, NodeSave] = {}
     for name, answer in outcome.items():
-        node, book, held = result.saved[name], books[name], healed.get(name)
+        node, book, consumers = result.saved[name], books[name], allocated.get(name)
         after = node
         if isinstance(answer, Synced):
             traits, classes = _names(book.tree)
-            said = (*answer.problems, *_said(node, held))
+            said = (*answer.problems, *_said(node, consumers))
             after = _with_problems(node, said, owned_traits=traits, owned_classes=classes | answer.kept_classes)
             result.writes += answer.writes
         # Foreign allocations of deleted instances are not ours to wait for.
-        released = book.work.deleted_uuids if isinstance(held, SyncedAllocations) else frozenset()
-        result.writes += held.writes if isinstance(held, SyncedAllocations) else 0
-        error = next((said for said in (answer, held) if isinstance(said, StocktakeError)), None)
+        released = book.work.deleted_uuids if isinstance(consumers, SyncedAllocations) else frozenset()
+        result.writes += consumers.writes if isinstance(consumers, SyncedAllocations) else 0
+        error = next((said for said in (answer, consumers) if isinstance(said, StocktakeError)), None)
         if error is not None:
             result.unsynced[name] = error
             after = _with_problems(after, (_trouble(error, name),))
@@ -210,18 +211,18 @@ def sync(
             result.changed.add(name)
 
 
-def _healed(
+def _sync_allocations(
     ledger: Ledger, scheduler: Scheduler, books: Mapping[str, Books], result: Reported, stop: Callable[[], bool]
 ) -> dict[str, SyncedAllocations | StocktakeError]:
     """Make the allocations on these nodes what their entries say."""
 
-    def ask(name: str, strangers: frozenset[str]) -> frozenset[str] | None:
+    def ask(name: str, unexpected: frozenset[str]) -> frozenset[str] | None:
         node = result.saved[name]
         try:
             now = ledger.node(node.uuid)
         except NotFound:
             return None
-        return ledger.known_consumers(strangers) if now.generation == node.generation else None
+        return ledger.known_consumers(unexpected) if now.generation == node.generation else None
 
     return scheduler.sync_allocations(
         {name: _holdings(result.saved[name], book) for name, book in books.items()}, ask, stop=stop
@@ -231,7 +232,7 @@ def _healed(
 def _holdings(node: ComputeNode, book: Books) -> Holdings:
     """Say who should hold what of a node, in classes that are wanted: one that is only kept while in use gets free."""
     root = book.tree.root
-    held = allocations(
+    consumers = allocations(
         replace(node, owned_classes=_names(book.tree)[1]),
         book.tally.entries,
         book.tally.pci_devices,
@@ -239,13 +240,13 @@ def _holdings(node: ComputeNode, book: Books) -> Holdings:
         report_pci=len(book.tree.providers) > 1,
         whole={name: root.inventories[name].total for name in root.whole},
     )
-    return Holdings(tree=book.tree, allocations=held)
+    return Holdings(tree=book.tree, allocations=consumers)
 
 
-def _said(node: ComputeNode, held: SyncedAllocations | StocktakeError | None) -> Sequence[Problem]:
+def _said(node: ComputeNode, consumers: SyncedAllocations | StocktakeError | None) -> Sequence[Problem]:
     """Give what is wrong with a node's allocations; what was, where nobody looked."""
-    if isinstance(held, SyncedAllocations):
-        return held.problems
+    if isinstance(consumers, SyncedAllocations):
+        return consumers.problems
     return [problem for problem in node.problems if problem.code.startswith(_ALLOCATION)]
 
 
