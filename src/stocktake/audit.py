@@ -23,7 +23,7 @@ _BUG_REMEDY = "That is a bug: its author needs the log of `stocktake -vv refresh
 T = TypeVar("T")
 
 
-class Answer(Generic[T]):
+class _Outcome(Generic[T]):
     """What a call that runs in another thread gave, once it is done."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class TimeLimit:
     def __init__(self, timeout_s: float, where: str) -> None:
         self._timeout_s = timeout_s
         self._where = where
-        self._hanging: Answer[object] | None = None
+        self._hanging: _Outcome[object] | None = None
 
     def call(self, function: Callable[[], T]) -> T:
         """
@@ -56,17 +56,17 @@ class TimeLimit:
         """
         if self._hanging is not None and not self._hanging.done.is_set():
             raise self._unreachable("an earlier call still has no answer")
-        answer: Answer[T] = Answer()
-        threading.Thread(target=_run, args=(function, answer), name=f"audit-{self._where}", daemon=True).start()
-        if not answer.done.wait(self._timeout_s):
-            self._hanging = answer  # type: ignore[assignment]
+        outcome: _Outcome[T] = _Outcome()
+        threading.Thread(target=_run, args=(function, outcome), name=f"audit-{self._where}", daemon=True).start()
+        if not outcome.done.wait(self._timeout_s):
+            self._hanging = outcome  # type: ignore[assignment]
             raise self._unreachable(f"no answer within {self._timeout_s:g} s")
-        if isinstance(answer.error, StocktakeError):
-            raise answer.error
-        if answer.error is not None:
-            LOG.debug("the driver failed", exc_info=answer.error)
-            raise DriverError(_bug(answer.error), where=self._where, remedy=_BUG_REMEDY) from answer.error
-        return answer.value  # type: ignore[return-value]
+        if isinstance(outcome.error, StocktakeError):
+            raise outcome.error
+        if outcome.error is not None:
+            LOG.debug("the driver failed", exc_info=outcome.error)
+            raise DriverError(_bug(outcome.error), where=self._where, remedy=_BUG_REMEDY) from outcome.error
+        return outcome.value  # type: ignore[return-value]
 
     def _unreachable(self, what: str) -> DriverUnreachable:
         remedy = "Check the hypervisor; its nodes keep their last record, marked stale."
@@ -77,13 +77,13 @@ def _bug(error: BaseException) -> str:
     return f"failed with {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _run(function: Callable[[], T], answer: Answer[T]) -> None:
+def _run(function: Callable[[], T], outcome: _Outcome[T]) -> None:
     try:
-        answer.value = function()
+        outcome.value = function()
     except BaseException as error:  # noqa: BLE001 - it is handed to the caller, whatever it is
-        answer.error = error
+        outcome.error = error
     finally:
-        answer.done.set()
+        outcome.done.set()
 
 
 def audit(

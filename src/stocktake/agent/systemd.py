@@ -23,11 +23,6 @@ class Notifier:
     def __init__(self, address: str = "") -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
 
-    @property
-    def listens(self) -> bool:
-        """Say whether somebody wants to be told."""
-        return bool(self._address)
-
     def tell(self, *lines: str, status: str = "") -> None:
         """Send lines, such as `READY=1`, and a sentence for `systemctl status`; one that can't be sent is lost."""
         if not self._address:

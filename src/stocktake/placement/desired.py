@@ -98,7 +98,7 @@ def device_providers(
 
 
 def device_places(root_uuid: str, root_name: str, devices: Iterable[PciRecord]) -> Mapping[str, tuple[str, str]]:
-    """Say, by a device's address, of which child provider (its uuid) and as what class it is sold, if it is."""
+    """Say, by a device's address, of which child provider (its uuid) and as what class it is reported, if it is."""
     return {
         device.address: (child_uuid(root_uuid, _name(root_name, address)), _class(device))
         for address, chosen in _groups(devices, []).items()
@@ -107,7 +107,7 @@ def device_places(root_uuid: str, root_name: str, devices: Iterable[PciRecord]) 
 
 
 def _groups(devices: Iterable[PciRecord], problems: list[Problem]) -> dict[str, Sequence[PciRecord]]:
-    """Group the devices that are sold by the address that their provider is named after, in the order of those."""
+    """Group the devices that are reported by the address that their provider is named after, in the order of those."""
     groups: dict[str, list[PciRecord]] = {}
     for device in devices:
         if device.status == "removed" or device.physical_network is not None:
@@ -157,7 +157,7 @@ def _chosen(address: str, group: Sequence[PciRecord]) -> tuple[Sequence[PciRecor
 
 
 def _device_inventories(devices: Sequence[PciRecord]) -> dict[str, Inventory]:
-    """Count the devices of each class; a device is never sold twice, and what an operator reserved stays so."""
+    """Count the devices of each class; a device is never allocated twice, and what an operator reserved stays so."""
     counts: dict[str, int] = {}
     for device in devices:
         name = _class(device)
@@ -267,7 +267,7 @@ def _inventories(host: Host, tally: Tally, rules: Rules) -> tuple[dict[str, Inve
 
 
 def _whole(host: Host) -> tuple[dict[str, Inventory], list[Problem]]:
-    """Take what a node that is sold as a whole says it sells; a name that the scheduler can't know is left out."""
+    """Take what a node that is allocated as a whole has; a name that the scheduler can't know is left out."""
     said = host.inventories or {}
     inventories = {name: held for name, held in said.items() if is_standard_class(name) or is_custom(name)}
     problems = [_unknown_class(name, host.node) for name in sorted(said.keys() - inventories.keys())]
