@@ -41,8 +41,6 @@ ALLOWED_NAMES = {
 }
 # Protocols that repeat, typed, the names of something that is explained elsewhere.
 MIRRORS = {
-    "Ledger": "DatabaseLedger",
-    "AnyOwners": "Owners",
     "AnyClaims": "Claims",
     "Domain": "libvirt's virDomain",
     "NodeDevice": "libvirt's virNodeDevice",

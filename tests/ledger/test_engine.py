@@ -47,10 +47,10 @@ def _of_postgresql(state: str | None, *, cut: bool = False) -> DBAPIError:
         (_of_postgresql("57014"), LedgerUnreachable, "trying again is safe"),
         (_of_postgresql("57P01"), LedgerUnreachable, "trying again is safe"),
         (_of_postgresql("42P01"), LedgerError, "stocktake ledger upgrade"),
-        (DataError("SELECT 1", None, psycopg.DataError("too big")), InvalidData, "no database can hold it: too big"),
+        (DataError("SELECT 1", None, psycopg.DataError("too big")), InvalidData, "the database can't hold it: too big"),
         (PoolTimeout("full"), LedgerUnreachable, "all connections"),
         (InvalidRequestError("odd"), LedgerError, "odd"),
-        (OverflowError("too large"), InvalidData, "no database can hold it: too large"),
+        (OverflowError("too large"), InvalidData, "the database can't hold it: too large"),
     ],
 )
 def test_given_a_database_error_when_named_then_it_says_whether_trying_again_helps(

@@ -161,8 +161,8 @@ DEVICE = {"address": "a", "vendor_id": "8086", "product_id": "1520", "dev_type":
         ({"table": "nonsense"}, "nonsense"),
         ({}, "line 2: .*`table`"),
         ([], "line 2: Expected `object`"),
-        ({"table": "ledger", "version": "0001"}, "the head stands twice"),
-        ({"table": "end", "rows": 0}, "something stands behind the end"),
+        ({"table": "ledger", "version": "0001"}, "there is a second head"),
+        ({"table": "end", "rows": 0}, "there is text after the end"),
     ],
 )
 def test_given_a_wrong_line_when_imported_then_its_number_and_path_are_named(
@@ -186,7 +186,7 @@ def test_given_rows_twice_in_a_file_when_imported_then_both_lines_are_named(ledg
     """A deleted row may share its uuid with one that is not."""
     row: object = {"table": "instances", "row": MINIMAL}
     gone: object = {"table": "instances", "row": MINIMAL | {"deleted": True}}
-    with pytest.raises(InvalidData, match="line 4: instances uuid u1 stands in line 2 too"):
+    with pytest.raises(InvalidData, match="line 4: instances uuid u1 is in line 2 too"):
         ledger.import_(_by_hand([row, gone, row]))
     assert ledger.import_(_by_hand([row, gone, gone])) == 3
 
@@ -198,8 +198,8 @@ def test_given_rows_twice_in_a_file_when_imported_then_both_lines_are_named(ledg
         (["\n"], "line 1: "),
         (['{"table":"ledger","version":"0001"}'], "line 2: the end is missing"),
         (['{"table":"ledger","version":"9999"}', '{"table":"end","rows":0}'], "schema '9999' is not one of 0001"),
-        (['{"table":"end","rows":0}', '{"table":"end","rows":0}'], "the head is missing"),
-        (['{"table":"ledger","version":"0001"}', '{"table":"end","rows":3}'], "3 rows were written, 0 are here"),
+        (['{"table":"end","rows":0}', '{"table":"end","rows":0}'], "the first line is not the head of an export"),
+        (['{"table":"ledger","version":"0001"}', '{"table":"end","rows":3}'], "the end counts 3 rows, the file has 0"),
         (['{"table":"ledger","version":"0001"}', "\udcff"], "line 2"),
         (["[" * 100_000], "line 1"),
     ],
@@ -218,7 +218,7 @@ def test_given_an_edited_export_when_its_checksum_is_left_out_then_it_imports(le
     lines = exported(ledger)
     ledger.delete_node(ledger.nodes()[0].uuid)
     edited = [line.replace('"vcpus":8', '"vcpus":9') for line in lines]
-    with pytest.raises(InvalidData, match="the lines were changed"):
+    with pytest.raises(InvalidData, match="the lines differ from the checksum"):
         ledger.import_(edited)
     last = json.loads(edited[-1])
     del last["sha256"]

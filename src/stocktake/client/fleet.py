@@ -105,7 +105,7 @@ class Fleet:
         return self._pages("/v1/migrations", Migration, filters)
 
     def orphans(self, **filters: Filter) -> Iterator[Stranger]:
-        """List guests that nobody promised, by node."""
+        """List unmanaged guests, orphans and misplaced ones, by node."""
         return self._pages("/v1/orphans", Stranger, filters)
 
     def problems(self, **filters: Filter) -> Iterator[FleetProblem]:
@@ -119,12 +119,12 @@ class Fleet:
     def disable(self, host: str, reason: str) -> ServiceShown:
         """Have the scheduler send a host nothing new."""
         path = f"/v1/services/{_part(host)}/disable"
-        return self._transport.ask("POST", path, {"reason": reason}, ServiceShown, retryable=True)
+        return self._ask("POST", path, {"reason": reason}, ServiceShown)
 
     def enable(self, host: str) -> ServiceShown:
         """Let the scheduler send a host new instances again."""
         path = f"/v1/services/{_part(host)}/enable"
-        return self._transport.ask("POST", path, None, ServiceShown, retryable=True)
+        return self._ask("POST", path, None, ServiceShown)
 
     def fit(
         self,
@@ -136,10 +136,13 @@ class Fleet:
     ) -> FitAnswer:
         """Say where a machine would fit, the best node first, and why not elsewhere; nothing is promised."""
         asked = {"flavor": plain(flavor), "volume_backed": volume_backed, "nodes": nodes, "pack": pack}
-        return self._transport.ask("POST", "/v1/fit", asked, FitAnswer, retryable=True)
+        return self._ask("POST", "/v1/fit", asked, FitAnswer)
 
     def _get(self, path: str, kind: type[T]) -> T:
-        found: T = self._transport.ask("GET", path, None, kind, retryable=True)
+        return self._ask("GET", path, None, kind)
+
+    def _ask(self, method: str, path: str, body: object, kind: type[T]) -> T:
+        found: T = self._transport.ask(method, path, body, kind, retryable=True)
         return found
 
     def _pages(self, path: str, kind: type[T], filters: "dict[str, Any]") -> Iterator[T]:

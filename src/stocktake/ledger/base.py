@@ -182,7 +182,7 @@ class Transaction(Ledger):
     def entries_of(self, node_uuids: Collection[str], holder: str) -> dict[str, tuple[Entry, ...]]:
         """Read what one holder has of nodes, by the nodes' uuids."""
         columns = COMPUTE_NODE_ENTRIES.c
-        # By the key's first columns: an instance is, comes, or nobody knew it.
+        # By the key's first columns: an instance, one that comes, or an unmanaged guest.
         kinds = ("instance", "migration", "orphan", "misplaced")
         query = select(columns.node_uuid, columns.entry).where(
             is_in(columns.node_uuid, node_uuids), columns.kind.in_(kinds), columns.id == holder
@@ -228,7 +228,7 @@ class Transaction(Ledger):
         nodes_.put_entries(self.connection, [entry_values(before.uuid, entry) for entry in come if entry not in kept])
         if devices is not None:
             row_id = self.connection.scalar(select(columns.id).where(ALIVE, columns.uuid == before.uuid))
-            assert row_id is not None, "the row is held"
+            assert row_id is not None, "the row is locked"
             write_devices(self.connection, {row_id: devices}, self.now)
         history.note(self.connection, [(history.figures(before), saved)], self.now, self.ages)
         return saved

@@ -17,17 +17,13 @@ import msgspec
 from sqlalchemy import Connection
 
 from stocktake.clock import Ids
-from stocktake.model.access import Role
+from stocktake.model.access import ANY_TOKEN, Role
 from stocktake.model.history import Ages
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 ROOT: Final = "/v1/ledger"
-ANY_TOKEN: Final[frozenset[Role]] = frozenset({"viewer", "agent", "operator"})
-READERS: Final[frozenset[Role]] = frozenset({"viewer", "operator"})
-AGENTS: Final[frozenset[Role]] = frozenset({"agent", "operator"})
-OPERATORS: Final[frozenset[Role]] = frozenset({"operator"})
 # No call declares this as its answer.
 _NOTHING_SAID: Final = object()
 

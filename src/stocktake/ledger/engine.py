@@ -184,7 +184,7 @@ def typed(error: Exception, where: str) -> StocktakeError:
         return LedgerUnreachable("all connections to it are in use", where=where, remedy=_UNREACHABLE_REMEDY)
     if isinstance(error, DataError | OverflowError | UnicodeEncodeError):
         text = _first_line(error.orig if isinstance(error, DataError) else error)
-        return InvalidData(f"no database can hold it: {text}", where=where)
+        return InvalidData(f"the database can't hold it: {text}", where=where)
     if not isinstance(error, DBAPIError):
         return LedgerError(_first_line(error), where=where)
     cause = error.orig

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, delete, select
 
-from stocktake.ledger.calls import AGENTS, Calls, Rows, ledger_call
+from stocktake.ledger.calls import Calls, Rows, ledger_call
 from stocktake.ledger.mapping import insert_into
 from stocktake.ledger.tables import COMPUTE_NODE_HISTORY, is_in
+from stocktake.model.access import AGENTS
 from stocktake.model.books import ComputeNode
 from stocktake.model.history import Ages, Moment
 

@@ -23,7 +23,7 @@ def scoped(call: LedgerCall, arguments: msgspec.Struct, host: str) -> msgspec.St
         AccessDenied: agents may not make the call, or it names another host.
     """
     if "agent" not in call.roles:
-        raise AccessDenied("no agent may do that, for it is about more than its own host", where=call.name)
+        raise AccessDenied("agents may not do that: it concerns more than their own host", where=call.name)
     if "host" in arguments.__struct_fields__:
         named = getattr(arguments, "host", None)
         if named is None:

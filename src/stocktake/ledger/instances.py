@@ -9,11 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, or_, select, union, update
 
 from stocktake.errors import InvalidInput, NotFound
-from stocktake.ledger.calls import AGENTS, READERS, Calls, Rows, ledger_call
+from stocktake.ledger.calls import Calls, Rows, ledger_call
 from stocktake.ledger.devices import read_held, with_devices
 from stocktake.ledger.engine import tell
 from stocktake.ledger.mapping import INSTANCE, insert_into, refuse_missing, some_of
 from stocktake.ledger.tables import ALIVE, DELETED, GONE, INSTANCES, MIGRATIONS, is_in
+from stocktake.model.access import AGENTS, READERS
 from stocktake.model.workload import Instance
 
 
@@ -51,7 +52,7 @@ class InstanceCalls(Calls):
         """
         Say which of these uuids, of consumers in the scheduler, are instances or migrations, deleted ones too.
 
-        Open to every agent, about all hosts: it must not take another's allocation for one of nobody.
+        Open to every agent, about all hosts: it must not take another's allocation for an orphaned one.
         """
         asked = (select(column).where(is_in(column, uuids)) for column in (INSTANCES.c.uuid, MIGRATIONS.c.uuid))
         return frozenset(self.connection.scalars(union(*asked)))

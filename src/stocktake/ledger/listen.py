@@ -118,10 +118,10 @@ class DatabaseWatch:
             if self._source is None:
                 self._ear.wait(back_off_s)
                 back_off_s = min(back_off_s * 2, BACK_OFF_LONGEST_S)
-                # What was changed meanwhile nobody told.
+                # Nobody told what was changed meanwhile.
                 if not self._ear.ended and self._try():
                     back_off_s = BACK_OFF_FIRST_S
-                    LOG.info("the ledger tells of changes again", extra={"about": self._name})
+                    LOG.info("listening to the ledger's changes again", extra={"about": self._name})
                     self._hear(_ALL)
                 continue
             try:
@@ -137,11 +137,11 @@ class DatabaseWatch:
         try:
             self._source = self._open()
         except Lost as error:
-            LOG.debug("the ledger tells of no changes: %s", error)
+            LOG.debug("can't listen to the ledger's changes: %s", error)
         return self._source is not None
 
     def _lose(self, error: Lost) -> None:
-        LOG.info("the ledger tells of no changes for now: %s", error, extra={"about": self._name})
+        LOG.info("can't listen to the ledger's changes for now: %s", error, extra={"about": self._name})
         assert self._source is not None, "it was just heard"
         self._source.close()
         self._source = None

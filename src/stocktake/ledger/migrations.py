@@ -7,10 +7,11 @@ from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, select, union, update
 
-from stocktake.ledger.calls import AGENTS, Calls, Rows, ledger_call
+from stocktake.ledger.calls import Calls, Rows, ledger_call
 from stocktake.ledger.engine import tell
 from stocktake.ledger.mapping import MIGRATION, insert_into, refuse_missing
 from stocktake.ledger.tables import IN_PLAY, MIGRATIONS, is_in
+from stocktake.model.access import AGENTS
 from stocktake.model.workload import Migration
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from stocktake.errors import NotFound
 from stocktake.ledger import history
-from stocktake.ledger.calls import AGENTS, Calls, Rows, ledger_call
+from stocktake.ledger.calls import Calls, Rows, ledger_call
 from stocktake.ledger.devices import write_devices
 from stocktake.ledger.engine import tell
 from stocktake.ledger.instances import release
@@ -40,6 +40,7 @@ from stocktake.ledger.tables import (
     SERVICES,
     is_in,
 )
+from stocktake.model.access import AGENTS
 from stocktake.model.books import STRANGERS, ComputeNode, Entry, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.value import Value, encode, replace

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, exists, literal_column, select, update
 
-from stocktake.ledger.calls import OPERATORS, Calls, ledger_call
+from stocktake.ledger.calls import Calls, ledger_call
 from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, GONE, IN_PLAY, INSTANCES, MIGRATIONS, is_in
+from stocktake.model.access import OPERATORS
 
 _ZERO: Any = literal_column("0")
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, select, update
 
 from stocktake.errors import NotFound
-from stocktake.ledger.calls import AGENTS, OPERATORS, Calls, ledger_call
+from stocktake.ledger.calls import Calls, ledger_call
 from stocktake.ledger.engine import tell
 from stocktake.ledger.mapping import SERVICE, insert_into
 from stocktake.ledger.tables import SERVICES
+from stocktake.model.access import AGENTS, OPERATORS
 from stocktake.model.value import encode
 from stocktake.model.workload import Service
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from stocktake.ledger.calls import AGENTS, Calls, ledger_call
+from stocktake.ledger.calls import Calls, ledger_call
 from stocktake.ledger.devices import devices_by_node, held_of, read_held, with_devices
 from stocktake.ledger.mapping import INSTANCE, NODE
 from stocktake.ledger.migrations import read_migrations
@@ -47,6 +47,7 @@ from stocktake.ledger.tables import (
     InList,
     is_in,
 )
+from stocktake.model.access import AGENTS
 from stocktake.model.books import ComputeNode
 from stocktake.model.value import Value
 from stocktake.model.workload import Instance, Migration, NodeWork, Place, Service

@@ -216,13 +216,13 @@ def parse(lines: Iterable[str]) -> tuple[Incoming, ...]:
         bare = text.rstrip("\r\n")
         if end is not None:
             if bare.strip():
-                faults.add(number, "something stands behind the end")
+                faults.add(number, "there is text after the end")
             continue
         line = _read(bare, number, faults)
         if number == 1:
             _check_head(line, faults)
         elif isinstance(line, Head):
-            faults.add(number, "the head stands twice")
+            faults.add(number, "there is a second head")
         elif isinstance(line, End):
             end = line
             _check_end(line, number, digest.hexdigest(), faults)
@@ -230,7 +230,7 @@ def parse(lines: Iterable[str]) -> tuple[Incoming, ...]:
             rows.append(_incoming(line, number))
         digest.update(bare.encode(errors="surrogatepass") + b"\n")
     if end is None:
-        faults.add(number + 1, "the end is missing: the file was cut off")
+        faults.add(number + 1, "the end is missing: the file is cut off")
     _check_twice(rows, faults)
     faults.refuse()
     return tuple(rows)
@@ -244,7 +244,7 @@ def _read(text: str, number: int, faults: _Faults) -> AnyLine | None:
         faults.add(number, str(error))
         return None
     if isinstance(line, InstanceLine) and line.row.pci_devices:
-        faulty.append("the devices it holds are said by lines of pci_devices - at `$.row.pci_devices`")
+        faulty.append("its devices belong in lines of pci_devices - at `$.row.pci_devices`")
     for what in faulty:
         faults.add(number, what)
     return None if faulty else line
@@ -255,15 +255,15 @@ def _check_head(line: AnyLine | None, faults: _Faults) -> None:
         if line.version not in REVISIONS:
             faults.add(1, f"the schema {line.version!r} is not one of {', '.join(REVISIONS)} - at `$.version`")
     elif line is not None:
-        faults.add(1, "the head is missing: this is no export")
+        faults.add(1, "the first line is not the head of an export")
 
 
 def _check_end(end: End, number: int, digest: str, faults: _Faults) -> None:
     # The head and the end are no rows.
     if end.rows != number - 2:
-        faults.add(number, f"{end.rows} rows were written, {number - 2} are here - at `$.rows`")
+        faults.add(number, f"the end counts {end.rows} rows, the file has {number - 2} - at `$.rows`")
     if end.sha256 is not None and end.sha256 != digest:
-        faults.add(number, "the lines were changed; leave `sha256` out if that was meant - at `$.sha256`")
+        faults.add(number, "the lines differ from the checksum; leave `sha256` out if that is meant - at `$.sha256`")
 
 
 def _check_twice(rows: Sequence[Incoming], faults: _Faults) -> None:
@@ -271,7 +271,7 @@ def _check_twice(rows: Sequence[Incoming], faults: _Faults) -> None:
     for row in rows:
         for key in row.keys():  # noqa: SIM118  # it is no mapping
             if key in seen:
-                faults.add(row.line, f"{_said(key)} stands in line {seen[key]} too")
+                faults.add(row.line, f"{_said(key)} is in line {seen[key]} too")
             seen.setdefault(key, row.line)
 
 

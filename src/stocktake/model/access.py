@@ -2,11 +2,16 @@
 
 import hashlib
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from stocktake.model.value import Value
 
 Role = Literal["viewer", "agent", "operator"]
+ANY_TOKEN: Final[frozenset[Role]] = frozenset({"viewer", "agent", "operator"})
+READERS: Final[frozenset[Role]] = frozenset({"viewer", "operator"})
+# For what an agent does, to its own host's rows.
+AGENTS: Final[frozenset[Role]] = frozenset({"agent", "operator"})
+OPERATORS: Final[frozenset[Role]] = frozenset({"operator"})
 
 
 class Token(Value, frozen=True, kw_only=True):

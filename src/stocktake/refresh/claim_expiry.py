@@ -11,7 +11,8 @@ from datetime import datetime
 
 from stocktake.accounting import lifecycle
 from stocktake.errors import InvalidInput
-from stocktake.ledger import AGENTS, Ledger, Rows, Transaction, ledger_call
+from stocktake.ledger import Ledger, Rows, Transaction, ledger_call
+from stocktake.model.access import AGENTS
 from stocktake.model.hypervisor import Host
 from stocktake.model.value import Value, replace
 from stocktake.model.workload import Instance, Migration

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from stocktake.accounting.tally import tally
 from stocktake.errors import InvalidData
-from stocktake.ledger import AGENTS, Rows, SaveOutcome, Transaction, ledger_call
+from stocktake.ledger import Rows, SaveOutcome, Transaction, ledger_call
+from stocktake.model.access import AGENTS
 from stocktake.model.hypervisor import Host, HostView
 from stocktake.model.problem import ordered
 from stocktake.model.rules import Rules

@@ -28,12 +28,6 @@ Roles = frozenset[Role]
 
 # Nobody has to sign in.
 ANYBODY: Roles | None = None
-READERS: Roles = frozenset({"viewer", "operator"})
-OPERATORS: Roles = frozenset({"operator"})
-# Whoever has a token.
-ANY_TOKEN: Roles = frozenset({"viewer", "agent", "operator"})
-# For what an agent does; its handlers see to it that it is to its own host's rows.
-AGENTS: Roles = frozenset({"agent", "operator"})
 
 
 # Text that somebody typed: a name, a uuid, a code.

@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stocktake.errors import StocktakeError
+from stocktake.model.access import AGENTS, ANY_TOKEN
 from stocktake.placement.embedded import Embedded
 from stocktake.settings import Settings
 from stocktake.settings.secrets import redact_url
-from stocktake.web.calls import AGENTS, ANY_TOKEN, ANYBODY, Call, Method, encoded, route
+from stocktake.web.calls import ANYBODY, Call, Method, encoded, route
 from stocktake.web.own_providers import OwnProviders
 from stocktake.web.reading import bytes_of
 from stocktake.web.status import NotServed

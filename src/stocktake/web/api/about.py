@@ -6,9 +6,9 @@ fleet.
 from typing import Any
 
 from stocktake import __version__
-from stocktake.model.access import Role
+from stocktake.model.access import ANY_TOKEN, Role
 from stocktake.model.value import Value
-from stocktake.web.calls import ANY_TOKEN, ANYBODY, Call, route
+from stocktake.web.calls import ANYBODY, Call, route
 
 
 class Health(Value, frozen=True, kw_only=True):

@@ -17,7 +17,8 @@ from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
 from stocktake.ledger import EVERYONE, DatabaseLedger
-from stocktake.web.calls import AGENTS, ALIVE, STREAM_HEADERS, STREAM_MEDIA, Call, Query, either, route
+from stocktake.model.access import AGENTS
+from stocktake.web.calls import ALIVE, STREAM_HEADERS, STREAM_MEDIA, Call, Query, either, route
 from stocktake.web.status import NotServed
 
 STREAM_S: Final = 600.0

@@ -14,12 +14,13 @@ from stocktake.accounting.lifecycle import MoveKind
 from stocktake.claims import Claimed, Refused, Request
 from stocktake.claims.candidates import candidates, claim_on
 from stocktake.claims.claims import LONGEST_S, NEVER_S
+from stocktake.model.access import OPERATORS, READERS
 from stocktake.model.fitting import Limits
 from stocktake.model.value import UUID, Value
 from stocktake.model.workload import Flavor
 from stocktake.views.finding import find_instance, find_node
 from stocktake.views.fitting import ClaimedShown, FitAnswer, answer_of, claimed_shown, wanted_of
-from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
+from stocktake.web.calls import Call, Text, route
 from stocktake.web.context import Web
 
 AUTO = "auto"

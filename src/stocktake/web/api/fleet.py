@@ -7,12 +7,13 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from stocktake.model.access import OPERATORS, READERS
 from stocktake.model.problem import Severity
 from stocktake.model.value import Value
 from stocktake.views.finding import find_service
 from stocktake.views.nodes import ServiceShown, Word, service_shown
 from stocktake.views.problems import FleetProblem, fleet_problems
-from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
+from stocktake.web.calls import Call, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
 _REASON_LENGTH_MAX = 1000

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from stocktake.model.access import READERS
 from stocktake.model.history import Moment
 from stocktake.views.finding import find_node
-from stocktake.web.calls import READERS, Call, route
+from stocktake.web.calls import Call, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
 DAY_S = 86_400.0

@@ -21,7 +21,7 @@ def _route(declared: LedgerCall) -> Route:
     def answer(call: Call[None, Any]) -> Response:
         caller = call.caller
         if caller.role == "agent" and caller.host is None:
-            raise AccessDenied("the token is of an agent, and names no host")
+            raise AccessDenied("the agent's token names no host")
         host = caller.host if caller.role == "agent" else None
         value = call.web.ledger.carry(declared, call.body, host=host)
         # As fast as can be: no sorting, no tag, for nobody compares it.

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from stocktake.model.access import OPERATORS, READERS
 from stocktake.refresh.node_removal import check_removable, remove
 from stocktake.report.notifications import open_bus
 from stocktake.views.choosing import Choice
 from stocktake.views.explain import Explained, explained
 from stocktake.views.finding import find_node
 from stocktake.views.nodes import NodeDetail, NodeSummary, Word, called, detail_of, state_of, states_of, summary_of
-from stocktake.web.calls import OPERATORS, READERS, Call, Query, Text, route
+from stocktake.web.calls import Call, Query, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
 

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from stocktake.errors import NotFound
+from stocktake.model.access import OPERATORS, READERS
 from stocktake.model.workload import Instance, Migration
 from stocktake.views.finding import find_instance, find_node
 from stocktake.views.problems import Stranger, strangers_of
-from stocktake.web.calls import OPERATORS, READERS, Call, Text, route
+from stocktake.web.calls import Call, Text, route
 from stocktake.web.paging import Page, PageQuery, RowsQuery, page_of, row_after
 
 

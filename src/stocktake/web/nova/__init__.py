@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stocktake.errors import StocktakeError
+from stocktake.model.access import READERS
 from stocktake.model.value import Value
-from stocktake.web.calls import ANYBODY, READERS, Call, Method, Reply, Route, encoded, route
+from stocktake.web.calls import ANYBODY, Call, Method, Reply, Route, encoded, route
 from stocktake.web.status import NotServed
 
 MOUNT = "/compute"

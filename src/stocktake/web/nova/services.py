@@ -13,12 +13,13 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from stocktake.errors import NotFound
+from stocktake.model.access import OPERATORS, READERS
 from stocktake.model.books import ComputeNode
 from stocktake.model.value import Value
 from stocktake.model.workload import Instance, Service
 from stocktake.views.finding import find_service
 from stocktake.views.nodes import service_word
-from stocktake.web.calls import OPERATORS, READERS, Call, Query, Reply, Text
+from stocktake.web.calls import Call, Query, Reply, Text
 from stocktake.web.context import Web
 from stocktake.web.nova import UUIDS, answered, nova, version_asked
 from stocktake.web.status import NotServed

@@ -12,11 +12,12 @@ from starlette.responses import Response
 
 from stocktake.claims.candidates import candidates
 from stocktake.errors import InvalidInput, NotFound
+from stocktake.model.access import READERS
 from stocktake.model.workload import Flavor
 from stocktake.views.finding import find_node
 from stocktake.views.fitting import FitAnswer, answer_of, wanted_of
 from stocktake.views.quantities import Unit, read_size
-from stocktake.web.calls import READERS, Call, Query, route
+from stocktake.web.calls import Call, Query, route
 from stocktake.web.pages.frame import MEDIA, page, refused, refused_here
 
 _VCPUS_MAX = 65535

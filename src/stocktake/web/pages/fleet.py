@@ -8,11 +8,12 @@ from typing import Annotated
 from msgspec import Meta
 from starlette.responses import Response
 
+from stocktake.model.access import READERS
 from stocktake.model.books import Entry
 from stocktake.views.choosing import Choice, Line
 from stocktake.views.nodes import machine, states_of
 from stocktake.views.problems import codes_of
-from stocktake.web.calls import READERS, Call, Query, route
+from stocktake.web.calls import Call, Query, route
 from stocktake.web.context import Web
 from stocktake.web.pages.frame import MEDIA, page, refused
 from stocktake.web.pages.tiles import TITLES, Tile, added, grouped, sold_by, tile_of

@@ -18,8 +18,9 @@ from anyio import to_thread
 from starlette.responses import Response, StreamingResponse
 
 from stocktake.errors import StocktakeError
+from stocktake.model.access import READERS
 from stocktake.model.value import encode
-from stocktake.web.calls import ALIVE, READERS, STREAM_HEADERS, STREAM_MEDIA, Call, Stage, either, route
+from stocktake.web.calls import ALIVE, STREAM_HEADERS, STREAM_MEDIA, Call, Stage, either, route
 from stocktake.web.context import Web
 from stocktake.web.pages.fleet import TILES_MAX
 from stocktake.web.status import NotServed

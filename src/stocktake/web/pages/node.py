@@ -6,12 +6,13 @@ from datetime import datetime
 from starlette.responses import Response
 
 from stocktake.ledger import DatabaseLedger
+from stocktake.model.access import READERS
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.views.explain import explained
 from stocktake.views.finding import find_node
 from stocktake.views.nodes import called, machine_facts, state_of
 from stocktake.views.problems import fleet_problems
-from stocktake.web.calls import READERS, Call, route
+from stocktake.web.calls import Call, route
 from stocktake.web.pages.drawings import (
     DAY,
     HEIGHT,

@@ -6,8 +6,9 @@ from typing import Annotated
 from msgspec import Meta
 from starlette.responses import Response
 
+from stocktake.model.access import READERS
 from stocktake.views.problems import FleetProblem, fleet_problems
-from stocktake.web.calls import READERS, Call, route
+from stocktake.web.calls import Call, route
 from stocktake.web.pages.fleet import Typed
 from stocktake.web.pages.frame import MEDIA, page, refused
 from stocktake.web.paging import PageQuery, page_of

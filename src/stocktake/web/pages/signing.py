@@ -11,9 +11,9 @@ from urllib.parse import parse_qs
 from msgspec import Meta
 from starlette.responses import RedirectResponse, Response
 
-from stocktake.model.access import digest_of
+from stocktake.model.access import READERS, digest_of
 from stocktake.web.auth import COOKIE
-from stocktake.web.calls import ANYBODY, READERS, Call, Query, route
+from stocktake.web.calls import ANYBODY, Call, Query, route
 from stocktake.web.pages.frame import HEADERS, MEDIA, SIGN_IN, page, refused
 
 # A token is shorter than that; so is a path worth going back to.
