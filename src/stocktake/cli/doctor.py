@@ -111,7 +111,7 @@ def _ledger(found: Found) -> Answers:
     found.opened.callback(ledger.close)
     version = ledger.schema_version()
     if version is None:
-        yield "warn", f"{ledger.name} is empty", "`stocktake ledger init` makes it, and so does the first refresh."
+        yield "warn", f"{ledger.name} is empty", "`stocktake ledger init` makes it; so does the first refresh."
         return
     # Begins to write, and writes nothing.
     with ledger.transaction():
@@ -264,7 +264,7 @@ def _agent(found: Found) -> Answers:
     elif not is_alive(service, now, found.settings.service_down_time):
         yield "warn", f"no heartbeat for {since(service.last_seen_up, now)}", remedy
     else:
-        yield "ok", f"alive, last seen {since(service.last_seen_up, now)} ago", ""
+        yield "ok", f"alive, last reported {since(service.last_seen_up, now)} ago", ""
 
 
 def _nodes(found: Found) -> Answers:

@@ -146,6 +146,6 @@ def _step(name: str, text: str, said: str) -> None:
 
 
 _step("finish", "Record that the instance UUID is at its destination.", "has moved")
-_step("confirm", "Free the room of a finished move of UUID at its source.", "stays where it went")
+_step("confirm", "Free the room of a finished move of UUID at its source.", "stays at its destination")
 _step("revert", "Record that UUID is back at its source, and free its destination.", "is back")
 _step("abort", "Give up an unfinished move of UUID, and free its destination.", "does not move")

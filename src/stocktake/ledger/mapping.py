@@ -119,7 +119,7 @@ class Shape(Generic[V]):
         return LedgerError(
             f"{self.table.name} id {row[self.id_at]}{at} can't be read: {error}",
             where="ledger",
-            remedy="Somebody else wrote it: correct the row.",
+            remedy="Another program wrote it: correct the row.",
         )
 
 
@@ -173,7 +173,7 @@ def decode_entry(node_uuid: str, text: str) -> Entry:
         return _ENTRY.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         where = f"compute_node_entries node_uuid {node_uuid}, column entry"
-        remedy = "Somebody else wrote it: delete the row, the next refresh writes it anew."
+        remedy = "Another program wrote it: delete the row, the next refresh writes it anew."
         raise LedgerError(f"{where} can't be read: {error}", where="ledger", remedy=remedy) from error
 
 

@@ -263,7 +263,7 @@ def _problems(name: str, agreed: _Agreed) -> tuple[Problem, ...]:
         about=name,
         text=f"consumers that the ledger does not know hold something of it: {_named(unknown)}",
         remedy=(
-            "They are left alone. If nobody needs them, delete them (openstack resource provider allocation delete "
+            "They are left alone. If they are not needed, delete them (openstack resource provider allocation delete "
             "UUID) and refresh with --full."
         ),
     )
@@ -291,7 +291,7 @@ def _refused(consumer: str, why: str) -> Problem:
     return Problem(
         code="allocation-refused",
         about=consumer,
-        text=f"the scheduler does not give {consumer} what it holds here: {why}",
+        text=f"the scheduler refuses the allocation of {consumer} here: {why}",
         remedy="Make room on the node, or raise its allocation ratio; it is tried again once something changes.",
         severity="error",
     )

@@ -176,7 +176,7 @@ def check(answer: Answer) -> Answer:
 def conflict(answer: Answer) -> PlacementConflict:
     """Make the error of a write that may go through once everything is read again."""
     words = " ".join(answer.detail.split())
-    remedy = "Somebody else keeps changing these allocations; it is tried again at every refresh."
+    remedy = "Another program keeps changing these allocations; it is tried again at every refresh."
     told = f": {words}" if words else ""
     return PlacementConflict(f"the allocations changed meanwhile{told}", where=answer.request, remedy=remedy)
 

@@ -254,5 +254,5 @@ def _check(answer: Answer) -> Answer:
 
 def _conflict(answer: Answer) -> PlacementConflict:
     words = " ".join(answer.detail.split())
-    remedy = "Somebody else keeps writing to this provider; it is tried again at every refresh."
+    remedy = "Another program keeps writing to this provider; it is tried again at every refresh."
     return PlacementConflict(f"the provider changed meanwhile: {words}", where=answer.request, remedy=remedy)
