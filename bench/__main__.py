@@ -16,7 +16,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 # Each is a module with `measured(directory)`, which gives a row for each case.
-SUITES = ("start", "refresh", "claims", "guests", "day", "ironic", "pages", "serve")
+SUITES = ("start", "refresh", "claims", "guests", "day", "ironic", "pages", "serve", "watch")
 _INSIDE = "--inside"
 
 Row = Mapping[str, str | float]

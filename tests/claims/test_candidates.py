@@ -73,8 +73,8 @@ def test_given_nodes_when_looked_at_then_the_emptiest_is_first_and_equals_are_in
     assert reasons(found) == {"too-full": ["MEMORY_MB"]}
     scores = [one.weighed.score for one in found.fitting]
     assert scores == sorted(scores, reverse=True)
-    memory = next(room for room in found.fitting[2].rooms if room.what == "MEMORY_MB")
-    assert (memory.free, memory.left) == (4384, 2336)
+    memory = next(room for room in found.fitting[2].resources if room.what == "MEMORY_MB")
+    assert (memory.free, memory.free_after) == (4384, 2336)
 
 
 def test_given_services_when_looked_at_then_who_is_away_or_disabled_gets_nothing_and_says_why(

@@ -17,7 +17,7 @@ from tests.cli.program import HOST, Program
 from tests.cli.test_nodes import Later
 
 SMALL = ("fit", "--vcpus", "2", "--memory", "2G", "--disk", "10G")
-ROOM = {"what", "asked", "used", "total", "limit", "free", "left"}
+ROOM = {"what", "asked", "used", "total", "limit", "free", "free_after"}
 PART = {"weigher", "weight", "normalised", "multiplier", "score"}
 
 
@@ -46,7 +46,7 @@ def test_given_a_fleet_when_asked_then_every_node_is_answered_the_best_first(fle
     scores = [one["score"] for one in data["fitting"]]
     assert scores == sorted(scores, reverse=True)
     for one in data["fitting"]:
-        assert {frozenset(room) for room in one["rooms"]} == {frozenset(ROOM)}
+        assert {frozenset(room) for room in one["resources"]} == {frozenset(ROOM)}
         assert {frozenset(part) for part in one["weighers"]} == {frozenset(PART)}
         assert one["score"] == pytest.approx(sum(part["score"] for part in one["weighers"]))
     for one in data["refused"]:
@@ -62,9 +62,8 @@ def test_given_a_node_when_asked_then_what_is_left_is_what_show_says_less_the_ma
     assert data["refused"] == []
     (one,) = data["fitting"]
     assert one["uuid"] == shown["uuid"]
-    rooms = {room["what"]: room for room in one["rooms"]}
-    left_mb = shown["capacity"]["memory_mb"] - shown["memory_mb_used"] + shown["reserved"]["memory_mb"] - 2048
-    assert rooms["MEMORY_MB"]["left"] == left_mb
+    rooms = {room["what"]: room for room in one["resources"]}
+    assert rooms["MEMORY_MB"]["free_after"] == shown["resources"]["memory_mb"]["free"] - 2048
 
 
 def test_given_a_fleet_when_asked_then_the_table_says_the_same(fleet: Program) -> None:
@@ -112,7 +111,7 @@ def test_given_dedicated_cpus_and_cells_when_asked_then_the_table_says_which(fle
     assert len(cells) == 2
     line = fleet.run(*pinned).out.splitlines()[2]
     assert all(f"cell {cell['id']} CPUs" in line for cell in cells)
-    rooms = {room["what"]: room["asked"] for room in best["rooms"]}
+    rooms = {room["what"]: room["asked"] for room in best["resources"]}
     assert (rooms["VCPU"], rooms["PCPU"]) in {(0, 2), (2, 0)}
 
 

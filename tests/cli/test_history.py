@@ -16,7 +16,9 @@ def test_given_a_node_whose_promises_change_when_its_history_is_asked_then_each_
     last = program.run("history", "a", "--since", "90min", "--json").data[-1]
     assert last["memory_mb_used"] > first["memory_mb_used"]
     told = program.run("history", "a").out
-    assert f"{last['memory_mb_used']:,}/{last['memory_mb']:,}" in told
+    memory = last["resources"]["memory_mb"]
+    assert (memory["allocated"], memory["capacity"]) == (2048, 15_872)
+    assert "2/15.5" in told
 
 
 def test_given_no_history_when_asked_then_it_says_why(program: Program) -> None:
@@ -24,7 +26,7 @@ def test_given_no_history_when_asked_then_it_says_why(program: Program) -> None:
     program.settings["history.interval_s"] = "0"
     program.run("refresh")
     result = program.run("history", "a")
-    assert (result.code, "Nothing is remembered of a" in result.out) == (0, True)
+    assert (result.code, "There is no history of a yet" in result.out) == (0, True)
 
 
 @pytest.mark.parametrize("since", ["soon", "5", "0d", "-1d", "99999999999d"])

@@ -9,7 +9,21 @@ from sqlalchemy import create_engine, text
 
 from tests.cli.program import HOST, Program
 
-HEAD = ["NODE", "HOST", "STATE", "STATUS", "VCPUS", "MEMORY", "GiB", "DISK", "GB", "VMS", "PROBLEMS", "CHANGED"]
+HEAD = [
+    "NODE",
+    "HOST",
+    "STATE",
+    "STATUS",
+    "VCPUS",
+    "PCPUS",
+    "MEMORY",
+    "GiB",
+    "DISK",
+    "GB",
+    "VMS",
+    "PROBLEMS",
+    "CHANGED",
+]
 SUMMARY = {
     "uuid",
     "hypervisor_hostname",
@@ -30,6 +44,7 @@ SUMMARY = {
     "cpu_allocation_ratio",
     "ram_allocation_ratio",
     "disk_allocation_ratio",
+    "resources",
     "stats",
     "problems",
     "failure",
@@ -73,8 +88,9 @@ def test_given_a_fleet_when_nodes_are_listed_then_there_is_a_line_each_and_the_s
     assert lines[0].split() == HEAD
     assert [line.split()[0] for line in lines[1:9]] == [f"node-{number:05}" for number in range(8)]
     data = fleet.run("nodes", "--json").data
-    used, total = sum(node["vcpus_used"] for node in data), sum(node["vcpus"] for node in data)
-    assert lines[9].split()[:3] == ["8", "nodes", f"{used}/{total}"]
+    vcpus = [node["resources"]["vcpus"] for node in data]
+    allocated, capacity = sum(one["allocated"] for one in vcpus), sum(one["capacity"] for one in vcpus)
+    assert lines[9].split()[:3] == ["8", "nodes", f"{allocated}/{capacity}"]
 
 
 def test_given_a_fleet_when_nodes_are_listed_as_json_then_the_shape_is_the_documented_one(fleet: Program) -> None:
@@ -145,10 +161,11 @@ def test_given_an_empty_ledger_when_a_node_is_asked_for_then_the_next_step_is_na
 def test_given_a_node_when_shown_then_its_uuid_its_name_and_the_page_agree(fleet: Program) -> None:
     by_name = fleet.run("show", "node-00003", "--json").data
     assert fleet.run("show", by_name["uuid"], "--json").data["hypervisor_hostname"] == "node-00003"
-    assert by_name["capacity"]["vcpus"] == int(by_name["vcpus"] * by_name["cpu_allocation_ratio"])
-    assert by_name["reserved"] == {"vcpus": 0, "memory_mb": 512, "local_gb": 0}
+    vcpus, memory = by_name["resources"]["vcpus"], by_name["resources"]["memory_mb"]
+    assert vcpus["capacity"] == int(vcpus["total"] * by_name["cpu_allocation_ratio"])
+    assert (vcpus["reserved"], memory["reserved"]) == (0, 512)
     page = fleet.run("show", "node-00003").out
-    for told in (by_name["uuid"], "NUMA CELL", "memory MiB", f"{by_name['memory_mb_used']:,}", "COMPUTE_NODE"):
+    for told in (by_name["uuid"], "NUMA CELL", "memory MiB", f"{by_name['memory_mb_used'] - 512:,}", "COMPUTE_NODE"):
         assert told in page
 
 

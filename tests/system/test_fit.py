@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit.fit import Room, capacity, fit, rooms
+from stocktake.accounting.fit.fit import ResourceFit, fit, limits_of, resource_fits
 from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.request import wanted
 from stocktake.model.books import ComputeNode, Tally
@@ -73,8 +73,8 @@ def cases(draw: st.DrawFn) -> Case:
     books = count(host, work(held), rules)
     tree, _ = desired(host, books, rules, disabled=False, overrides=NodeOverrides())
     node = carried(books.node, tree, None)
-    limits = capacity(node, books.entries)
-    free = {room.what: room for room in rooms(node, books.entries, wanted(NOTHING, ()), limits)}
+    limits = limits_of(node, books.entries)
+    free = {room.what: room for room in resource_fits(node, books.entries, wanted(NOTHING, ()), limits)}
     asked = Flavor(
         vcpus=near(free["VCPU"], draw(AROUND)),
         memory_mb=near(free["MEMORY_MB"], draw(AROUND)),
@@ -84,7 +84,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(node=node, books=books, inventories=tree.root.inventories, asked=asked)
 
 
-def near(room: Room, offset: int | None) -> int:
+def near(room: ResourceFit, offset: int | None) -> int:
     if offset is None or room.free is None:
         return 0
     return max(min(int(room.free), int(room.total)) + offset, 0)
@@ -142,6 +142,6 @@ def test_given_any_node_when_a_machine_is_asked_for_then_our_yes_is_placements(d
             door.allocate(str(uuid.uuid4()), {there: known})
     stock(door, there, case.inventories)
     entries = case.books.entries
-    ours = fit(case.node, entries, wanted(case.asked, ()), table={}, limits=capacity(case.node, entries))
+    ours = fit(case.node, entries, wanted(case.asked, ()), table={}, limits=limits_of(case.node, entries))
     event(f"fits: {isinstance(ours, Placed)}")
     assert isinstance(ours, Placed) == is_granted(door, there, asked), ours

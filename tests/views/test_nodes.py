@@ -8,7 +8,8 @@ from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
 from stocktake.model.workload import Service
-from stocktake.views.nodes import State, state_of, states_of
+from stocktake.views.nodes import views_of
+from stocktake.views.problems import State, state_of
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DOWN_TIME_S = 60
@@ -60,5 +61,5 @@ def test_given_a_node_and_its_service_when_asked_then_the_state_has_its_reason(
 
 def test_given_nodes_of_several_services_when_put_together_then_each_has_its_own() -> None:
     other = replace(NODE, host="b")
-    lines = states_of([NODE, other], [ALIVE], NOW, DOWN_TIME_S)
-    assert [(service, state.word) for _, service, state in lines] == [(ALIVE, "up"), (None, "down")]
+    views = views_of([NODE, other], [ALIVE], {}, NOW, DOWN_TIME_S)
+    assert [(view.service, view.state.word) for view in views] == [(ALIVE, "up"), (None, "down")]

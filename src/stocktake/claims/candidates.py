@@ -8,7 +8,7 @@ takes, and who lost a race for one goes on to the next, and is told of all if no
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
-from stocktake.accounting.fit.fit import Room, capacity, fit, rooms
+from stocktake.accounting.fit.fit import ResourceFit, fit, limits_of, resource_fits
 from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.request import Wanted
 from stocktake.accounting.fit.weigh import Weighed, leaning, weigh
@@ -29,12 +29,12 @@ class Candidate(Value, frozen=True, kw_only=True):
     Attributes:
         weighed: the node, its score and what makes it.
         placed: the cells and devices that the machine would have there.
-        rooms: each resource class before and after.
+        resources: each resource class before and after.
     """
 
     weighed: Weighed
     placed: Placed
-    rooms: tuple[Room, ...]
+    resources: tuple[ResourceFit, ...]
 
     @property
     def node(self) -> ComputeNode:
@@ -77,16 +77,16 @@ def candidates(
     uuids = [node.uuid for node in asked]
     entries, devices = ledger.all_entries(uuids), ledger.devices(uuids)
     pack_cells = settings.packing_host_numa_cells_allocation_strategy if pack is None else pack
-    placed: dict[str, tuple[Placed, tuple[Room, ...]]] = {}
+    placed: dict[str, tuple[Placed, tuple[ResourceFit, ...]]] = {}
     refused: list[UnfitNode] = []
     for node in asked:
         own = entries[node.uuid]
-        limits = capacity(node, own)
+        limits = limits_of(node, own)
         table = {device.address: device for device in devices[node.uuid]}
         reasons = obstacles(node, services.get(node.host), now, settings.service_down_time)
         found = fit(node, own, wanted, table=table, limits=limits, pack=pack_cells)
         if isinstance(found, Placed) and not reasons:
-            placed[node.uuid] = found, rooms(node, own, wanted, limits, placed=found.numa)
+            placed[node.uuid] = found, resource_fits(node, own, wanted, limits, placed=found.numa)
         else:
             lacks = () if isinstance(found, Placed) else found
             refused.append(UnfitNode(node=node, reasons=(*reasons, *lacks)))
@@ -94,7 +94,8 @@ def candidates(
     weighed = weigh([node for node in asked if node.uuid in placed], chosen)
     return Candidates(
         fitting=tuple(
-            Candidate(weighed=one, placed=placed[one.node.uuid][0], rooms=placed[one.node.uuid][1]) for one in weighed
+            Candidate(weighed=one, placed=placed[one.node.uuid][0], resources=placed[one.node.uuid][1])
+            for one in weighed
         ),
         refused=tuple(refused),
     )
@@ -162,7 +163,7 @@ def claim_best(
     found = candidates(ledger, settings, wanted, now=now)
     lost: list[Refused] = []
     for candidate in found.fitting:
-        done = claim(candidate.node.uuid, narrowed(limits_of(candidate), limits))
+        done = claim(candidate.node.uuid, narrowed(candidate_limits(candidate), limits))
         if isinstance(done, Claimed):
             return done
         lost.append(done)
@@ -170,9 +171,9 @@ def claim_best(
     return (*lost, *never)
 
 
-def limits_of(candidate: Candidate) -> Limits:
+def candidate_limits(candidate: Candidate) -> Limits:
     """Give how far a node may be filled, so that no more is promised than the scheduler would grant."""
-    most = {room.what: room.limit for room in candidate.rooms}
+    most = {room.what: room.limit for room in candidate.resources}
     return Limits(
         vcpus=most["VCPU"],
         pcpus=most["PCPU"],

@@ -6,6 +6,7 @@ there are none.
 from collections.abc import Sequence
 
 from stocktake.accounting import pci
+from stocktake.accounting.capacity import has_dedicated_cpus
 from stocktake.accounting.fit.fit import fit
 from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.request import NumaRequest, wanted
@@ -58,7 +59,7 @@ def _used(tx: Transaction, node: ComputeNode) -> tuple[Entry, ...]:
 
     Where pinned CPUs are sold apart only the entries tell them from the others; elsewhere the record is their sum.
     """
-    if "PCPU" in node.owned_classes:
+    if has_dedicated_cpus(node):
         return tx.entries(node.uuid)
     everybody = Entry(
         kind="reserved",

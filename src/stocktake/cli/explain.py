@@ -90,7 +90,7 @@ def who(holders: Sequence[Entry | FigurePart]) -> list[str]:
 
 
 def _write_all(screen: Screen, node: ComputeNode, entries: Sequence[Entry]) -> None:
-    """Write everybody with what he takes, the sums, and what is left."""
+    """Write everybody with what he takes, the sums, and what is free."""
     write(screen, screen.paint(f"What is used of {node.hypervisor_hostname}, and by whom", bold=True))
     write(screen)
     columns = (
@@ -121,9 +121,9 @@ def _write_all(screen: Screen, node: ComputeNode, entries: Sequence[Entry]) -> N
     ]
     rows.append([TableCell(text, "bold") for text in sums])
     there = (f"{node.vcpus:,}", f"{node.memory_mb:,}", f"{node.local_gb * 1024:,}")
-    rows.append(["there is", *there, f"disk: {node.local_gb:,} GB"])
-    left = (f"{node.vcpus - node.vcpus_used:,}", f"{node.free_ram_mb:,}", "", f"disk: {node.free_disk_gb:,} GB")
-    rows.append(["free", *left])
+    rows.append(["total", *there, f"disk: {node.local_gb:,} GB"])
+    rest = (f"{node.vcpus - node.vcpus_used:,}", f"{node.free_ram_mb:,}", "", f"disk: {node.free_disk_gb:,} GB")
+    rows.append(["total - sum", *rest])
     write_table(screen, columns, rows)
 
 

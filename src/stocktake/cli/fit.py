@@ -90,11 +90,11 @@ def write_candidates(session: Session, screen: Screen, found: Candidates) -> Non
 
 def write_fitting(screen: Screen, fitting: Sequence[Candidate]) -> None:
     """Write nodes with what would be free on them, and where on them the instance would be."""
-    apart = any(room.what == "PCPU" and room.total for one in fitting for room in one.rooms)
+    apart = any(room.what == "PCPU" and room.total for one in fitting for room in one.resources)
     places = [_place(one.placed) for one in fitting]
     rows: list[Row] = []
     for rank, (one, place) in enumerate(zip(fitting, places, strict=True), start=1):
-        free = {room.what: f"{math.floor(room.left or 0):,}" for room in one.rooms}
+        free = {room.what: f"{math.floor(room.free_after or 0):,}" for room in one.resources}
         rows.append(
             (
                 str(rank),

@@ -2,18 +2,18 @@
 `nodes`: all nodes at a glance. Invariant: the ledger is read, nobody else is asked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
 import click
 
+from stocktake.accounting.capacity import ResourceTotals, added
 from stocktake.cli.commands import Command, confirm
 from stocktake.cli.options import choice_options
 from stocktake.cli.screen import (
     COLOURS,
     Column,
-    Row,
     Screen,
     TableCell,
     clean,
@@ -26,11 +26,18 @@ from stocktake.cli.screen import (
 )
 from stocktake.cli.session import Session
 from stocktake.errors import NotFound
-from stocktake.model.books import ComputeNode
-from stocktake.model.workload import Service
-from stocktake.views.choosing import Choice, Line, counted
-from stocktake.views.nodes import State, called, machine, states_of, summary_of
+from stocktake.views.choosing import Choice, counted
+from stocktake.views.finding import find_node, read_fleet
+from stocktake.views.nodes import NodeView, machine, summary_of
 from stocktake.views.quantities import count, gib, nearest, since
+
+# How a resource's column is called, and how readily it goes where it is narrow.
+RESOURCE_COLUMNS: Mapping[str, tuple[str, int]] = {
+    "vcpus": ("VCPUS", 0),
+    "pcpus": ("PCPUS", 0),
+    "memory_mb": ("MEMORY GiB", 0),
+    "local_gb": ("DISK GB", 7),
+}
 
 
 @click.command(
@@ -54,15 +61,15 @@ from stocktake.views.quantities import count, gib, nearest, since
 def nodes_command(
     session: Session, host: str | None, doomed: str | None, *, choice: Choice, force: bool, yes: bool
 ) -> int:
-    """List the nodes: state, what is used of what there is, problems.
+    """List the nodes: state, how full they are, problems.
 
     \b
     STATE is `up`; `manual` (no agent ever ran, somebody refreshes it by hand);
     `stale` (a part could not be reached, the last figures are
     kept); `failed` (somebody has to do something); or `down` (no sign of life
     from its agent within service_down_time).
-    Figures are used/total, reserved for the host included; CHANGED is when one
-    last did.
+    Figures are allocated/capacity: what instances were given of what may be given
+    out. CHANGED is when the record last did.
 
     Of bare metal MACHINE is what Ironic says: its state, its power, maintenance;
     --state takes these words too. The sums are of all nodes that match, also
@@ -74,37 +81,35 @@ def nodes_command(
         raise click.UsageError("--force and --yes go with --delete NODE.")
 
     now = session.clock.now()
-    nodes = session.ledger.nodes(host=host)
-    if host is not None and not nodes:
-        known = sorted({node.host for node in session.ledger.nodes()})
+    views = read_fleet(session.ledger, now, session.settings.service_down_time, host=host)
+    if host is not None and not views:
+        known = sorted({node.host for node in session.ledger.nodes_in_brief()})
         raise NotFound(f"host {host!r} has no nodes.{nearest(host, known)}", remedy="")
-    lines = states_of(nodes, session.ledger.services(), now, session.settings.service_down_time)
-    strangers = session.ledger.unmanaged([node.uuid for node in nodes]) if choice.problems else {}
-    matching = choice.chosen(lines, strangers)
+    matching = choice.chosen(views)
     page = choice.page(matching)
     if session.json:
-        write_json(session, [summary_of(*line) for line in page])
+        write_json(session, [summary_of(view) for view in page])
         return 0
     screen = screen_of(session)
-    if not lines:
+    if not views:
         write(screen, f"The ledger {session.ledger.name} has no nodes yet.")
         hint(session, "`stocktake refresh` takes stock of this machine; `stocktake agent` goes on doing so.")
     elif not page:
-        write(screen, f"None of {count(len(lines), 'node')} matches.")
+        write(screen, f"None of {count(len(views), 'node')} matches.")
     else:
         write_nodes(session, screen, page, now, matching=matching)
         if page[-1] is not matching[-1]:
-            hint(session, f"The next ones: --marker {called(page[-1][0])}")
+            hint(session, f"The next ones: --marker {page[-1].name}")
     return 0
 
 
 def write_nodes(
     session: Session,
     screen: Screen,
-    lines: Sequence[Line],
+    views: Sequence[NodeView],
     now: datetime,
     *,
-    matching: Sequence[Line] | None = None,
+    matching: Sequence[NodeView] | None = None,
 ) -> None:
     """
     Write the table, its sums, and why nodes are not up.
@@ -112,96 +117,110 @@ def write_nodes(
     Args:
         matching: of whom the sums are, if that is more than what is shown.
     """
-    matching = matching or lines
-    metal = any(machine(node) for node, _, _ in lines)
-    renamed = any(called(node) != node.hypervisor_hostname for node, _, _ in lines)
-    hosts_differ = any(node.host != node.hypervisor_hostname.partition(".")[0] for node, _, _ in lines)
-    any_disabled = any(service is not None and service.disabled for _, service, _ in lines)
-    columns = (
-        Column("NODE", shrinks=True),
-        Column("HOST", weight=4 if hosts_differ else 1, shrinks=True),
-        Column("STATE"),
-        *((Column("MACHINE", weight=9),) if metal else ()),
-        Column("STATUS", weight=5 if any_disabled else 2),
-        Column("VCPUS", right=True),
-        Column("MEMORY GiB", right=True),
-        Column("DISK GB", right=True, weight=7),
-        Column("VMS", right=True, weight=8),
-        Column("PROBLEMS", right=True, weight=6),
-        Column("CHANGED", right=True, weight=3),
-        *((Column("UUID", weight=1),) if renamed else ()),
+    matching = matching or views
+    columns = _columns(views, matching, now)
+    sums = _sums(views, matching) if len(matching) > 1 else {}
+    left_out = write_table(
+        screen,
+        [column for column, _ in columns],
+        [[text(view) for _, text in columns] for view in views],
+        sums=[TableCell(sums.get(column.title, ""), "bold") for column, _ in columns] if sums else None,
     )
-    sums = _sums(lines, matching, metal=metal, renamed=renamed) if len(matching) > 1 else None
-    rows = [_row(*line, now, metal=metal, renamed=renamed) for line in lines]
-    left_out = write_table(screen, columns, rows, sums=sums)
-    for text in (*_states(matching), *_reasons(matching)):
-        write_prose(screen, clean(text), colour="yellow")
+    for line in (*_states(matching), *_reasons(matching)):
+        write_prose(screen, clean(line), colour="yellow")
     if left_out:
         hint(session, f"({left_out} more columns in a wider terminal, or with --json)")
 
 
-def _row(node: ComputeNode, service: Service | None, state: State, now: datetime, *, metal: bool, renamed: bool) -> Row:
-    status = "disabled" if service is not None and service.disabled else "enabled"
-    worst = "red" if any(problem.severity == "error" for problem in node.problems) else "yellow"
-    return (
-        called(node),
-        node.host,
-        TableCell(state.word, COLOURS[state.word]),
-        *((", ".join(machine(node)),) if metal else ()),
-        TableCell(status, COLOURS[status]),
-        f"{node.vcpus_used}/{node.vcpus}",
-        f"{gib(node.memory_mb_used)}/{gib(node.memory_mb)}",
-        f"{node.local_gb_used}/{node.local_gb}",
-        str(node.running_vms),
-        TableCell(str(len(node.problems)), worst if node.problems else "dim"),
-        since(node.updated_at or node.created_at, now),
-        *((node.uuid,) if renamed else ()),
-    )
+def _columns(
+    views: Sequence[NodeView], matching: Sequence[NodeView], now: datetime
+) -> list[tuple[Column, Callable[[NodeView], str | TableCell]]]:
+    """Give the columns that these nodes need, each with what stands in it."""
+    hosts_differ = any(view.node.host != view.node.hypervisor_hostname.partition(".")[0] for view in views)
+    any_disabled = any(view.disabled for view in views)
+    columns: list[tuple[Column, Callable[[NodeView], str | TableCell]]] = [
+        (Column("NODE", shrinks=True), lambda view: view.name),
+        (Column("HOST", weight=4 if hosts_differ else 1, shrinks=True), lambda view: view.node.host),
+        (Column("STATE"), lambda view: TableCell(view.state.word, COLOURS[view.state.word])),
+    ]
+    if any(machine(view.node) for view in views):
+        columns.append((Column("MACHINE", weight=9), lambda view: ", ".join(machine(view.node))))
+    columns.append((Column("STATUS", weight=5 if any_disabled else 2), _status))
+    known = {name for view in matching for name in view.resources}
+    columns += [
+        (Column(title, right=True, weight=weight), partial(_full, name))
+        for name, (title, weight) in RESOURCE_COLUMNS.items()
+        if name in known
+    ]
+    columns += [
+        (Column("VMS", right=True, weight=8), lambda view: str(view.node.running_vms)),
+        (Column("PROBLEMS", right=True, weight=6), _problems),
+        (
+            Column("CHANGED", right=True, weight=3),
+            lambda view: since(view.node.updated_at or view.node.created_at, now),
+        ),
+    ]
+    if any(view.name != view.node.hypervisor_hostname for view in views):
+        columns.append((Column("UUID", weight=1), lambda view: view.node.uuid))
+    return columns
 
 
-def _sums(lines: Sequence[Line], matching: Sequence[Line], *, metal: bool, renamed: bool) -> Row:
-    nodes = [node for node, _, _ in matching]
-    shown = f"{len(lines):,} of " if len(lines) < len(matching) else ""
-
-    def pair(used: int, total: int) -> str:
-        return f"{used}/{total}"
-
-    texts = (
-        f"{shown}{len(nodes):,} nodes",
-        "",
-        "",
-        *(("",) if metal else ()),
-        "",
-        pair(sum(node.vcpus_used for node in nodes), sum(node.vcpus for node in nodes)),
-        f"{gib(sum(node.memory_mb_used for node in nodes))}/{gib(sum(node.memory_mb for node in nodes))}",
-        pair(sum(node.local_gb_used for node in nodes), sum(node.local_gb for node in nodes)),
-        str(sum(node.running_vms for node in nodes)),
-        str(sum(len(node.problems) for node in nodes)),
-        "",
-        *(("",) if renamed else ()),
-    )
-    return [TableCell(text, "bold") for text in texts]
+def _changed(now: datetime, view: NodeView) -> str:
+    return since(view.node.updated_at or view.node.created_at, now)
 
 
-def _states(lines: Sequence[Line]) -> list[str]:
+def _status(view: NodeView) -> TableCell:
+    status = "disabled" if view.disabled else "enabled"
+    return TableCell(status, COLOURS[status])
+
+
+def _full(name: str, view: NodeView) -> str | TableCell:
+    one = view.resources.get(name)
+    return TableCell(allocated_text(one), "red" if one.over_allocated else "") if one else ""
+
+
+def _problems(view: NodeView) -> TableCell:
+    colour = {"error": "red", "warning": "yellow", None: "dim"}[view.severity]
+    return TableCell(str(len(view.problems)), colour)
+
+
+def allocated_text(one: ResourceTotals) -> str:
+    """Write allocated/capacity, memory in GiB."""
+    shown = gib if one.name == "memory_mb" else str
+    return f"{shown(one.allocated)}/{shown(one.capacity)}"
+
+
+def _sums(views: Sequence[NodeView], matching: Sequence[NodeView]) -> dict[str, str]:
+    """Give the sums of all that match, by the titles of their columns."""
+    shown = f"{len(views):,} of " if len(views) < len(matching) else ""
+    totals = added(view.resources.values() for view in matching)
+    return {
+        "NODE": f"{shown}{len(matching):,} nodes",
+        **{RESOURCE_COLUMNS[one.name][0]: allocated_text(one) for one in totals},
+        "VMS": str(sum(view.node.running_vms for view in matching)),
+        "PROBLEMS": str(sum(len(view.problems) for view in matching)),
+    }
+
+
+def _states(views: Sequence[NodeView]) -> list[str]:
     """Count the states, where there are several, and what machines do."""
     told = [
-        counted(state.word for _, _, state in lines),
-        counted(machine(node)[0] for node, _, _ in lines if machine(node)),
+        counted(view.state.word for view in views),
+        counted(machine(view.node)[0] for view in views if machine(view.node)),
     ]
     return [text for text in told if "," in text]
 
 
-def _reasons(lines: Sequence[Line]) -> list[str]:
+def _reasons(views: Sequence[NodeView]) -> list[str]:
     """Say why nodes are not up: each reason once, however many nodes have it."""
     shown_max = 5
     nodes_of: dict[str, list[str]] = {}
-    for node, service, state in lines:
-        if state.reason:
-            nodes_of.setdefault(f"{state.word}: {state.reason}", []).append(called(node))
-        if service is not None and service.disabled:
-            reason = f"disabled: {service.disabled_reason or 'no reason was given'}"
-            nodes_of.setdefault(reason, []).append(called(node))
+    for view in views:
+        if view.state.reason:
+            nodes_of.setdefault(f"{view.state.word}: {view.state.reason}", []).append(view.name)
+        if view.service is not None and view.disabled:
+            reason = f"disabled: {view.service.disabled_reason or 'no reason was given'}"
+            nodes_of.setdefault(reason, []).append(view.name)
     texts: list[str] = []
     for reason, names in list(nodes_of.items())[:shown_max]:
         who = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -215,7 +234,6 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
     from stocktake.refresh.node_removal import check_removable, remove
     from stocktake.report.notifications import open_bus
-    from stocktake.views.finding import find_node
 
     ledger = session.ledger
     node = find_node(ledger, name)

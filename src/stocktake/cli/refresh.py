@@ -22,7 +22,8 @@ from stocktake.model.books import ComputeNode
 from stocktake.model.value import plain
 from stocktake.refresh.context import Pass
 from stocktake.refresh.run import refresh
-from stocktake.views.nodes import called, machine, states_of
+from stocktake.views.finding import entries_shown
+from stocktake.views.nodes import called, machine, views_of
 from stocktake.views.quantities import count
 
 # A fleet's first refresh must not scroll the rest away.
@@ -91,8 +92,9 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     nodes = [result.nodes[name] for name in names if name in result.nodes]
     if nodes and len(nodes) <= _TABLE_MAX:
         write(screen)
-        lines = states_of(nodes, context.ledger.services(), now, context.settings.service_down_time)
-        write_nodes(session, screen, lines, now)
+        entries = entries_shown(context.ledger, nodes)
+        views = views_of(nodes, context.ledger.services(), entries, now, context.settings.service_down_time)
+        write_nodes(session, screen, views, now)
         write(screen)
     write_prose(screen, _summary(result, context.driver.name))
     if progress.interrupted:

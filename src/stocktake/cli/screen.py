@@ -71,7 +71,7 @@ def write(screen: Screen, text: str = "") -> None:
     click.echo(text, color=screen.colour)
 
 
-_ASCII = str.maketrans(dict(zip("█▒░…─→▲▼»▏", "#=.~->^v>|", strict=True)))
+_ASCII = str.maketrans(dict(zip("█▒░…─→▲▼»▏│", "#=.~->^v>||", strict=True)))
 
 
 def ascii_of(text: str) -> str:

@@ -11,7 +11,7 @@ from stocktake.cli.screen import COLOURS, Column, Row, TableCell, hint, screen_o
 from stocktake.cli.session import Session
 from stocktake.model.workload import Service
 from stocktake.views.finding import find_service
-from stocktake.views.nodes import service_shown, service_word
+from stocktake.views.problems import service_shown, service_word
 from stocktake.views.quantities import since
 
 

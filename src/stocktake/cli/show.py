@@ -4,9 +4,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 
 import click
 
+from stocktake.accounting.capacity import RESOURCES, Resource, ResourceTotals
 from stocktake.cli.commands import Command
 from stocktake.cli.options import complete_node
 from stocktake.cli.screen import (
@@ -23,13 +25,12 @@ from stocktake.cli.screen import (
     write_table,
 )
 from stocktake.cli.session import Session
-from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.books import ComputeNode
 from stocktake.model.pci import PciRecord
 from stocktake.model.topology import format_cpu_set
-from stocktake.model.workload import Service
 from stocktake.views.finding import find_node
-from stocktake.views.nodes import State, capacity_of, detail_of, machine_facts, sold_of, state_of
-from stocktake.views.quantities import count, moment, ratio, since
+from stocktake.views.nodes import NodeView, detail_of, facts_of, view_of
+from stocktake.views.quantities import count, ratio, since
 
 
 @click.command(
@@ -45,128 +46,103 @@ from stocktake.views.quantities import count, moment, ratio, since
 def show_command(session: Session, node_name: str) -> int:
     """Show everything about NODE (a name, the first part of one, or a uuid).
 
-    What there is, what is kept for the host, promised and free; NUMA cells; PCI
+    Of each resource total, reserved, capacity, allocated and free; NUMA cells; PCI
     devices; traits; metrics; problems and what to do about them. Exit code 1 if
-    it carries a problem that is an error.
+    a refresh found a problem that is an error.
     """
     ledger = session.ledger
     node = find_node(ledger, node_name)
-    service = ledger.service(node.host)
     now = session.clock.now()
-    state = state_of(node, service, now, session.settings.service_down_time)
-    entries = tuple(ledger.entries(node.uuid))
+    service, entries = ledger.service(node.host), ledger.entries(node.uuid)
+    view = view_of(node, service, entries, now, session.settings.service_down_time)
     devices = ledger.devices([node.uuid])[node.uuid]
     code = 1 if any(problem.severity == "error" for problem in node.problems) else 0
     if session.json:
-        write_json(session, detail_of(node, service, state, entries, devices), exit_code=code)
+        write_json(session, detail_of(view, devices), exit_code=code)
         return code
     screen = screen_of(session)
-    write_head(screen, node, service, state, now)
-    write_amounts(screen, node, entries)
+    write_head(screen, view, now)
+    write_resources(screen, view)
     write_cells(screen, node)
     write_devices(screen, node, devices)
     write_rest(screen, node, now)
-    write_problems(screen, node)
+    write_problems(screen, view)
     return code
 
 
-def write_head(screen: Screen, node: ComputeNode, service: Service | None, state: State, now: datetime) -> None:
+def write_head(screen: Screen, view: NodeView, now: datetime) -> None:
     """Write who the node is and how it is."""
-    disabled = service is not None and service.disabled
-    status = screen.paint("disabled", fg="yellow") if disabled else "enabled"
+    node, service, state = view.node, view.service, view.state
+    status = screen.paint("disabled", fg="yellow") if view.disabled else "enabled"
     name = screen.paint(clean(node.hypervisor_hostname), bold=True)
     write(screen, f"{name}  {screen.paint(state.word, fg=COLOURS[state.word])}, {status}")
     if state.reason:
         write_prose(screen, clean(state.reason), indent=2, colour="yellow")
-    if service is not None and disabled and service.disabled_reason:
+    if service is not None and service.disabled and service.disabled_reason:
         write_prose(screen, clean(f"disabled: {service.disabled_reason}"), indent=2, colour="yellow")
-    kind = " ".join(text for text in (node.hypervisor_type, _version(node.hypervisor_version)) if text)
-    facts = [
-        ("uuid", node.uuid),
-        ("service", f"{node.host}, last seen {_ago(since(service.last_seen_up if service else None, now))}"),
-        ("address", node.host_ip or ""),
-        ("hypervisor", kind),
-        *machine_facts(node),
-        ("booted", f"{moment(node.booted_at)}, up {since(node.booted_at, now)}" if node.booted_at else ""),
-        ("changed", f"{moment(node.updated_at)}, {_ago(since(node.updated_at, now))}" if node.updated_at else ""),
-        ("instances", f"{node.running_vms}, {node.current_workload} with a task"),
-    ]
-    for title, text in facts:
-        if text:
-            write(screen, f"  {title:<11}{clean(text)}")
+    for title, text in facts_of(view, now):
+        write(screen, f"  {title:<11}{clean(text)}")
 
 
-def _ago(text: str) -> str:
-    return text if text == "never" else f"{text} ago"
-
-
-def _version(number: int | None) -> str:
-    """Write Nova's packed version: 7002000 is 7.2.0."""
-    if number is None or number < 1_000:
-        return "" if number is None else str(number)
-    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
-
-
-def write_amounts(screen: Screen, node: ComputeNode, entries: Sequence[Entry]) -> None:
-    """Write what there is, what is kept, promised and left, and what may be promised in all."""
-    used = {
-        "vcpus": node.vcpus_used,
-        "memory_mb": node.memory_mb_used,
-        "local_gb": node.local_gb_used,
-    }
-    titles = {"vcpus": "vCPUs", "memory_mb": "memory MiB", "local_gb": "disk GB"}
-    rows: list[Row] = []
-    for name, (total, reserved, times) in sold_of(node, entries).items():
-        capacity = capacity_of(total, reserved, times)
-        free = total - used[name]
-        left = capacity - (used[name] - reserved)
-        rows.append(
-            (
-                titles[name],
-                f"{total:,}",
-                f"{reserved:,}",
-                f"{used[name]:,}",
-                TableCell(f"{free:,}", "red" if free < 0 else ""),
-                ratio(times),
-                f"{capacity:,}",
-                TableCell(f"{left:,}", "red" if left < 0 else ""),
-                bar(screen, total, used[name], reserved),
-            )
+def write_resources(screen: Screen, view: NodeView) -> None:
+    """Write of each resource total, reserved, ratio, capacity, allocated and free."""
+    rows: list[Row] = [
+        (
+            title_of(RESOURCES[name]),
+            f"{one.total:,}",
+            f"{one.reserved:,}",
+            ratio(one.ratio),
+            f"{one.capacity:,}",
+            f"{one.allocated:,}",
+            TableCell(f"{one.free:,}", "red" if one.over_allocated else ""),
+            "".join(text for text, _ in bar(one)),
         )
-    right = ("USED", "FREE")
-    columns = (
+        for name, one in view.resources.items()
+    ]
+    columns: Sequence[Column] = (
         Column(""),
         Column("TOTAL", right=True),
         Column("RESERVED", right=True, weight=6),
-        *(Column(title, right=True) for title in right),
         Column("RATIO", right=True, weight=3),
-        Column("CAPACITY", right=True, weight=4),
-        Column("LEFT", right=True, weight=5),
+        Column("CAPACITY", right=True),
+        Column("ALLOCATED", right=True),
+        Column("FREE", right=True),
         Column("", weight=1),
     )
     write(screen)
     if screen.width is None:
         rows, columns = [row[:-1] for row in rows], columns[:-1]
     write_table(screen, columns, rows)
-    if node.disk_available_least is not None:
-        least = f"disk_available_least {node.disk_available_least:,} GB: free, less what thin images may still take"
-        write_prose(screen, least)
+    if view.node.disk_available_least is not None:
+        least = view.node.disk_available_least
+        write_prose(screen, f"disk_available_least {least:,} GB: free, less what thin images may still grow by")
 
 
-def bar(screen: Screen, total: int, used: int, reserved: int, length: int = 16) -> str:
-    """Draw what is reserved, promised and free of a total."""
-    del screen
-    if total <= 0:
-        return ""
-    kept, full = filled(total, used, reserved, length)
-    return "▒" * kept + "█" * (full - kept) + "░" * (length - full)
+def title_of(resource: Resource) -> str:
+    """Give a resource's title, with its unit where that is another word."""
+    return resource.title if resource.name in {"vcpus", "pcpus"} else f"{resource.title} {resource.unit}"
 
 
-def filled(total: int, used: int, reserved: int, length: int) -> tuple[int, int]:
-    """Say how far a bar of a total above 0 is filled: by what is reserved, and by all that is used."""
-    kept = min(length, round(reserved * length / total))
-    # What is used at all is seen, however little.
-    return kept, min(length, max(round(used * length / total), kept + (used > reserved)))
+def bar(one: ResourceTotals, length: int = 16) -> tuple[tuple[str, str], ...]:
+    """
+    Draw what is reserved, allocated and free, and where the hardware's total is if more may be given out.
+
+    Returns:
+        Texts and what each is: `reserved`, `allocated`, `free`, `total`; one that is over-allocated ends in `»`.
+    """
+    most = one.reserved + one.capacity
+    if one.total <= 0 or most <= 0:
+        return ((" " * length, "free"),)
+    kept = min(length, round(one.reserved * length / most))
+    # What is allocated at all is seen, however little.
+    full = min(length, max(round((one.reserved + one.allocated) * length / most), kept + (one.allocated > 0)))
+    cells = ["reserved"] * kept + ["allocated"] * (full - kept) + ["free"] * (length - full)
+    if one.total < most:
+        cells[min(one.total * length // most, length - 1)] = "total"
+    if one.over_allocated:
+        cells[-1] = "over"
+    signs = {"reserved": "▒", "allocated": "█", "free": "░", "total": "│", "over": "»"}
+    return tuple((signs[what] * len(list(same)), what) for what, same in groupby(cells))
 
 
 def write_cells(screen: Screen, node: ComputeNode) -> None:
@@ -269,16 +245,16 @@ def write_rest(screen: Screen, node: ComputeNode, now: datetime) -> None:
             write_prose(screen, clean(", ".join(words)), indent=2)
 
 
-def write_problems(screen: Screen, node: ComputeNode) -> None:
-    """Write what is inconsistent, and what to do about it."""
+def write_problems(screen: Screen, view: NodeView) -> None:
+    """Write what is wrong, and what to do about it."""
     write(screen)
-    if not node.wrong:
+    if not view.problems:
         write(screen, screen.paint("No problems.", fg="green"))
         return
-    write(screen, screen.paint(count(len(node.wrong), "problem"), bold=True))
-    for problem in sorted(node.wrong, key=lambda found: found.severity != "error"):
+    write(screen, screen.paint(count(len(view.problems), "problem"), bold=True))
+    for problem in sorted(view.problems, key=lambda found: found.severity != "error"):
         colour = "red" if problem.severity == "error" else "yellow"
-        about = f" ({problem.about})" if problem.about not in {"", node.hypervisor_hostname} else ""
+        about = f" ({problem.about})" if problem.about not in {"", view.node.hypervisor_hostname} else ""
         write(screen, f"  {screen.paint(problem.severity, fg=colour)} {problem.code}{clean(about)}")
         for text in (problem.text, problem.remedy):
             if text:

@@ -16,13 +16,12 @@ from stocktake.client.ledger import RemoteLedger
 from stocktake.client.transport import Transport
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
 from stocktake.model.access import Role
-from stocktake.model.history import Moment
 from stocktake.model.value import Value, plain
 from stocktake.model.workload import Flavor, Instance, Migration
 from stocktake.views.explain import Explained
 from stocktake.views.fitting import FitAnswer
-from stocktake.views.nodes import NodeDetail, NodeSummary, ServiceShown
-from stocktake.views.problems import FleetProblem, Stranger
+from stocktake.views.nodes import HistoryRow, NodeDetail, NodeSummary
+from stocktake.views.problems import FleetProblem, ServiceShown, Stranger
 
 T = TypeVar("T")
 Filter = str | int | bool | Sequence[str] | None
@@ -83,9 +82,9 @@ class Fleet:
         """Say why a node's numbers, or one of them, are what they are."""
         return self._get(f"/v1/nodes/{_part(node)}/explain{_query({'field': field})}", Explained)
 
-    def history(self, node: str, *, since_s: float | None = None) -> tuple[Moment, ...]:
+    def history(self, node: str, *, since_s: float | None = None) -> tuple[HistoryRow, ...]:
         """Read what a node had and promised, the oldest first; of the last day unless told."""
-        return tuple(self._pages(f"/v1/nodes/{_part(node)}/history", Moment, {"since_s": since_s}))
+        return tuple(self._pages(f"/v1/nodes/{_part(node)}/history", HistoryRow, {"since_s": since_s}))
 
     def delete_node(self, node: str, *, force: bool = False) -> None:
         """Delete a node's record and its resource provider."""

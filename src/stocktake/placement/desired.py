@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from uuid import UUID, uuid5
 
+from stocktake.accounting.capacity import cpu_totals
 from stocktake.model.books import Tally
 from stocktake.model.hypervisor import Host
 from stocktake.model.pci import PciRecord
@@ -232,7 +233,7 @@ def desired(
 def _inventories(host: Host, tally: Tally, rules: Rules) -> tuple[dict[str, Inventory], list[Problem]]:
     """Make the node's own classes; one whose total is 0 is left out, as Placement knows no such inventory."""
     node = tally.node
-    vcpus, pcpus = _cpus(host)
+    vcpus, pcpus = cpu_totals(host.numa_topology, host.vcpus, host.pcpus)
     # A reserve of less than one GB takes a whole one: rounded up, as free disk must never be overstated.
     reserved_gb = -(-rules.reserved_host_disk_mb // 1024)
     # A ratio of 0 is unset, as in Nova.
@@ -281,16 +282,6 @@ def _unknown_class(name: str, node: str) -> Problem:
         text=f"{node} is said to sell {name}, which is neither a standard resource class nor a custom one",
         remedy="Name it CUSTOM_..., in upper-case letters, digits and underscores.",
     )
-
-
-def _cpus(host: Host) -> tuple[int, int]:
-    """Count the shared and the dedicated CPUs; a host without a topology has only shared ones."""
-    if host.numa_topology is None:
-        return host.vcpus, host.pcpus or 0
-    cells = host.numa_topology.cells
-    shared: frozenset[int] = frozenset().union(*(cell.cpuset for cell in cells))
-    dedicated: frozenset[int] = frozenset().union(*(cell.pcpuset for cell in cells))
-    return len(shared), len(dedicated) if host.pcpus is None else host.pcpus
 
 
 def _reserved_above_total(name: str, reserved: int, total: int, node: str) -> Problem:

@@ -7,6 +7,7 @@ Rules: docs/accounting.md, "Allocations".
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from stocktake.accounting.capacity import entry_cpus
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.pci import PciRecord
 from stocktake.model.provider import NOBODY, Allocation
@@ -89,7 +90,7 @@ def _held(
         "DISK_GB": -(-sum(entry.disk_mb for entry in entries) // _MIB_PER_GIB),
     }
     for entry in entries:
-        shared, pinned = _cpus(entry, pinnable="PCPU" in node.owned_classes)
+        shared, pinned = entry_cpus(entry, dedicated="PCPU" in node.owned_classes)
         amounts["VCPU"] += shared
         amounts["PCPU"] += pinned
     root = {name: amount for name, amount in amounts.items() if amount and name in node.owned_classes} | {**whole}
@@ -99,15 +100,3 @@ def _held(
         there = held.setdefault(provider, {})
         there[name] = there.get(name, 0) + 1
     return held
-
-
-def _cpus(entry: Entry, *, pinnable: bool) -> tuple[int, int]:
-    """
-    Split an entry's CPUs into shared and dedicated ones.
-
-    Host CPUs that a guest blocks or keeps for its emulator are nobody else's: they are dedicated to it too. A node that
-    sells no dedicated ones sells every vCPU as a shared one.
-    """
-    if not pinnable or not entry.cells:
-        return entry.vcpus, 0
-    return sum(take.vcpus for take in entry.cells), sum(len(take.pinned_cpus) for take in entry.cells)

@@ -6,18 +6,11 @@ A bare-metal node is called by the name that Ironic has for it, where it has one
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 
-from stocktake.model.books import ComputeNode, Entry
-from stocktake.model.workload import Service
-from stocktake.views.nodes import State, called, machine
-from stocktake.views.problems import codes_of
-
-Line = tuple[ComputeNode, Service | None, State]
-_NOBODY: Mapping[str, Sequence[Entry]] = MappingProxyType({})
+from stocktake.views.nodes import NodeView, machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +35,29 @@ class Choice:
     limit: int | None = None
     marker: str | None = None
 
-    def chosen(self, lines: Iterable[Line], strangers: Mapping[str, Sequence[Entry]] = _NOBODY) -> list[Line]:
-        """
-        Give those that match, by what they are called.
+    def chosen(self, views: Iterable[NodeView]) -> list[NodeView]:
+        """Give those that match, by what they are called."""
+        found = [view for view in views if self._matches(view)]
+        return sorted(found, key=lambda view: (view.name, view.node.uuid))
 
-        Args:
-            strangers: by node, guests there that nobody promised it.
-        """
-        found = [line for line in lines if self._matches(line, strangers.get(line[0].uuid, ()))]
-        return sorted(found, key=lambda line: (called(line[0]), line[0].uuid))
-
-    def page(self, lines: Sequence[Line]) -> Sequence[Line]:
-        """Give those that are shown at a time, of lines in order."""
+    def page(self, views: Sequence[NodeView]) -> Sequence[NodeView]:
+        """Give those that are shown at a time, of nodes in order."""
         if self.marker is not None:
-            lines = [line for line in lines if called(line[0]) > self.marker]
-        return lines if self.limit is None else lines[: self.limit]
+            views = [view for view in views if view.name > self.marker]
+        return views if self.limit is None else views[: self.limit]
 
-    def _matches(self, line: Line, strangers: Sequence[Entry]) -> bool:
-        node, service, state = line
-        off = ("disabled",) if service is not None and service.disabled else ()
-        if self.states and not {state.word, *off, *machine(node)}.intersection(self.states):
+    def _matches(self, view: NodeView) -> bool:
+        node = view.node
+        disabled = ("disabled",) if view.disabled else ()
+        if self.states and not {view.state.word, *disabled, *machine(node)}.intersection(self.states):
             return False
         if self.machines and not set(self.machines).intersection(machine(node)):
             return False
-        if self.problems and not _has_any(codes_of(node, strangers), self.problems):
+        if self.problems and not _has_any([problem.code for problem in view.problems], self.problems):
             return False
         if not node.traits.issuperset(self.traits):
             return False
-        names = (called(node), node.hypervisor_hostname)
+        names = (view.name, node.hypervisor_hostname)
         return self.name is None or any(fnmatchcase(name.lower(), self.name.lower()) for name in names)
 
 

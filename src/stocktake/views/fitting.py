@@ -4,7 +4,7 @@ Where a machine would go, as it is asked and answered. Invariant: every node tha
 
 from datetime import datetime
 
-from stocktake.accounting.fit.fit import Room
+from stocktake.accounting.fit.fit import ResourceFit
 from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.request import Wanted, wanted
 from stocktake.accounting.fit.weigh import Part
@@ -20,11 +20,11 @@ from stocktake.settings import Settings
 from stocktake.views.quantities import nearest
 
 
-class RoomShown(Room, frozen=True, kw_only=True):
-    """One resource class of a node, before and after; `free` before the machine comes, `left` once it is there."""
+class ResourceFitShown(ResourceFit, frozen=True, kw_only=True):
+    """One resource class of a node; `free` before the machine comes, `free_after` once it is there."""
 
     free: float | None
-    left: float | None
+    free_after: float | None
 
 
 class Fitting(Value, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class Fitting(Value, frozen=True, kw_only=True):
     rank: int
     score: float
     weighers: tuple[Part, ...]
-    rooms: tuple[RoomShown, ...]
+    resources: tuple[ResourceFitShown, ...]
     placed: Placed
 
 
@@ -76,7 +76,7 @@ def answer_of(asked: Wanted, found: Candidates) -> FitAnswer:
                 rank=rank,
                 score=one.weighed.score,
                 weighers=one.weighed.parts,
-                rooms=tuple(_shown(room) for room in one.rooms),
+                resources=tuple(_shown(resource) for resource in one.resources),
                 placed=one.placed,
             )
             for rank, one in enumerate(found.fitting, start=1)
@@ -93,15 +93,15 @@ def answer_of(asked: Wanted, found: Candidates) -> FitAnswer:
     )
 
 
-def _shown(room: Room) -> RoomShown:
-    return RoomShown(
-        what=room.what,
-        asked=room.asked,
-        used=room.used,
-        total=room.total,
-        limit=room.limit,
-        free=room.free,
-        left=room.left,
+def _shown(resource: ResourceFit) -> ResourceFitShown:
+    return ResourceFitShown(
+        what=resource.what,
+        asked=resource.asked,
+        used=resource.used,
+        total=resource.total,
+        limit=resource.limit,
+        free=resource.free,
+        free_after=resource.free_after,
     )
 
 

@@ -1,95 +1,33 @@
 """
-Nodes as they are shown: their state, a row of a list, all details. Invariant: pure; the record's own names, and what is
-added follows from the record, its service, its entries and the time.
-
-States. `up`: its agent lives and the last refresh went well. `manual`: no agent ever ran for it, somebody refreshes it
-by hand, and the last time went well. `stale`: it could not be refreshed because a part was not there, and keeps its
-last figures. `failed`: somebody has to do something before it can be refreshed. `down`: its agent is silent.
+Nodes as they are shown: a row of a list, all details. Invariant: pure; the record's own names, and what is added
+follows from the record, its service, its entries and the time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from stocktake.accounting.node_availability import is_alive, is_by_hand
+from stocktake.accounting.capacity import ResourceTotals, resources_of, resources_then
 from stocktake.model.books import ComputeNode, Entry, StatValue
+from stocktake.model.history import Moment
 from stocktake.model.pci import PciRecord
-from stocktake.model.problem import Problem
+from stocktake.model.problem import Problem, Severity
 from stocktake.model.value import Value
 from stocktake.model.workload import Service
-from stocktake.views.quantities import since
-
-Word = Literal["up", "manual", "stale", "failed", "down"]
-
-# These go away by themselves, or by a pass that agrees.
-_PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "orphan-node"})
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The word, and why it is not `up`."""
-
-    word: Word
-    reason: str = ""
-
-
-def service_word(service: Service, now: datetime, down_time_s: float) -> Word:
-    """Give a service's state: up, manual or down."""
-    if is_by_hand(service):
-        return "manual"
-    return "up" if is_alive(service, now, down_time_s) else "down"
-
-
-def state_of(node: ComputeNode, service: Service | None, now: datetime, down_time_s: float) -> State:
-    """Work out a node's state."""
-    trouble = node.failure.text if node.failure else ""
-    if service is None:
-        return State("down", f"no service {node.host!r} is known{'; ' if trouble else ''}{trouble}")
-    by_hand = is_by_hand(service)
-    if not by_hand and not is_alive(service, now, down_time_s):
-        return State("down", f"{silence(service, now)}{'; ' if trouble else ''}{trouble}")
-    if node.failure is None:
-        return State("manual" if by_hand else "up")
-    return State("stale" if node.failure.code in _PASSING else "failed", trouble)
-
-
-def silence(service: Service, now: datetime) -> str:
-    """Say why a service that is down is."""
-    if service.forced_down:
-        return "it was forced down"
-    assert service.last_seen_up is not None, "an agent that never ran is not silent"
-    return f"its agent gave no sign of life for {since(service.last_seen_up, now)}"
-
-
-def states_of(
-    nodes: Sequence[ComputeNode], services: Sequence[Service], now: datetime, down_time_s: float
-) -> list[tuple[ComputeNode, Service | None, State]]:
-    """Put every node together with its service and its state."""
-    by_host = {service.host: service for service in services}
-    return [(node, by_host.get(node.host), state_of(node, by_host.get(node.host), now, down_time_s)) for node in nodes]
-
-
-class ServiceShown(Service, frozen=True, kw_only=True):
-    """A service and its state: up, manual or down."""
-
-    state: Word
-
-
-def service_shown(service: Service, now: datetime, down_time_s: float) -> ServiceShown:
-    """Make the view of a service."""
-    own = {name: getattr(service, name) for name in Service.__struct_fields__}
-    return ServiceShown(**own, state=service_word(service, now, down_time_s))
-
+from stocktake.views.problems import State, Word, agent_problem, own_problems, state_of
+from stocktake.views.quantities import ago, count, moment, since
 
 N = TypeVar("N", bound=Value)
 
 
 class NodeSummary(Value, frozen=True, kw_only=True):
     """
-    A line of a list of nodes; the figures are the record's (MiB, GiB), what is reserved for the host included.
+    A row of a list of nodes; the record's figures (MiB, GiB) include what is reserved for the host.
 
     Attributes:
+        resources: by name, what it may give out of each and what it gave.
+        problems: all that is wrong, the failed refresh and the silent agent too.
         state, state_reason: `up`, `manual`, `stale`, `failed` or `down`, and why it is not up.
         disabled, disabled_reason: what an operator decided of its service.
     """
@@ -113,6 +51,7 @@ class NodeSummary(Value, frozen=True, kw_only=True):
     cpu_allocation_ratio: float
     ram_allocation_ratio: float
     disk_allocation_ratio: float
+    resources: Mapping[str, ResourceTotals]
     stats: Mapping[str, StatValue]
     problems: tuple[Problem, ...]
     failure: Problem | None
@@ -124,92 +63,159 @@ class NodeSummary(Value, frozen=True, kw_only=True):
     disabled_reason: str | None
 
 
-class Amounts(Value, frozen=True, kw_only=True):
-    """An amount of each resource: vCPUs, MiB, GB."""
-
-    vcpus: int
-    memory_mb: int
-    local_gb: int
-
-
-NO_AMOUNTS = Amounts(vcpus=0, memory_mb=0, local_gb=0)
-
-
 class NodeDetail(ComputeNode, frozen=True, kw_only=True):
     """
     Everything about a node.
 
     Attributes:
-        reserved: what is kept for the host.
-        capacity: what may be promised in all: what is not reserved, times the ratio.
+        state, state_reason: as in the list of nodes.
+        resources: by name, what it may give out of each and what it gave.
+        problems: all that is wrong, the failed refresh and the silent agent too.
         pci_devices: every tracked device.
     """
 
     state: Word
     state_reason: str
     service: Service | None
-    reserved: Amounts
-    capacity: Amounts
+    resources: Mapping[str, ResourceTotals]
     pci_devices: tuple[PciRecord, ...]
 
 
-def summary_of(node: ComputeNode, service: Service | None, state: State) -> NodeSummary:
-    """Make a node's line."""
+@dataclass(frozen=True)
+class NodeView:
+    """
+    A node with all that is shown of it beside its record.
+
+    Attributes:
+        service: that looks after it; None if none is known.
+        resources: by name, what it may give out of each and what it gave.
+        own_problems: what is wrong with it whoever looks after it; `problems` has what is wrong with that one too.
+    """
+
+    node: ComputeNode
+    service: Service | None
+    state: State
+    resources: Mapping[str, ResourceTotals]
+    own_problems: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return called(self.node)
+
+    @property
+    def disabled(self) -> bool:
+        """The scheduler is told to leave it alone."""
+        return self.service is not None and self.service.disabled
+
+    @property
+    def severity(self) -> Severity | None:
+        """The worst problem's; None without any."""
+        return min((problem.severity for problem in self.problems), default=None)
+
+
+def view_of(
+    node: ComputeNode, service: Service | None, entries: Sequence[Entry], now: datetime, down_time_s: float
+) -> NodeView:
+    """
+    Put together what is shown of a node.
+
+    Args:
+        entries: those reserved and of unmanaged guests; all, of a node with dedicated CPUs.
+    """
+    resources = resources_of(node, entries)
+    own = own_problems(node, entries, resources)
+    agent = agent_problem(node.host, service, now, down_time_s)
+    return NodeView(
+        node=node,
+        service=service,
+        state=state_of(node, service, now, down_time_s),
+        resources={one.name: one for one in resources},
+        own_problems=own,
+        problems=own if agent is None else (agent, *own),
+    )
+
+
+def views_of(
+    nodes: Sequence[ComputeNode],
+    services: Sequence[Service],
+    entries: Mapping[str, Sequence[Entry]],
+    now: datetime,
+    down_time_s: float,
+) -> list[NodeView]:
+    """Put together what is shown of many nodes; `entries` by their uuids."""
+    by_host = {service.host: service for service in services}
+    return [view_of(node, by_host.get(node.host), entries.get(node.uuid, ()), now, down_time_s) for node in nodes]
+
+
+def summary_of(view: NodeView) -> NodeSummary:
+    """Make a node's row."""
+    service = view.service
     return _with_fields(
         NodeSummary,
-        node,
-        state=state.word,
-        state_reason=state.reason,
-        disabled=service.disabled if service else False,
+        view,
+        disabled=view.disabled,
         disabled_reason=service.disabled_reason if service else None,
     )
 
 
-def detail_of(
-    node: ComputeNode,
-    service: Service | None,
-    state: State,
-    entries: Sequence[Entry],
-    devices: Sequence[PciRecord],
-) -> NodeDetail:
-    """Make a node's page."""
-    reserved = reserved_of(entries)
-    sold = {name: capacity_of(*amounts) for name, amounts in sold_of(node, entries).items()}
-    return _with_fields(
-        NodeDetail,
-        node,
-        state=state.word,
-        state_reason=state.reason,
-        service=service,
-        reserved=reserved,
-        capacity=Amounts(**sold),
-        pci_devices=tuple(devices),
+def detail_of(view: NodeView, devices: Sequence[PciRecord]) -> NodeDetail:
+    """Make a node's details."""
+    return _with_fields(NodeDetail, view, service=view.service, pci_devices=tuple(devices))
+
+
+class HistoryRow(Moment, frozen=True, kw_only=True):
+    """
+    A node's figures from a moment on.
+
+    Attributes:
+        resources: by name, what it could give out of each, by the reserves and ratios of today, and what it gave;
+            dedicated CPUs are among the vCPUs.
+    """
+
+    resources: Mapping[str, ResourceTotals]
+
+
+def history_rows(node: ComputeNode, entries: Sequence[Entry], history: Iterable[Moment]) -> tuple[HistoryRow, ...]:
+    """Make the rows of a node's history; `entries` are the node's today."""
+    today = {one.name: one for one in resources_of(node, entries)}
+    return tuple(
+        HistoryRow(
+            **{name: getattr(then, name) for name in Moment.__struct_fields__},
+            resources={one.name: one for one in resources_then(then, node, today)},
+        )
+        for then in history
     )
 
 
-def reserved_of(entries: Sequence[Entry]) -> Amounts:
-    """Add up what is kept for the host: vCPUs, MiB, GB rounded up."""
-    kept = [entry for entry in entries if entry.kind == "reserved"]
-    return Amounts(
-        vcpus=sum(entry.vcpus for entry in kept),
-        memory_mb=sum(entry.memory_mb for entry in kept),
-        local_gb=-(-sum(entry.disk_mb for entry in kept) // 1024),
+def facts_of(view: NodeView, now: datetime) -> tuple[tuple[str, str], ...]:
+    """Tell what a node is, by titles."""
+    node, service = view.node, view.service
+    last_seen = service.last_seen_up if service else None
+    seen = f"last seen {ago(last_seen, now)}" if last_seen else "no agent has reported yet"
+    booted = f"{moment(node.booted_at)}, up {since(node.booted_at, now)}" if node.booted_at else ""
+    changed = f"{moment(node.updated_at)}, {ago(node.updated_at, now)}" if node.updated_at else ""
+    busy = f", {node.current_workload} with a task" if node.current_workload else ""
+    facts = (
+        ("name", node.hypervisor_hostname if view.name != node.hypervisor_hostname else ""),
+        ("uuid", node.uuid),
+        ("service", f"{node.host}, {seen}"),
+        ("address", node.host_ip or ""),
+        ("hypervisor", " ".join(filter(None, (node.hypervisor_type, _version(node.hypervisor_version))))),
+        *machine_facts(node),
+        ("booted", booted),
+        ("changed", changed),
+        ("instances", f"{count(node.running_vms, 'instance')}{busy}"),
     )
+    return tuple((title, text) for title, text in facts if text)
 
 
-def sold_of(node: ComputeNode, entries: Sequence[Entry]) -> Mapping[str, tuple[int, int, float]]:
-    """Give total, reserved and ratio by resource."""
-    reserved = reserved_of(entries)
-    return {
-        "vcpus": (node.vcpus, reserved.vcpus, node.cpu_allocation_ratio),
-        "memory_mb": (node.memory_mb, reserved.memory_mb, node.ram_allocation_ratio),
-        "local_gb": (node.local_gb, reserved.local_gb, node.disk_allocation_ratio),
-    }
-
-
-def capacity_of(total: int, reserved: int, ratio: float) -> int:
-    """Work out what may be promised, Placement's way: what is not reserved, times the ratio, rounded down."""
-    return int(max(total - reserved, 0) * ratio)
+def _version(number: int | None) -> str:
+    """Write Nova's packed version: 7002000 is 7.2.0."""
+    if number is None or number < 1_000:
+        return "" if number is None else str(number)
+    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 
 
 def machine_facts(node: ComputeNode) -> tuple[tuple[str, str], ...]:
@@ -229,9 +235,15 @@ def machine_facts(node: ComputeNode) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _with_fields(kind: type[N], node: ComputeNode, **more: object) -> N:
-    """Make a view of the fields that it shares with the record, and these."""
-    own = {name: getattr(node, name) for name in kind.__struct_fields__ if name not in more}
+def _with_fields(kind: type[N], view: NodeView, **more: object) -> N:
+    """Make a value of the fields that it shares with the record, of what is shown beside that, and of these."""
+    more |= {
+        "state": view.state.word,
+        "state_reason": view.state.reason,
+        "resources": view.resources,
+        "problems": view.problems,
+    }
+    own = {name: getattr(view.node, name) for name in kind.__struct_fields__ if name not in more}
     return kind(**own, **more)
 
 

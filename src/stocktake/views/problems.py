@@ -1,19 +1,81 @@
 """
-All that is wrong in the fleet, the worst first. Invariant: what an operator has to look at is in one list, whoever
-found it.
+What state a node is in, and all that is wrong with it. Invariant: pure; what an operator has to look at is in one list,
+whoever found it, and every page, command, answer and alert shows that list.
 
-Silent agents, nodes that could not be refreshed, what a refresh found inconsistent, guests that nobody promised.
+States. `up`: its agent lives and the last refresh went well. `manual`: no agent ever ran for it, somebody refreshes it
+by hand, and the last time went well. `stale`: it could not be refreshed because a part was not there, and keeps its
+last figures. `failed`: somebody has to do something before it can be refreshed. `down`: its agent is silent.
+
+Problems: silent agents, nodes that could not be refreshed, what a refresh found inconsistent, resources of which more
+is allocated than there is capacity for, unmanaged guests.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
+from typing import Literal
 
+from stocktake.accounting.capacity import RESOURCES, ResourceTotals
+from stocktake.accounting.node_availability import is_alive, is_by_hand
 from stocktake.model.books import STRANGERS, ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Service
-from stocktake.views.nodes import service_word, silence
-from stocktake.views.quantities import count
+from stocktake.views.quantities import since
+
+Word = Literal["up", "manual", "stale", "failed", "down"]
+
+# These go away by themselves, or by a pass that agrees.
+_PASSING = frozenset({"DriverUnreachable", "LedgerUnreachable", "PlacementUnreachable", "orphan-node"})
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The word, and why it is not `up`."""
+
+    word: Word
+    reason: str = ""
+
+
+def service_word(service: Service, now: datetime, down_time_s: float) -> Word:
+    """Give a service's state: up, manual or down."""
+    if is_by_hand(service):
+        return "manual"
+    return "up" if is_alive(service, now, down_time_s) else "down"
+
+
+def state_of(node: ComputeNode, service: Service | None, now: datetime, down_time_s: float) -> State:
+    """Work out a node's state."""
+    trouble = node.failure.text if node.failure else ""
+    if service is None:
+        return State("down", f"no service {node.host!r} is known{'; ' if trouble else ''}{trouble}")
+    by_hand = is_by_hand(service)
+    if not by_hand and not is_alive(service, now, down_time_s):
+        return State("down", f"{silence(service, now)}{'; ' if trouble else ''}{trouble}")
+    if node.failure is None:
+        return State("manual" if by_hand else "up")
+    return State("stale" if node.failure.code in _PASSING else "failed", trouble)
+
+
+def silence(service: Service, now: datetime) -> str:
+    """Say why a service that is down is."""
+    if service.forced_down:
+        return "it was forced down"
+    assert service.last_seen_up is not None, "an agent that never ran is not silent"
+    return f"its agent gave no sign of life for {since(service.last_seen_up, now)}"
+
+
+class ServiceShown(Service, frozen=True, kw_only=True):
+    """A service and its state: up, manual or down."""
+
+    state: Word
+
+
+def service_shown(service: Service, now: datetime, down_time_s: float) -> ServiceShown:
+    """Make the view of a service."""
+    own = {name: getattr(service, name) for name in Service.__struct_fields__}
+    return ServiceShown(**own, state=service_word(service, now, down_time_s))
+
 
 # Of equal severity these come first, in this order: they say that others can't be believed.
 _FIRST = ("agent-down", "service-unknown", "misplaced", "orphan")
@@ -48,81 +110,86 @@ class FleetProblem(Problem, frozen=True, kw_only=True):
         )
 
 
+def own_problems(
+    node: ComputeNode, entries: Sequence[Entry], resources: Sequence[ResourceTotals]
+) -> tuple[Problem, ...]:
+    """
+    Say what is wrong with a node whoever looks after it: a failed refresh first, unmanaged guests last.
+
+    Args:
+        entries: those of unmanaged guests; others are passed over.
+        resources: what it may give out and gave.
+    """
+    over = (_over_allocated(one) for one in resources if one.over_allocated)
+    return (*node.wrong, *over, *(_unmanaged(entry) for entry in entries if entry.kind in STRANGERS))
+
+
+def agent_problem(host: str, service: Service | None, now: datetime, down_time_s: float) -> Problem | None:
+    """Say what is wrong with who looks after a host's nodes; None if nothing is."""
+    if service is None:
+        text = f"no service {host!r} is known: nobody looks after its nodes"
+        remedy = "Start its agent, or delete its nodes."
+        return Problem(code="service-unknown", about=host, text=text, remedy=remedy, severity="error")
+    if service_word(service, now, down_time_s) != "down":
+        return None
+    text = f"{silence(service, now)}; the figures of its nodes are old"
+    remedy = f"Look at the agent on {host}: `systemctl status stocktake-agent`."
+    return Problem(code="agent-down", about=host, text=text, remedy=remedy, severity="error")
+
+
 def fleet_problems(
-    nodes: Sequence[ComputeNode],
+    found: Iterable[tuple[ComputeNode, Iterable[Problem]]],
     services: Sequence[Service],
-    strangers: Mapping[str, Sequence[Entry]],
     now: datetime,
     down_time_s: float,
 ) -> tuple[FleetProblem, ...]:
     """
-    Gather what is wrong, the worst first.
+    Gather what is wrong, the worst first; what is wrong with an agent once, however many nodes it has.
 
     Args:
-        strangers: orphans and misplaced guests by the nodes' uuids.
+        found: nodes, each with its own problems.
     """
-    found = [*_of_services(nodes, services, now, down_time_s)]
-    for node in nodes:
-        found += (_at(node, problem) for problem in _of_node(node, strangers.get(node.uuid, ())))
-    return tuple(sorted(found, key=lambda problem: problem.key))
+    told: list[FleetProblem] = []
+    by_host: dict[str, Service | None] = {one.host: one for one in services}
+    for node, problems in found:
+        by_host.setdefault(node.host)
+        told += (_placed(problem, node.host, node) for problem in problems)
+    for host, service in by_host.items():
+        problem = agent_problem(host, service, now, down_time_s)
+        if problem is not None:
+            told.append(_placed(problem, host, None))
+    return tuple(sorted(told, key=lambda problem: problem.key))
 
 
-def _of_services(
-    nodes: Sequence[ComputeNode], services: Sequence[Service], now: datetime, down_time_s: float
-) -> Iterator[FleetProblem]:
-    numbers: dict[str, int] = {}
-    for node in nodes:
-        numbers[node.host] = numbers.get(node.host, 0) + 1
-    for service in services:
-        if service_word(service, now, down_time_s) == "down":
-            text = f"{silence(service, now)}; the figures of {count(numbers.get(service.host, 0), 'node')} are old"
-            remedy = f"Look at the agent on {service.host}: `systemctl status stocktake-agent`."
-            yield _of_host(service.host, "agent-down", text, remedy)
-    for host in sorted(numbers.keys() - {service.host for service in services}):
-        text = f"no service {host!r} is known; nobody looks after {count(numbers[host], 'node')}"
-        yield _of_host(host, "service-unknown", text, "Start its agent, or delete its nodes.")
+def _over_allocated(one: ResourceTotals) -> Problem:
+    return Problem(
+        code="over-allocated",
+        about=one.resource_class,
+        text=f"{one.allocated:,} {RESOURCES[one.name].quantity} are allocated, the capacity is {one.capacity:,}",
+        remedy="Move instances away, or look for what took capacity away: a reserve, a ratio, hardware.",
+    )
 
 
-def _of_node(node: ComputeNode, strangers: Sequence[Entry]) -> Iterator[Problem]:
-    yield from node.wrong
-    for entry in strangers:
-        if entry.kind in STRANGERS:
-            text = f"guest {entry.name or entry.id}: {entry.why}"
-            remedy = (
-                f"`stocktake orphans adopt {entry.id}` on its host, or remove it."
-                if entry.kind == "orphan"
-                else "It is here, the ledger has it elsewhere: one of the two is wrong."
-            )
-            yield Problem(code=entry.kind, about=entry.id, text=text, remedy=remedy)
+def _unmanaged(entry: Entry) -> Problem:
+    remedy = (
+        f"`stocktake orphans adopt {entry.id}` on its host, or remove it."
+        if entry.kind == "orphan"
+        else "It is here, the ledger has it elsewhere: one of the two is wrong."
+    )
+    return Problem(code=entry.kind, about=entry.id, text=f"guest {entry.name or entry.id}: {entry.why}", remedy=remedy)
 
 
-def _at(node: ComputeNode, problem: Problem) -> FleetProblem:
+def _placed(problem: Problem, host: str, node: ComputeNode | None) -> FleetProblem:
     return FleetProblem(
         code=problem.code,
         about=problem.about,
         text=problem.text,
         remedy=problem.remedy,
         severity=problem.severity,
-        host=node.host,
-        node=node.hypervisor_hostname,
-        node_uuid=node.uuid,
+        host=host,
+        node=node.hypervisor_hostname if node else None,
+        node_uuid=node.uuid if node else None,
     )
-
-
-def _of_host(host: str, code: str, text: str, remedy: str) -> FleetProblem:
-    return FleetProblem(
-        code=code, about=host, text=text, remedy=remedy, severity="error", host=host, node=None, node_uuid=None
-    )
-
-
-def codes_of(node: ComputeNode, strangers: Sequence[Entry] = ()) -> tuple[str, ...]:
-    """
-    Say what is wrong with a node, the failure first, and of guests that nobody promised what they are.
-
-    Args:
-        strangers: such guests; other entries are passed over.
-    """
-    return (*(problem.code for problem in node.wrong), *(one.kind for one in strangers if one.kind in STRANGERS))
 
 
 class Stranger(Entry, frozen=True, kw_only=True):

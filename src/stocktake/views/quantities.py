@@ -24,11 +24,6 @@ def gib(memory_mb: int) -> str:
     return f"{memory_mb / _MIB_PER_GIB:.1f}".removesuffix(".0")
 
 
-def mib(number: int) -> str:
-    """Give a number with thousands apart: 24,105 MiB."""
-    return f"{number:,} MiB"
-
-
 def count(number: int, one: str, many: str = "") -> str:
     """Count things: 1 guest, 2 guests."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
@@ -44,6 +39,11 @@ def since(moment: datetime | None, now: datetime) -> str:
     if moment is None:
         return "never"
     return span((now - moment).total_seconds())
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Say how long ago something was: `3 d 4 h ago`, or `never`."""
+    return "never" if moment is None else f"{since(moment, now)} ago"
 
 
 def span(seconds: float) -> str:

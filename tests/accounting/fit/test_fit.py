@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit.fit import capacity, fit, rooms
+from stocktake.accounting.fit.fit import fit, limits_of, resource_fits
 from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.request import Wanted, wanted
 from stocktake.errors import InvalidData
@@ -38,7 +38,7 @@ def refused(
 ) -> dict[str, tuple[float, float, float]]:
     """Give the reasons' numbers, by dimension; none if it fits. Without limits, the node's own."""
     want = asked if isinstance(asked, Wanted) else wanted(asked, ())
-    answer = fit(node, entries, want, table={}, limits=limits or capacity(node, entries))
+    answer = fit(node, entries, want, table={}, limits=limits or limits_of(node, entries))
     if isinstance(answer, Placed):
         return {}
     assert answer
@@ -66,12 +66,12 @@ def refused(
 def test_given_a_node_then_its_capacity_is_what_placement_would_grant(
     changes: dict[str, Any], entries: tuple[Entry, ...], told: dict[str, float]
 ) -> None:
-    limits = capacity(replace(NODE, **changes), entries)
+    limits = limits_of(replace(NODE, **changes), entries)
     assert {name: getattr(limits, name) for name in told} == told
 
 
 def test_given_a_node_then_its_cells_may_be_filled_by_its_ratios() -> None:
-    limits = capacity(replace(NODE, ram_allocation_ratio=1.5), ())
+    limits = limits_of(replace(NODE, ram_allocation_ratio=1.5), ())
     assert (limits.numa_cpu_ratio, limits.numa_ram_ratio) == (4.0, 1.5)
 
 
@@ -135,13 +135,14 @@ def test_given_limits_when_fitted_then_only_what_has_one_is_checked(limits: Limi
 def test_given_no_limits_at_all_when_fitted_then_everything_fits_and_nothing_is_said_to_be_left() -> None:
     want = wanted(a_flavor(vcpus=1000, memory_mb=10**6), ())
     assert fit(NODE, (), want, table={}, limits=None) == Placed(numa=None)
-    assert {room.left for room in rooms(NODE, (), want, None)} == {None}
+    assert {room.free_after for room in resource_fits(NODE, (), want, None)} == {None}
 
 
 def test_given_a_class_that_is_left_when_compared_then_before_and_after_are_told() -> None:
     entry = taking(vcpus=10, memory_mb=8000, disk_mb=512)
     told = {
-        room.what: (room.free, room.left) for room in rooms(NODE, (entry,), wanted(PLAIN, ()), capacity(NODE, (entry,)))
+        one.what: (one.free, one.free_after)
+        for one in resource_fits(NODE, (entry,), wanted(PLAIN, ()), limits_of(NODE, (entry,)))
     }
     assert told == {"VCPU": (54, 52), "PCPU": (0, 0), "MEMORY_MB": (57536, 55488), "DISK_GB": (999, 979)}
 
@@ -168,7 +169,7 @@ def test_given_cpus_of_its_own_when_asked_for_then_they_are_asked_of_those_that_
 ) -> None:
     node = count(a_host(numa_topology=two_cells())).node
     node = replace(node, owned_classes=SOLD_APART if apart else SOLD_APART - {"PCPU"})
-    found = {room.what: room.asked for room in rooms(node, (), wanted(a_flavor(specs), ()), None)}
+    found = {room.what: room.asked for room in resource_fits(node, (), wanted(a_flavor(specs), ()), None)}
     assert (found["VCPU"], found["PCPU"]) == asked
 
 
@@ -183,25 +184,25 @@ def test_given_a_node_that_sells_cpus_apart_when_counted_then_pinned_and_shared_
     )
     books = count(a_host(numa_topology=two_cells()), promised, Rules(host=HOST, reserved_host_memory_mb=0))
     node = replace(books.node, owned_classes=SOLD_APART)
-    limits = capacity(node, books.entries)
+    limits = limits_of(node, books.entries)
     assert (limits.vcpus, limits.pcpus) == (32, 8)
-    used = {room.what: room.used for room in rooms(node, books.entries, wanted(PLAIN, ()), limits)}
+    used = {room.what: room.used for room in resource_fits(node, books.entries, wanted(PLAIN, ()), limits)}
     assert (used["VCPU"], used["PCPU"]) == (5, 2)
     seven = a_flavor(DEDICATED, vcpus=7)
     assert refused(seven, node, *books.entries) == {"PCPU": (7, 6, 8), "numa.pinned_cpus": (7, 4, 4)}
     # None are sold apart: the same cells sell 8 CPUs, and everybody's are VCPU.
     node = replace(node, owned_classes=SOLD_APART - {"PCPU"})
-    assert capacity(node, books.entries).pcpus == 0
-    used = {room.what: room.used for room in rooms(node, books.entries, wanted(PLAIN, ()), limits)}
+    assert limits_of(node, books.entries).pcpus == 0
+    used = {room.what: room.used for room in resource_fits(node, books.entries, wanted(PLAIN, ()), limits)}
     assert (used["VCPU"], used["PCPU"]) == (6, 0)
 
 
 def test_given_a_machine_that_isolates_when_compared_then_the_rest_of_its_cores_is_taken_too() -> None:
     node = replace(count(a_host(numa_topology=two_cells())).node, owned_classes=SOLD_APART)
     want = wanted(a_flavor(DEDICATED | {"hw:cpu_thread_policy": "isolate"}), ())
-    answer = fit(node, (), want, table={}, limits=capacity(node, ()))
+    answer = fit(node, (), want, table={}, limits=limits_of(node, ()))
     assert isinstance(answer, Placed)
-    found = {room.what: room.asked for room in rooms(node, (), want, capacity(node, ()), placed=answer.numa)}
+    found = {room.what: room.asked for room in resource_fits(node, (), want, limits_of(node, ()), placed=answer.numa)}
     assert (found["VCPU"], found["PCPU"]) == (0, 4)
 
 
@@ -219,7 +220,7 @@ def test_given_bare_metal_when_a_guest_is_fitted_then_it_sells_no_part_of_itself
 def test_given_cells_when_asked_for_then_the_answer_names_the_hosts_cells_and_lacks_stand_beside_the_others() -> None:
     node = count(a_host(numa_topology=two_cells())).node
     want = wanted(a_flavor({"hw:numa_nodes": "2"}), ())
-    answer = fit(node, (), want, table={}, limits=capacity(node, ()))
+    answer = fit(node, (), want, table={}, limits=limits_of(node, ()))
     assert isinstance(answer, Placed)
     assert answer.numa is not None
     assert [cell.id for cell in answer.numa.cells] == [0, 1]
@@ -350,7 +351,7 @@ def test_given_a_machine_that_fits_when_it_is_counted_then_what_was_to_be_left_i
     case = alone(case)
     books = count(case.host, case.work, case.rules)
     node = replace(books.node, owned_classes=SOLD_APART if apart else SOLD_APART - {"PCPU"})
-    limits = capacity(node, books.entries)
+    limits = limits_of(node, books.entries)
     want = wanted(replace(asked, extra_specs=specs), ())
     answer = fit(node, books.entries, want, table={}, limits=limits)
     if not isinstance(answer, Placed):
@@ -359,10 +360,15 @@ def test_given_a_machine_that_fits_when_it_is_counted_then_what_was_to_be_left_i
     again = count(case.host, replace(case.work, instances=(*case.work.instances, newcomer)), case.rules)
     after = replace(again.node, owned_classes=node.owned_classes)
     nothing = wanted(Flavor(vcpus=0, memory_mb=0), ())
-    promised = {room.what: room.left for room in rooms(node, books.entries, want, limits, placed=answer.numa)}
-    left = {room.what: room.left for room in rooms(after, again.entries, nothing, capacity(after, again.entries))}
+    promised = {
+        room.what: room.free_after for room in resource_fits(node, books.entries, want, limits, placed=answer.numa)
+    }
+    left = {
+        room.what: room.free_after
+        for room in resource_fits(after, again.entries, nothing, limits_of(after, again.entries))
+    }
     assert left == promised
-    asked_for = {room.what: room.asked for room in rooms(node, books.entries, want, limits, placed=answer.numa)}
+    asked_for = {room.what: room.asked for room in resource_fits(node, books.entries, want, limits, placed=answer.numa)}
     assert all(amount is not None and (amount >= 0 or not asked_for[what]) for what, amount in left.items())
 
 

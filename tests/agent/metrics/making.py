@@ -1,6 +1,7 @@
 """Views for tests: one with something of everything."""
 
-from stocktake.agent.metrics.life import HOLDERS, Life, NodeFigures, Reserved
+from stocktake.accounting.capacity import RESOURCES, ResourceTotals
+from stocktake.agent.metrics.life import HOLDERS, Life, NodeFigures
 from stocktake.agent.metrics.table import View
 from stocktake.telemetry import Telemetry
 
@@ -10,17 +11,20 @@ def figures(**fields: object) -> NodeFigures:
     values: dict[str, object] = {
         "uuid": "aaaaaaaa-0000-4000-8000-000000000001",
         "hypervisor_type": "QEMU",
-        "vcpus": 16,
-        "vcpus_used": 18,
-        "memory_mb": 65536,
-        "memory_mb_used": 1536,
-        "local_gb": 500,
-        "local_gb_used": 510,
         "disk_available_least": -11,
-        "cpu_allocation_ratio": 4.0,
-        "ram_allocation_ratio": 1.5,
-        "disk_allocation_ratio": 1.0,
-        "reserved": Reserved(vcpus=1, memory_mb=512, disk_mb=1024),
+        "resources": {
+            name: ResourceTotals(
+                name=name,
+                resource_class=resource.resource_class,
+                total=16,
+                reserved=1,
+                ratio=4.0,
+                capacity=60,
+                allocated=63,
+                free=-3,
+            )
+            for name, resource in RESOURCES.items()
+        },
         "holders": dict.fromkeys(HOLDERS, 1),
         "problems": {("cell-overfull", "warning"): 2},
         "running_guests": 3,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.agent.metrics.life import NodeFigures, Reserved, after, parts_after
+from stocktake.agent.metrics.life import NodeFigures, after, parts_after
 from stocktake.errors import (
     DriverError,
     DriverUnreachable,
@@ -49,13 +49,17 @@ def test_given_a_refreshed_node_when_kept_then_it_has_its_record_its_holders_and
         Entry(kind="orphan", id="c", why=""),
     )
     changed_at = datetime(2026, 1, 1, tzinfo=UTC)
-    record = node("one", problems=problems, updated_at=changed_at, vcpus_used=3, disk_available_least=-4)
+    record = node("one", problems=problems, updated_at=changed_at, vcpus_used=3, disk_available_least=-4, vcpus=9)
     result = Pass(nodes={"one": record}, entries={"one": entries}, guests={"one": 2})
     figures = after({}, result, None, 1000.0)["one"]
-    assert (figures.vcpus_used, figures.disk_available_least, figures.running_guests) == (3, -4, 2)
-    assert figures.reserved == Reserved(vcpus=1, memory_mb=512, disk_mb=1024)
+    assert (figures.disk_available_least, figures.running_guests) == (-4, 2)
+    assert (figures.resources["vcpus"].allocated, figures.resources["local_gb"].reserved) == (2, 1)
     assert figures.holders == {"instance": 1, "migration": 0, "orphan": 2, "misplaced": 0}
-    assert figures.problems == {("cell-overfull", "warning"): 2, ("placement-refused", "error"): 1}
+    assert figures.problems == {
+        ("cell-overfull", "warning"): 2,
+        ("placement-refused", "error"): 1,
+        ("orphan", "warning"): 2,
+    }
     assert (figures.stale, figures.refreshed_at_s, figures.updated_at_s) == (False, 1000.0, changed_at.timestamp())
 
 
@@ -70,7 +74,8 @@ def test_given_an_agent_that_just_started_when_a_node_fails_then_the_ledgers_rec
     failure = Problem(code="DriverUnreachable", about="one", text="no answer")
     result = Pass(known=(node("one", failure=failure, vcpus_used=7),), failed={"one": AWAY})
     figures = after({}, result, None, 1000.0)["one"]
-    assert (figures.stale, figures.vcpus_used, figures.refreshed_at_s, figures.reserved) == (True, 7, None, None)
+    assert (figures.stale, figures.refreshed_at_s, dict(figures.holders)) == (True, None, {})
+    assert figures.problems == {("DriverUnreachable", "warning"): 1}
 
 
 def test_given_a_pass_that_broke_off_when_kept_then_all_is_stale_even_what_only_the_ledger_knew() -> None:

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from stocktake.cli.watch.fleet_snapshot import Row, Seen, changes
+from stocktake.cli.watch.fleet_snapshot import Seen, changes
 from stocktake.model.value import replace as changed
-from stocktake.views.nodes import State
+from stocktake.views.nodes import NodeView
+from stocktake.views.problems import State
 from tests.cli.watch.making import NOON, problem, row, seen
 
 LATER = NOON + timedelta(minutes=1)
 
 
-def told(before: Row | None, after: Row | None) -> list[str]:
+def told(before: NodeView | None, after: NodeView | None) -> list[str]:
     """What is said, each line with its node."""
     old, new = (Seen(NOON, (one,) if one else ()) for one in (before, after))
     return [f"{change.node}: {change.text}" for change in changes(old, new)]
@@ -23,9 +24,9 @@ def told(before: Row | None, after: Row | None) -> list[str]:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"vcpus_used": 4}, "vCPUs 0 → 4"),
-        ({"memory_mb_used": 4608, "running_vms": 2}, "memory 512 → 4,608 MiB, VMs 0 → 2"),
-        ({"local_gb_used": 1200, "local_gb": 2000}, "disk 0 → 1,200 GB, disk in all 100 → 2,000 GB"),
+        ({"vcpus_used": 4}, "vCPUs 2 → 4"),
+        ({"memory_mb_used": 4608, "running_vms": 2}, "memory 1,024 → 4,608 MiB, VMs 0 → 2"),
+        ({"local_gb_used": 1200, "local_gb": 2000}, "disk 10 → 1,200 GB, disk in all 100 → 2,000 GB"),
         ({"cpu_allocation_ratio": 1.5}, "CPU ratio 4.0 → 1.5"),
         ({"host": "other"}, "host one → other"),
         ({"problems": (problem(),)}, "warning some-code: it is wrong"),
@@ -33,14 +34,12 @@ def told(before: Row | None, after: Row | None) -> list[str]:
     ],
 )
 def test_given_a_field_that_changed_then_it_says_from_what_to_what(fields: dict[str, Any], text: str) -> None:
-    before = row()
-    assert told(before, replace(before, node=changed(before.node, **fields))) == [f"one: {text}"]
+    assert told(row(), row(**fields)) == [f"one: {text}"]
 
 
 def test_given_nothing_that_matters_then_nothing_is_said() -> None:
     before = row(problems=(problem("1 of 2"),))
-    newer = changed(before.node, generation=7, updated_at=LATER, problems=(problem("2 of 2"),))
-    assert told(before, replace(before, node=newer)) == []
+    assert told(before, row(generation=7, updated_at=LATER, problems=(problem("2 of 2"),))) == []
 
 
 def test_given_a_problem_that_is_gone_then_it_is_solved() -> None:

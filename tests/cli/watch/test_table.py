@@ -4,50 +4,88 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.watch.fleet_snapshot import RESOURCES, Amount
-from stocktake.cli.watch.table import SORTS, bar, figures, heading, laid_out, node_line, sums_line, text_of, width_of
+from stocktake.accounting.capacity import ResourceTotals, capacity_of
+from stocktake.cli.watch.table import (
+    SORTS,
+    bar_line,
+    figures,
+    heading,
+    laid_out,
+    node_line,
+    sums_line,
+    text_of,
+    width_of,
+)
 from tests.cli.watch.making import NOON, fleet, problem, row
 
 
-@pytest.mark.parametrize(
-    ("amount", "drawn"),
-    [
-        (Amount(8, 0, 0), "░░░░░░░░"),
-        (Amount(8, 2, 2), "▒▒░░░░░░"),
-        (Amount(8, 6, 2), "▒▒████░░"),
-        (Amount(8, 8, 2), "▒▒██████"),
-        (Amount(8, 9, 2), "▒▒█████»"),
-        (Amount(8, 99, 8), "▒▒▒▒▒▒▒»"),
-        # However little is used, it is seen.
-        (Amount(8000, 1, 0), "█░░░░░░░"),
-        (Amount(0, 5, 0), "        "),
-    ],
-)
-def test_given_an_amount_then_its_bar_shows_what_is_reserved_used_and_free(amount: Amount, drawn: str) -> None:
-    assert text_of(bar(amount, 8)) == drawn
-
-
-@given(st.builds(Amount, st.integers(0, 99), st.integers(0, 150), st.integers(0, 150)), st.integers(1, 40))
-def test_given_any_amount_then_its_bar_has_its_length(amount: Amount, length: int) -> None:
-    drawn = text_of(bar(amount, length))
-    assert len(drawn) == length
-    assert ("»" in drawn) == (0 < amount.total < amount.used)
+def amount(
+    total: int = 8, allocated: int = 0, reserved: int = 0, ratio: float = 1.0, name: str = "vcpus"
+) -> ResourceTotals:
+    """A resource of one node."""
+    capacity = capacity_of(total, reserved, ratio)
+    return ResourceTotals(
+        name=name,
+        resource_class="X",
+        total=total,
+        reserved=min(reserved, total),
+        ratio=ratio,
+        capacity=capacity,
+        allocated=allocated,
+        free=capacity - allocated,
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "amount", "told"),
+    ("shown", "drawn"),
     [
-        ("vcpus", Amount(64, 12), "12/64"),
-        ("memory", Amount(65536, 18944), "18.5/64"),
-        ("disk", Amount(83_099, 12_301), "12.4k/83k"),
-        ("memory", Amount(10_250_000, 10_240_001), "10.1k/10k"),
-        ("vcpus", Amount(9_999, 9_999), "9999/9999"),
+        (amount(8, 0, 0), "░░░░░░░░"),
+        (amount(8, 0, 2), "▒▒░░░░░░"),
+        (amount(8, 4, 2), "▒▒████░░"),
+        (amount(8, 6, 2), "▒▒██████"),
+        (amount(8, 7, 2), "▒▒█████»"),
+        (amount(8, 99, 8), "▒▒▒▒▒▒▒»"),
+        # Where more may be given out than there is, the hardware's total is marked.
+        (amount(4, 0, 0, 2.0), "░░░░│░░░"),
+        (amount(4, 6, 0, 2.0), "████│█░░"),
+        (amount(4, 9, 0, 2.0), "████│██»"),
+        # However little is allocated, it is seen.
+        (amount(8000, 1, 0), "█░░░░░░░"),
+        (amount(0, 5, 0), "        "),
     ],
 )
-def test_given_an_amount_then_its_figures_are_used_and_total_and_long_ones_in_thousands(
-    name: str, amount: Amount, told: str
+def test_given_an_amount_then_its_bar_shows_what_is_reserved_allocated_and_free(
+    shown: ResourceTotals, drawn: str
 ) -> None:
-    assert figures(name, amount) == told
+    assert text_of(bar_line(shown, 8)) == drawn
+
+
+@given(
+    st.builds(amount, st.integers(0, 99), st.integers(0, 150), st.integers(0, 150), st.sampled_from((0.5, 1.0, 4.0))),
+    st.integers(1, 40),
+)
+def test_given_any_amount_then_its_bar_has_its_length(shown: ResourceTotals, length: int) -> None:
+    drawn = text_of(bar_line(shown, length))
+    assert len(drawn) == length
+    most = shown.reserved + shown.capacity
+    assert ("»" in drawn) == (shown.total > 0 and most > 0 and shown.allocated > shown.capacity)
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [
+        (amount(64, 12), "12/64"),
+        (amount(64, 12, 0, 4.0), "12/256"),
+        (amount(65536, 18944, name="memory_mb"), "18.5/64"),
+        (amount(83_099, 12_301, name="local_gb"), "12.4k/83k"),
+        (amount(10_250_000, 10_240_001, name="memory_mb"), "10.1k/10k"),
+        (amount(9_999, 9_999), "9999/9999"),
+    ],
+)
+def test_given_an_amount_then_its_figures_are_allocated_and_capacity_and_long_ones_in_thousands(
+    shown: ResourceTotals, told: str
+) -> None:
+    assert figures(shown) == told
 
 
 @pytest.mark.parametrize("columns", [70, 80, 100, 120, 200, 300])
@@ -75,7 +113,7 @@ def test_given_no_room_for_bars_then_figures_are_whole() -> None:
     layout = laid_out(rows, 55)
     assert layout.bar == 0
     assert "1,200 nodes" in text_of(sums_line(layout, rows))
-    assert figures("disk", Amount(120_000, 0)) in text_of(sums_line(layout, rows))
+    assert figures(amount(108_000, 0, name="local_gb")) in text_of(sums_line(layout, rows))
 
 
 def test_given_several_hosts_and_room_then_they_are_shown() -> None:
@@ -110,5 +148,4 @@ def test_given_a_fleet_then_its_sums_are_those_of_its_nodes() -> None:
     rows = fleet(3)
     words = text_of(sums_line(laid_out(rows, 80), rows)).split()
     assert words[:2] == ["3", "nodes"]
-    assert [word for word in words if "/" in word] == ["13/24", "1.5/48", "0/300"]
-    assert len(RESOURCES) == 3
+    assert [word for word in words if "/" in word] == ["37/72", "0/45", "0/270"]

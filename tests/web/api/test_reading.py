@@ -80,8 +80,8 @@ def test_given_a_node_when_shown_then_it_is_its_record_and_what_follows_from_it(
     assert by_name["state"] == "up"
     assert by_name["service"]["host"] == HOST
     assert by_name["memory_mb_used"] == node.memory_mb_used
-    assert by_name["capacity"]["vcpus"] == int(node.vcpus * node.cpu_allocation_ratio)
-    assert by_name["reserved"]["memory_mb"] == 512
+    assert by_name["resources"]["vcpus"]["capacity"] == int(node.vcpus * node.cpu_allocation_ratio)
+    assert by_name["resources"]["memory_mb"]["reserved"] == 512
 
 
 def test_given_nodes_when_listed_then_each_line_says_what_its_nodes_page_says(here: ServedHere) -> None:

@@ -57,8 +57,8 @@ def test_given_a_machine_when_a_place_is_looked_for_then_the_best_node_is_first_
     assert {one["hypervisor_hostname"] for one in fit["fitting"]} == set(NODES)
     assert [one["rank"] for one in fit["fitting"]] == [1, 2]
     assert fit["fitting"][0]["score"] >= fit["fitting"][1]["score"]
-    room = next(room for room in fit["fitting"][0]["rooms"] if room["what"] == "MEMORY_MB")
-    assert room["left"] == room["free"] - 512
+    room = next(room for room in fit["fitting"][0]["resources"] if room["what"] == "MEMORY_MB")
+    assert room["free_after"] == room["free"] - 512
     huge = client.post("/v1/fit", json={"flavor": {**SMALL, "memory_mb": 10**9}}).json()
     assert (huge["fitting"], len(huge["refused"])) == ([], 8)
     wrong = client.post("/v1/fit", json={"flavor": {**SMALL, "extra_specs": {"trait:HW_CPU_X86_AVX3": "required"}}})

@@ -1,5 +1,6 @@
 """What a node's page draws: bars, the map of its cores, its history."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -7,15 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.model.books import Entry, HolderKind
+from stocktake.accounting.capacity import RESOURCES
+from stocktake.model.books import ComputeNode, Entry, HolderKind
 from stocktake.model.topology import CellTake
 from stocktake.model.value import replace
+from stocktake.views.nodes import NodeView, view_of
 from stocktake.web.pages.drawings import DAY, HEIGHT, LENGTH, MONTH, WIDTH, Point, bars_of, map_of, plot, sign
 from tests.accounting.making import a_host, an_instance, count, pinned, two_cells, work
 from tests.views.test_nodes import NODE
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DISK = RESOURCES["local_gb"]
 KINDS: tuple[HolderKind, ...] = ("reserved", "instance", "migration", "orphan", "misplaced")
+
+
+def view(node: ComputeNode, entries: Sequence[Entry]) -> NodeView:
+    return view_of(node, None, entries, NOW, 60)
 
 
 @given(
@@ -40,7 +48,7 @@ def test_given_any_entries_when_drawn_then_parts_follow_each_other_inside_the_ba
         local_gb_used=disk,
         ram_allocation_ratio=ratio,
     )
-    for bar in bars_of(node, entries):
+    for bar in bars_of(view(node, entries), entries):
         for one, other in pairwise(bar.segments):
             assert one.start <= other.start
         for segment in bar.segments:
@@ -49,26 +57,25 @@ def test_given_any_entries_when_drawn_then_parts_follow_each_other_inside_the_ba
             assert segment.start + segment.length <= LENGTH
         assert bar.physical is None or 0 <= bar.physical < LENGTH
         numbers = {number.title: int(number.text.replace(",", "")) for number in bar.numbers if number.title != "ratio"}
-        assert numbers["used"] + numbers["free"] == numbers["physical"]
-        assert numbers["promised"] + numbers["left"] == numbers["may be promised"]
+        assert numbers["allocated"] + numbers["free"] == numbers["capacity"]
 
 
-def test_given_overcommit_when_drawn_then_the_bar_says_where_what_is_there_ends() -> None:
+def test_given_overcommit_when_drawn_then_the_bar_marks_the_hardwares_total() -> None:
     entry = Entry(kind="instance", id="a", name="web", why="", vcpus=6)
-    vcpus, _memory, disk = bars_of(replace(NODE, vcpus_used=6), [entry])
+    vcpus, _memory, disk = bars_of(view(replace(NODE, vcpus_used=6), [entry]), [entry])
     assert vcpus.physical == LENGTH // 4
     assert [(one.look, one.start, one.length, one.text) for one in vcpus.segments] == [
         ("mine", 0, LENGTH * 6 // 16, "6")
     ]
     assert vcpus.label == "vCPUs: 6 vCPUs instances"
-    assert {one.title: (one.text, one.bad) for one in vcpus.numbers}["free"] == ("-2", True)
-    assert (disk.physical, disk.label) == (None, "disk: nothing is taken")
+    assert {one.title: (one.text, one.bad) for one in vcpus.numbers}["free"] == ("10", False)
+    assert (disk.physical, disk.label) == (None, "disk: nothing is allocated")
 
 
 def test_given_very_little_when_drawn_then_it_is_seen_beside_the_others() -> None:
     kinds: tuple[HolderKind, ...] = ("reserved", "instance", "orphan")
     entries = [Entry(kind=kind, id=kind, why="", memory_mb=1) for kind in kinds]
-    memory = bars_of(replace(NODE, memory_mb=10**6, memory_mb_used=3), entries)[1]
+    memory = bars_of(view(replace(NODE, memory_mb=10**6, memory_mb_used=3), entries), entries)[1]
     assert [(one.start, one.length) for one in memory.segments] == [(0, 4), (4, 4), (8, 4)]
 
 
@@ -113,26 +120,27 @@ def test_given_a_number_when_signed_then_letters_go_on_after_z(number: int, lett
     assert sign(number) == letters
 
 
-def a_point(hours: float, used: int, total: int = 100) -> Point:
-    return Point(at=NOW - timedelta(hours=hours), used=used, total=total)
+def a_point(hours: float, allocated: int, capacity: int = 100) -> Point:
+    return Point(at=NOW - timedelta(hours=hours), allocated=allocated, capacity=capacity, total=capacity // 2)
 
 
 def test_given_a_history_when_plotted_then_each_point_holds_until_the_next() -> None:
-    drawn = plot([a_point(30, 10), a_point(12, 50), a_point(6, 100)], "memory", "MiB", now=NOW, span=DAY)
+    drawn = plot([a_point(30, 10), a_point(12, 50), a_point(6, 100)], RESOURCES["memory_mb"], now=NOW, span=DAY)
     assert drawn is not None
     # What held before the day began holds at its beginning.
     assert drawn.area == f"M0 108H300V60H450V0H{WIDTH}V{HEIGHT}H0Z"
     assert drawn.line == f"M0 0H300V0H450V0H{WIDTH}"
-    assert drawn.label == "memory in the last 1 d: from 10 to 100 MiB, now 100 of 100"
+    assert drawn.total == f"M0 60H300V60H450V60H{WIDTH}"
+    assert drawn.label == "memory in the last 1 d: from 10 to 100 MiB allocated, now 100 of 100"
     assert [text for _, text in drawn.ticks] == ["16:00", "20:00", "00:00", "04:00", "08:00"]
 
 
 def test_given_a_history_that_began_lately_when_plotted_then_nothing_is_drawn_before() -> None:
-    drawn = plot([a_point(24 * 15, 0, 0)], "disk", "GB", now=NOW, span=MONTH)
+    drawn = plot([a_point(24 * 15, 0, 0)], DISK, now=NOW, span=MONTH)
     assert drawn is not None
     assert drawn.area.startswith("M300 ")
     assert drawn.area.endswith(f"V{HEIGHT}H300Z")
     assert drawn.most == 1
     assert drawn.ticks[0] == (100, "04 Feb")
-    assert plot([], "disk", "GB", now=NOW, span=MONTH) is None
-    assert plot([a_point(-1, 5)], "disk", "GB", now=NOW, span=MONTH) is None
+    assert plot([], DISK, now=NOW, span=MONTH) is None
+    assert plot([a_point(-1, 5)], DISK, now=NOW, span=MONTH) is None

@@ -1,25 +1,28 @@
 """Tiles: how full, in what state, in which group, and what it adds up to."""
 
+import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.value import replace
-from stocktake.views.nodes import State
-from stocktake.web.pages.tiles import Sold, Tile, added, grouped, sold_by, tile_of
-from tests.views.test_nodes import ALIVE, NODE
+from stocktake.views.nodes import view_of
+from stocktake.views.problems import State
+from stocktake.web.pages.tiles import Tile, grouped, tile_of
+from tests.views.test_nodes import ALIVE, NODE, NOW
 
-UP = State("up")
 KEPT = Entry(kind="reserved", id="host", why="kept", vcpus=1, memory_mb=24)
 ORPHAN = Entry(kind="orphan", id="guest", why="running", memory_mb=100)
 
 
+def a_tile_of(node: ComputeNode, *entries: Entry) -> Tile:
+    return tile_of(view_of(node, ALIVE, entries, NOW, 60))
+
+
 def a_tile(name: str = "web-1", **more: Any) -> Tile:
-    return replace(tile_of(NODE, (), ALIVE, UP), name=name, uuid=name, **more)
+    return replace(a_tile_of(NODE), name=name, uuid=name, **more)
 
 
 def used(**figures: int) -> ComputeNode:
@@ -35,7 +38,7 @@ def used(**figures: int) -> ComputeNode:
         (used(vcpus_used=4, memory_mb_used=24), "vCPUs", 25, "l2"),
         # Rounded up: what is nearly full is not shown as if there was more.
         (used(memory_mb_used=24 + 991), "memory", 100, "l10"),
-        (used(local_gb_used=25), "disk", 250, "l10"),
+        (used(local_gb_used=25), "disk", 250, "l10 w"),
         (used(vcpus=0, memory_mb=0, local_gb=0), "", 0, "l"),
     ],
 )
@@ -48,27 +51,25 @@ def test_given_a_node_when_made_a_tile_then_the_scarcest_resource_is_its_colour(
         vcpus_used=max(node.vcpus_used, kept.vcpus),
         memory_mb_used=max(node.memory_mb_used, kept.memory_mb),
     )
-    tile = tile_of(node, [kept], ALIVE, UP)
+    tile = a_tile_of(node, kept)
     assert (tile.scarce, tile.percent, tile.look) == (scarce, percent, look)
-
-
-def test_given_something_promised_of_nothing_when_sold_then_it_is_full() -> None:
-    memory = next(one for one in sold_by(used(memory_mb=0, memory_mb_used=5), ()) if one.what == "memory_mb")
-    assert (memory.capacity, memory.percent, memory.left, memory.overcommit) == (0, 100, -5, 0.0)
 
 
 def test_given_problems_and_states_when_made_a_tile_then_it_says_so_in_words_and_looks() -> None:
     small = Problem(code="flavor-missing", about="x", text="x")
     away = Problem(code="DriverUnreachable", about="x", text="x", severity="error")
-    tile = tile_of(replace(NODE, problems=(small,)), [KEPT, ORPHAN], replace(ALIVE, disabled=True), State("stale", "x"))
-    assert tile.look.split() == ["l0", "stale", "off", "w"]
+    off = replace(ALIVE, disabled=True)
+    node = replace(NODE, problems=(small,), vcpus_used=1, memory_mb_used=124)
+    view = dataclasses.replace(view_of(node, off, [KEPT, ORPHAN], NOW, 60), state=State("stale", "x"))
+    tile = tile_of(view)
+    assert tile.look.split() == ["l1", "stale", "off", "w"]
     assert tile.problems == ("flavor-missing", "orphan")
-    assert tile.label == "a.example.org: 0 % of vCPUs, stale, disabled, 2 problems"
-    assert tile_of(replace(NODE, failure=away), (), ALIVE, UP).look == "l0 e"
+    assert tile.label == "a.example.org: 10 % of memory, stale, disabled, 2 problems"
+    assert a_tile_of(replace(NODE, failure=away)).look == "l0 stale e"
 
 
 def test_given_a_bare_metal_node_when_made_a_tile_then_it_has_the_name_that_people_use() -> None:
-    assert tile_of(replace(NODE, stats={"name": "bm-7"}), (), ALIVE, UP).name == "bm-7"
+    assert a_tile_of(replace(NODE, stats={"name": "bm-7"})).name == "bm-7"
 
 
 def test_given_racks_when_grouped_then_they_are_the_groups_and_who_has_none_is_last() -> None:
@@ -87,29 +88,3 @@ def test_given_no_racks_when_grouped_then_by_host_or_all_in_one() -> None:
     assert {group: len(several) for group, several in grouped(tiles).items()} == {"x": 1, "y": 2}
     assert list(grouped(tiles[:2])) == ["all nodes"]
     assert grouped([]) == {}
-
-
-AMOUNTS = st.integers(min_value=0, max_value=10**6)
-
-
-@given(st.lists(st.tuples(AMOUNTS, AMOUNTS, AMOUNTS), max_size=8))
-def test_given_any_nodes_when_added_then_sums_are_sums_and_what_is_left_is_never_made_up_for(
-    figures: list[tuple[int, int, int]],
-) -> None:
-    sold = [sold_by(used(vcpus=cpus, memory_mb=memory, memory_mb_used=taken), ()) for cpus, memory, taken in figures]
-    sums = {one.what: one for one in added(sold)}
-    assert set(sums) == {"vcpus", "memory_mb", "local_gb"}
-    assert sums["vcpus"].total == sum(cpus for cpus, _, _ in figures)
-    assert sums["memory_mb"].promised == sum(taken for _, _, taken in figures)
-    assert sums["memory_mb"].left == sum(max(memory - taken, 0) for _, memory, taken in figures)
-
-
-@given(AMOUNTS, AMOUNTS)
-def test_given_any_amounts_when_shown_in_percent_then_full_is_full_and_used_is_not_nothing(
-    capacity: int, promised: int
-) -> None:
-    percent = Sold(what="x", total=1, reserved=0, capacity=capacity, promised=promised, left=0).percent
-    assert (percent is None) == (capacity == 0 and promised == 0)
-    if percent is not None:
-        assert (percent > 0) == (promised > 0)
-        assert capacity == 0 or (percent > 100) == (promised > capacity)

@@ -8,6 +8,13 @@ Rules: docs/accounting.md, "Whether a machine fits". Pure; where on the node it 
 import math
 from collections.abc import Iterator, Sequence
 
+from stocktake.accounting.capacity import (
+    capacity_of,
+    cpus_used,
+    has_dedicated_cpus,
+    node_cpu_totals,
+    reserved_of,
+)
 from stocktake.accounting.fit.placement import Placed, place
 from stocktake.accounting.fit.request import UNITS, Wanted
 from stocktake.accounting.instance_usage import MIB_PER_GIB, disk_mb
@@ -18,13 +25,13 @@ from stocktake.model.topology import GuestTopology
 from stocktake.model.value import Value
 
 
-class Room(Value, frozen=True, kw_only=True):
+class ResourceFit(Value, frozen=True, kw_only=True):
     """
-    One resource class of a node, before and after.
+    One resource class of a node, before and after a machine.
 
     Attributes:
         asked, used, total: in the class's unit; disk may be part of a GiB. No machine may have more than `total`.
-        limit: the most that may be used in all; None is unlimited.
+        limit: the most that may be used in all, reserves included; None is unlimited.
     """
 
     what: str
@@ -35,73 +42,61 @@ class Room(Value, frozen=True, kw_only=True):
 
     @property
     def free(self) -> float | None:
-        """What may still be used, before the machine comes; negative if more is used than may be."""
+        """What is free before the machine comes; negative if the node is over-allocated."""
         return None if self.limit is None else self.limit - self.used
 
     @property
-    def left(self) -> float | None:
-        """What may still be used once it is there."""
+    def free_after(self) -> float | None:
+        """What is free once the machine is there."""
         return None if self.free is None else self.free - self.asked
 
 
-def capacity(node: ComputeNode, entries: Sequence[Entry]) -> Limits:
+def limits_of(node: ComputeNode, entries: Sequence[Entry]) -> Limits:
     """
     Work out how far a node may be filled, so that what fits is what Placement would grant.
 
-    Placement grants (total - reserved) * ratio of each class beside what is reserved. It knows disk in whole GiB, each
-    holder's rounded up: what is lost by that is taken off, so that `fit` may go on counting MiB.
+    Placement grants the capacity of each class beside what is reserved. It knows disk in whole GiB, each holder's
+    rounded up: what is lost by that is taken off, so that `fit` may go on counting MiB.
     """
-    kept = [entry for entry in entries if entry.kind == "reserved"]
-    sold = _sold(node)
-
-    def most(what: str, reserved: int, ratio: float) -> int:
-        # Rounded down: amounts are whole, and a limit that is a hair too high or low would say otherwise.
-        return math.floor((sold[what] - min(reserved, sold[what])) * ratio)
-
-    reserved_cpus = sum(entry.vcpus for entry in kept)
-    reserved_mb = sum(entry.memory_mb for entry in kept)
-    reserved_gb = _whole_gb(sum(entry.disk_mb for entry in kept))
+    totals = _totals(node)
+    reserved_cpus, reserved_mb, reserved_gb = reserved_of(entries)
     granted_gb = sum(_whole_gb(entry.disk_mb) for entry in entries if entry.kind != "reserved")
     disk_used_mb = sum(entry.disk_mb for entry in entries)
+    disk_gb = capacity_of(totals["DISK_GB"], reserved_gb, node.disk_allocation_ratio)
     return Limits(
-        vcpus=most("VCPU", reserved_cpus, node.cpu_allocation_ratio) + reserved_cpus,
-        pcpus=sold["PCPU"],
-        memory_mb=most("MEMORY_MB", reserved_mb, node.ram_allocation_ratio) + reserved_mb,
-        disk_gb=disk_used_mb / MIB_PER_GIB + most("DISK_GB", reserved_gb, node.disk_allocation_ratio) - granted_gb,
+        vcpus=capacity_of(totals["VCPU"], reserved_cpus, node.cpu_allocation_ratio) + reserved_cpus,
+        pcpus=totals["PCPU"],
+        memory_mb=capacity_of(totals["MEMORY_MB"], reserved_mb, node.ram_allocation_ratio) + reserved_mb,
+        disk_gb=disk_used_mb / MIB_PER_GIB + disk_gb - granted_gb,
         numa_cpu_ratio=node.cpu_allocation_ratio,
         numa_ram_ratio=node.ram_allocation_ratio,
     )
 
 
-def rooms(
+def resource_fits(
     node: ComputeNode,
     entries: Sequence[Entry],
     wanted: Wanted,
     limits: Limits | None,
     *,
     placed: GuestTopology | None = None,
-) -> tuple[Room, ...]:
+) -> tuple[ResourceFit, ...]:
     """
     Compare what is asked of each class of a node with what is used and what may be.
 
-    A node that sells CPUs to be pinned apart has them as `PCPU`, and a guest's shared vCPUs alone as `VCPU`; on any
+    A node with dedicated CPUs has them as `PCPU`, and a guest's shared vCPUs alone as `VCPU`; on any
     other all are `VCPU` (docs/decisions/0009).
 
     Args:
         placed: the machine's cells there, if they are known: one that isolates takes the rest of its cores too.
     """
     limits = limits or Limits()
-    apart = _sells_pinned(node)
+    dedicated = has_dedicated_cpus(node)
     flavor = wanted.flavor
-    pinned, shared = _cpus(wanted) if apart else (0, flavor.vcpus)
-    if apart and placed is not None:
+    pinned, shared = _cpus(wanted) if dedicated else (0, flavor.vcpus)
+    if dedicated and placed is not None:
         pinned = _taken_cpus(placed, node)
-    if apart:
-        takes = [take for entry in entries for take in entry.cells]
-        pcpus_used = sum(len(take.pinned_cpus) for take in takes)
-        vcpus_used = sum(take.vcpus for take in takes) + sum(entry.vcpus for entry in entries if not entry.cells)
-    else:
-        pcpus_used, vcpus_used = 0, sum(entry.vcpus for entry in entries)
+    vcpus_used, pcpus_used = cpus_used(entries, dedicated=dedicated)
     disk_gb = disk_mb(flavor, volume_backed=wanted.volume_backed) / MIB_PER_GIB
     figures = (
         ("VCPU", shared, vcpus_used, limits.vcpus),
@@ -109,9 +104,10 @@ def rooms(
         ("MEMORY_MB", flavor.memory_mb, sum(entry.memory_mb for entry in entries), limits.memory_mb),
         ("DISK_GB", disk_gb, sum(entry.disk_mb for entry in entries) / MIB_PER_GIB, limits.disk_gb),
     )
-    sold = _sold(node)
+    totals = _totals(node)
     return tuple(
-        Room(what=what, asked=asked, used=used, total=sold[what], limit=limit) for what, asked, used, limit in figures
+        ResourceFit(what=what, asked=asked, used=used, total=totals[what], limit=limit)
+        for what, asked, used, limit in figures
     )
 
 
@@ -130,10 +126,10 @@ def fit(
     Args:
         entries: what makes the node's figures.
         table: the node's tracked PCI devices.
-        limits: `capacity` for what Placement would grant; None, of a dimension or of all, is unlimited.
+        limits: `limits_of` for what Placement would grant; None, of a dimension or of all, is unlimited.
         pack: take the fullest host cells first; otherwise the emptiest.
     """
-    missing = [reason for room in rooms(node, entries, wanted, limits) for reason in _short(room)]
+    missing = [reason for one in resource_fits(node, entries, wanted, limits) for reason in _short(one)]
     missing += _unlike(node, wanted)
     found = place(
         wanted.numa,
@@ -149,19 +145,11 @@ def fit(
     return tuple(missing) or found
 
 
-def _sells_pinned(node: ComputeNode) -> bool:
-    return "PCPU" in node.owned_classes
-
-
-def _sold(node: ComputeNode) -> dict[str, int]:
+def _totals(node: ComputeNode) -> dict[str, int]:
     """Count what the scheduler is told that there is, as placement.desired does."""
-    vcpus, pcpus = node.vcpus, 0
-    if node.numa_topology is not None:
-        cells = node.numa_topology.cells
-        vcpus = len(frozenset[int]().union(*(cell.cpuset for cell in cells)))
-        pcpus = len(frozenset[int]().union(*(cell.pcpuset for cell in cells))) if _sells_pinned(node) else 0
+    vcpus, pcpus = node_cpu_totals(node)
     totals = {"VCPU": vcpus, "PCPU": pcpus, "MEMORY_MB": node.memory_mb, "DISK_GB": node.local_gb}
-    # A node that was reported sells what it was reported with; bare metal, for one, sells itself and no part of it.
+    # A node that was reported has what it was reported with; bare metal, for one, is given out whole or not at all.
     told = node.owned_classes
     return {what: total if not told or what in told else 0 for what, total in totals.items()}
 
@@ -193,17 +181,17 @@ def _whole_gb(size_mb: int) -> int:
     return -(-size_mb // MIB_PER_GIB)
 
 
-def _short(room: Room) -> Iterator[NoRoom]:
+def _short(room: ResourceFit) -> Iterator[NoRoom]:
     """Say that a class ran out, if it did; what is not asked for is never short."""
     if room.limit is None or room.free is None or not room.asked:
         return
     free = max(_down(room.free), 0)
     if room.asked > room.total:
         total, free = room.total, min(free, room.total)
-        told = f"{_number(total)} may be had by one machine"
+        told = f"at most {_number(total)} per machine"
     elif room.asked > room.free:
         total = max(_down(room.limit), 0)
-        told = f"{_number(free)} left of {_number(total)}"
+        told = f"{_number(free)} free of {_number(total)}"
     else:
         return
     text = f"{_number(room.asked)} {UNITS[room.what]} wanted, {told}"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Literal, TypeVar, get_args
 
+from stocktake.accounting.capacity import RESOURCES
 from stocktake.errors import InvalidData
 from stocktake.model.pci import PciAffinity, PciAlias, PciRequest
 from stocktake.model.topology import CPU_MAX, CpuPolicy, ThreadPolicy, format_cpu_set, parse_cpu_set
@@ -51,12 +52,7 @@ _KIB = {"k": 1, "K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
 _TRUE = {"1", "t", "true", "on", "y", "yes"}
 _SHOWN_MAX = 40
 
-UNITS: Mapping[str, str] = {
-    "VCPU": "vCPUs",
-    "PCPU": "dedicated CPUs",
-    "MEMORY_MB": "MiB of memory",
-    "DISK_GB": "GiB of disk",
-}
+UNITS: Mapping[str, str] = {one.resource_class: one.quantity for one in RESOURCES.values()}
 _TRAIT = re.compile(r"trait(?:[1-9][0-9]*)?:(.+)", re.ASCII)
 _AMOUNT = re.compile(r"resources(?:[1-9][0-9]*)?:(.+)", re.ASCII)
 

@@ -8,20 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from stocktake.accounting.capacity import ResourceTotals, resources_of
 from stocktake.errors import DriverUnreachable, LedgerUnreachable, PlacementUnreachable, StocktakeError
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.value import Value, replace
 from stocktake.refresh.context import Pass
+from stocktake.views.problems import own_problems
 
 HOLDERS = ("instance", "migration", "orphan", "misplaced")
-
-
-class Reserved(Value, frozen=True, kw_only=True):
-    """What is kept for the host itself: CPUs, MiB, MiB."""
-
-    vcpus: int
-    memory_mb: int
-    disk_mb: int
 
 
 class NodeFigures(Value, frozen=True, kw_only=True):
@@ -29,8 +23,8 @@ class NodeFigures(Value, frozen=True, kw_only=True):
     One node as it is shown: MiB, GiB, whole CPUs.
 
     Attributes:
-        reserved, holders: None and empty for a record that this agent has not tallied yet.
-        holders: how many entries of each kind.
+        resources: by name; of a record that this agent has not tallied yet only totals and ratios are known.
+        holders: how many entries of each kind; empty for such a record.
         problems: how many of each code and severity.
         running_guests: None if the driver can't list guests.
         stale: the last try to refresh it failed; the figures are older.
@@ -40,17 +34,8 @@ class NodeFigures(Value, frozen=True, kw_only=True):
 
     uuid: str
     hypervisor_type: str = ""
-    vcpus: int
-    vcpus_used: int
-    memory_mb: int
-    memory_mb_used: int
-    local_gb: int
-    local_gb_used: int
     disk_available_least: int | None = None
-    cpu_allocation_ratio: float
-    ram_allocation_ratio: float
-    disk_allocation_ratio: float
-    reserved: Reserved | None = None
+    resources: Mapping[str, ResourceTotals] = {}
     holders: Mapping[str, int] = {}
     problems: Mapping[tuple[str, str], int] = {}
     running_guests: int | None = None
@@ -154,37 +139,20 @@ def _figures(
     refreshed_at_s: float | None = None,
 ) -> NodeFigures:
     kinds: Counter[str] = Counter(entry.kind for entry in entries)
+    resources = resources_of(record, entries)
+    # Without entries nobody knows what of a record is reserved.
+    problems = own_problems(record, entries, resources if entries else ())
     return NodeFigures(
         uuid=record.uuid,
         hypervisor_type=record.hypervisor_type or "",
-        vcpus=record.vcpus,
-        vcpus_used=record.vcpus_used,
-        memory_mb=record.memory_mb,
-        memory_mb_used=record.memory_mb_used,
-        local_gb=record.local_gb,
-        local_gb_used=record.local_gb_used,
         disk_available_least=record.disk_available_least,
-        cpu_allocation_ratio=record.cpu_allocation_ratio,
-        ram_allocation_ratio=record.ram_allocation_ratio,
-        disk_allocation_ratio=record.disk_allocation_ratio,
-        reserved=_reserved(entries),
+        resources={one.name: one for one in resources},
         holders={kind: kinds[kind] for kind in HOLDERS} if entries else {},
-        problems=dict(Counter((problem.code, problem.severity) for problem in record.problems)),
+        problems=dict(Counter((problem.code, problem.severity) for problem in problems)),
         running_guests=running_guests,
         stale=stale,
         updated_at_s=record.updated_at.timestamp() if record.updated_at else None,
         refreshed_at_s=refreshed_at_s,
-    )
-
-
-def _reserved(entries: Sequence[Entry]) -> Reserved | None:
-    if not entries:
-        return None
-    kept = [entry for entry in entries if entry.kind == "reserved"]
-    return Reserved(
-        vcpus=sum(entry.vcpus for entry in kept),
-        memory_mb=sum(entry.memory_mb for entry in kept),
-        disk_mb=sum(entry.disk_mb for entry in kept),
     )
 
 

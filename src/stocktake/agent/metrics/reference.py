@@ -8,7 +8,7 @@ from stocktake.telemetry import BUCKETS_S
 _HEAD = """\
 # Metrics
 
-<!-- Made from the code by `make docs`. Change src/stocktake/metrics/table.py. -->
+<!-- Made from the code by `make docs`. Change src/stocktake/agent/metrics/table.py. -->
 
 The agent shows them at `/metrics` where [`metrics.listen`](settings.md#metricslisten) says, in Prometheus' text format.
 [The how-to](../howto/monitoring.md) has the scrape configuration, alert rules and a dashboard.
@@ -16,8 +16,8 @@ The agent shows them at `/metrics` where [`metrics.listen`](settings.md#metricsl
 A scrape reads what the last pass left: it asks no hypervisor, no database and no Placement. Counters begin with the
 agent.
 
-Times are seconds since 1970, so an age is `time() - x`. Memory and disk are in bytes. Used figures include what is
-reserved, as in `stocktake nodes`. The buckets of the histograms end at {limits} seconds.
+Times are seconds since 1970, so an age is `time() - x`. Memory and disk are in bytes. Capacity, allocated and free
+mean what they mean in `stocktake show`. The buckets of the histograms end at {limits} seconds.
 
 """
 _TABLE = "| metric | kind | labels | meaning |\n|---|---|---|---|\n"

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Literal, NamedTuple
 
 from stocktake import __version__, telemetry
+from stocktake.accounting.capacity import RESOURCES, ResourceTotals
 from stocktake.agent.metrics.life import Life, NodeFigures, health
 from stocktake.errors import StocktakeError
 from stocktake.telemetry import Counts, Durations
@@ -231,7 +232,7 @@ NODES = (
     Metric(
         "stocktake_node_problems",
         "gauge",
-        "Problems that the node carries, by code and severity (warning, error).",
+        "What is wrong with the node, by code and severity (warning, error).",
         problems,
         labels=("node", "code", "severity"),
     ),
@@ -243,82 +244,50 @@ NODES = (
     Metric(
         "stocktake_node_holders",
         "gauge",
-        "Who holds shares of the node, by kind: instance, migration, orphan, misplaced.",
+        "Who has a share of the node, by kind: instance, migration, orphan, misplaced.",
         holders,
         labels=("node", "kind"),
     ),
 )
 
-VCPUS = (
-    node_gauge("stocktake_node_vcpus", "CPUs of the node.", lambda node: node.vcpus),
-    node_gauge("stocktake_node_vcpus_used", "CPUs in use, reserved ones included.", lambda node: node.vcpus_used),
-    node_gauge(
-        "stocktake_node_vcpus_free",
-        "CPUs less those in use; below 0 where more are sold than there are.",
-        lambda node: node.vcpus - node.vcpus_used,
-    ),
-    node_gauge(
-        "stocktake_node_vcpus_reserved",
-        "CPUs that are not for guests.",
-        lambda node: node.reserved.vcpus if node.reserved else None,
-    ),
-    node_gauge(
-        "stocktake_node_vcpus_allocation_ratio",
-        "How many vCPUs may be given out per CPU.",
-        lambda node: node.cpu_allocation_ratio,
-    ),
-)
 
-MEMORY = (
-    node_gauge("stocktake_node_memory_bytes", "Memory of the node.", lambda node: node.memory_mb * _MIB),
-    node_gauge(
-        "stocktake_node_memory_used_bytes",
-        "Memory in use, what is reserved included.",
-        lambda node: node.memory_mb_used * _MIB,
-    ),
-    node_gauge(
-        "stocktake_node_memory_free_bytes",
-        "Memory less what is in use; below 0 where more is sold than there is.",
-        lambda node: (node.memory_mb - node.memory_mb_used) * _MIB,
-    ),
-    node_gauge(
-        "stocktake_node_memory_reserved_bytes",
-        "Memory that is not for guests.",
-        lambda node: node.reserved.memory_mb * _MIB if node.reserved else None,
-    ),
-    node_gauge(
-        "stocktake_node_memory_allocation_ratio",
-        "How many times memory may be given out.",
-        lambda node: node.ram_allocation_ratio,
-    ),
-)
+def _resource_gauges(name: str, prefix: str, unit: str = "", factor: int = 1) -> tuple[Metric, ...]:
+    """Make the gauges of one resource, in base units."""
+    title = RESOURCES[name].title
 
+    def of(figure: str, text: str, value: Callable[[ResourceTotals], float], *, always: bool = False) -> Metric:
+        def read(node: NodeFigures) -> float | None:
+            one = node.resources.get(name)
+            return None if one is None or not (always or node.holders) else value(one)
+
+        return node_gauge(f"{prefix}{figure}", text, read)
+
+    return (
+        of(unit, f"Total {title} of the node.", lambda one: one.total * factor, always=True),
+        of(f"_reserved{unit}", f"What is reserved of {title} for the host.", lambda one: one.reserved * factor),
+        of("_allocation_ratio", f"How often {title} may be given out.", lambda one: one.ratio, always=True),
+        of(f"_capacity{unit}", f"Capacity: (total - reserved) * ratio of {title}.", lambda one: one.capacity * factor),
+        of(
+            f"_allocated{unit}",
+            f"What instances, moves and unmanaged guests were given of {title}.",
+            lambda one: one.allocated * factor,
+        ),
+        of(
+            f"_free{unit}",
+            f"Capacity less allocated of {title}; below 0 where the node is over-allocated.",
+            lambda one: one.free * factor,
+        ),
+    )
+
+
+VCPUS = (*_resource_gauges("vcpus", "stocktake_node_vcpus"), *_resource_gauges("pcpus", "stocktake_node_pcpus"))
+MEMORY = _resource_gauges("memory_mb", "stocktake_node_memory", "_bytes", _MIB)
 DISK = (
-    node_gauge("stocktake_node_disk_bytes", "Disk of the node.", lambda node: node.local_gb * _GIB),
-    node_gauge(
-        "stocktake_node_disk_used_bytes",
-        "Disk in use, what is reserved included.",
-        lambda node: node.local_gb_used * _GIB,
-    ),
-    node_gauge(
-        "stocktake_node_disk_free_bytes",
-        "Disk less what is in use; below 0 where more is sold than there is.",
-        lambda node: (node.local_gb - node.local_gb_used) * _GIB,
-    ),
-    node_gauge(
-        "stocktake_node_disk_reserved_bytes",
-        "Disk that is not for guests.",
-        lambda node: node.reserved.disk_mb * _MIB if node.reserved else None,
-    ),
+    *_resource_gauges("local_gb", "stocktake_node_disk", "_bytes", _GIB),
     node_gauge(
         "stocktake_node_disk_available_least_bytes",
-        "Disk that is left if thin images grow to what they may; absent where the driver does not say.",
+        "Disk that is free if thin images grow to what they may; absent where the driver does not say.",
         lambda node: None if node.disk_available_least is None else node.disk_available_least * _GIB,
-    ),
-    node_gauge(
-        "stocktake_node_disk_allocation_ratio",
-        "How many times disk may be given out.",
-        lambda node: node.disk_allocation_ratio,
     ),
 )
 

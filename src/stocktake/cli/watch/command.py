@@ -17,7 +17,6 @@ from stocktake.cli.watch.frame import Size, View, frame, pressed
 from stocktake.cli.watch.reader import Look, Reader, Watcher
 from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.ledger.engine import parse_url
-from stocktake.model.value import plain
 from stocktake.settings import redact_url
 from stocktake.views.nodes import summary_of
 
@@ -48,19 +47,21 @@ _LATE_S = 5.0
 @click.option("--once", is_flag=True, help="Print one picture and end; so it is without a terminal, too.")
 @click.pass_obj
 def watch_command(session: Session, interval_s: float, *, once: bool) -> int:
-    """Watch all nodes: what is reserved, used and free, what changes, what is wrong.
+    """Watch all nodes: what is reserved, allocated and free, what changes, what is wrong.
 
     \b
     q ends. Arrows, j and k, PgUp and PgDn scroll; g and G go to the ends.
     s sorts by name, vCPUs, memory, disk, VMs, problems; S goes back.
     / filters by name, host or state while you type; Esc shows all again.
-    A bar ends in » where more is used than there is. Figures are used/total.
+    Figures are allocated/capacity. A bar is as long as what is reserved and the
+    capacity; │ is where the hardware's total is, and » ends one that is
+    over-allocated.
     """
 
     reader = _reader(session)
     screen = screen_of(session)
     if session.json:
-        write_json(session, _plain(_read_once(reader)))
+        write_json(session, [summary_of(row) for row in _read_once(reader).rows])
         return 0
     if not once and screen.width is not None and sys.stdin.isatty():
         from stocktake.cli.watch.terminal import can_be_moved_in
@@ -111,12 +112,6 @@ def _painted(screen: Screen, text: str, style: str) -> str:
     effects = {name: True for name in names if name in {"bold", "dim", "reverse"}}
     colour = next((name for name in names if name not in effects), None)
     return screen.paint(text, fg=colour, **effects)
-
-
-def _plain(seen: Seen) -> list[dict[str, object]]:
-    return [
-        {**plain(summary_of(row.node, row.service, row.state)), "reserved": plain(row.reserved)} for row in seen.rows
-    ]
 
 
 def _live(session: Session, reader: Reader, screen: Screen, interval_s: float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from stocktake.cli.screen import COLOURS, clean
-from stocktake.cli.watch.fleet_snapshot import Change, Row, Seen
+from stocktake.cli.watch.fleet_snapshot import Change, Seen
 from stocktake.cli.watch.table import (
     EMPTY,
     SORTS,
@@ -23,12 +23,23 @@ from stocktake.cli.watch.table import (
     sums_line,
     width_of,
 )
+from stocktake.views.nodes import NodeView
 from stocktake.views.quantities import count, span
 
-LEGEND = (Span("▒", "cyan"), Span(" reserved "), Span("█", "green"), Span(" used "), Span("░", "dim"), Span(" free"))
+LEGEND = (
+    Span("▒", "cyan"),
+    Span(" reserved "),
+    Span("█", "green"),
+    Span(" allocated "),
+    Span("░", "dim"),
+    Span(" free"),
+)
+_TOTAL = (Span(" │", "bold"), Span(" total"))
 # Below so many rows there is room for nodes alone.
 _ROWS_SMALL = 12
 _NAMED_MAX = 3
+# Problems that a node's state has as its reason.
+_STATES = frozenset({"agent-down", "service-unknown"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,7 @@ class Areas:
     changes: int
 
 
-def shown(view: View) -> Sequence[Row]:
+def shown(view: View) -> Sequence[NodeView]:
     """Give the rows that pass the filter, sorted."""
     if view.seen is None:
         return ()
@@ -134,7 +145,7 @@ def _lines(view: View, size: Size) -> Iterator[Line]:
         if len(rows) > 1:
             yield sums_line(layout, rows)
         if size.rows is None:
-            yield LEGEND
+            yield (*LEGEND, *_TOTAL)
     else:
         yield from _nothing(view)
     yield from _below(view, size, given)
@@ -145,7 +156,9 @@ def _below(view: View, size: Size, given: Areas) -> Iterator[Line]:
     found = troubles(view.seen)
     if given.problems:
         more = len(found) - given.problems
-        yield _title("PROBLEMS", f"and {more} more kinds: see `stocktake nodes`" if more > 0 else "", size.columns)
+        yield _title(
+            "PROBLEMS", f"and {count(more, 'more kind')}: see `stocktake nodes`" if more > 0 else "", size.columns
+        )
         yield from (_told(trouble) for trouble in found[: given.problems])
     if given.changes:
         yield _title("CHANGES", "" if view.changes else "none yet", size.columns)
@@ -155,7 +168,7 @@ def _below(view: View, size: Size, given: Areas) -> Iterator[Line]:
 def _head(view: View, size: Size) -> Line:
     """Say what is looked at, how much there is, and what time it is."""
     rows = view.seen.rows if view.seen else ()
-    wrong = sum(row.problems for row in rows)
+    wrong = sum(len(row.problems) for row in rows)
     told = [Span("stocktake watch", "bold")]
     if view.seen is not None:
         told.append(Span(f"  {count(len(rows), 'node')}, "))
@@ -209,8 +222,10 @@ def _keys(view: View, size: Size) -> Line:
     part = f"{top + 1}-{min(top + given, rows)} of {rows}" if rows > given else ""
     kept = f"  / filter: {clean(view.pattern)}" if view.pattern else "  / filter"
     keys = [Span(f"q quit  j k scroll  s sort: {view.sort}{kept}  ")]
-    if width_of(keys) + width_of(LEGEND) + len(part) < size.columns:
-        keys += LEGEND
+    for legend in ((*LEGEND, *_TOTAL), LEGEND):
+        if width_of(keys) + width_of(legend) + len(part) < size.columns:
+            keys += legend
+            break
     return apart(keys, [Span(part, "bold")], size.columns)
 
 
@@ -233,7 +248,10 @@ def troubles(seen: Seen) -> list[Trouble]:
         if row.disabled and row.service is not None:
             reason = row.service.disabled_reason or "no reason was given"
             found.setdefault((2, "disabled", COLOURS["disabled"]), []).append((row.name, reason))
-        for problem in row.node.problems:
+        for problem in row.problems:
+            if problem is row.node.failure or problem.code in _STATES:
+                # The state says it.
+                continue
             grave = problem.severity == "error"
             key = (0 if grave else 1, f"{problem.severity} {problem.code}", "red" if grave else "yellow")
             found.setdefault(key, []).append((row.name, problem.text))

@@ -6,16 +6,17 @@ A ledger that is away is said to be away, with the last look kept, and tried aga
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktake.cli.watch.fleet_snapshot import Row, Seen
+from stocktake.cli.watch.fleet_snapshot import Seen
 from stocktake.clock import Clock
 from stocktake.errors import LedgerUnreachable, StocktakeError
 from stocktake.ledger import Ledger
-from stocktake.model.books import ComputeNode
-from stocktake.views.nodes import Amounts, reserved_of, states_of
+from stocktake.model.books import ComputeNode, Entry
+from stocktake.views.finding import entries_shown
+from stocktake.views.nodes import views_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Look:
 
 class Reader:
     """
-    Reads all nodes with what is reserved on them; entries are read again only where they changed.
+    Reads all nodes with what they may give out and gave; entries are read again only where they changed.
 
     Args:
         open_ledger: opens the ledger without making or upgrading anything.
@@ -42,7 +43,7 @@ class Reader:
         self._down_time_s = down_time_s
         self._ledger: Ledger | None = None
         self._opened: tuple[int, int] | None = None
-        self._reserved: dict[str, tuple[str, Amounts]] = {}
+        self._entries: dict[str, tuple[str, Sequence[Entry]]] = {}
 
     def read(self) -> Seen:
         """
@@ -54,15 +55,10 @@ class Reader:
         ledger = self._current()
         nodes = ledger.nodes()
         services = ledger.services()
-        self._read_reserved(ledger, nodes)
+        self._read_entries(ledger, nodes)
         now = self._clock.now()
-        return Seen(
-            at=now,
-            rows=tuple(
-                Row(node, service, state, self._reserved[node.uuid][1])
-                for node, service, state in states_of(nodes, services, now, self._down_time_s)
-            ),
-        )
+        entries = {uuid: known for uuid, (_, known) in self._entries.items()}
+        return Seen(at=now, rows=views_of(nodes, services, entries, now, self._down_time_s))
 
     def close(self) -> None:
         """Close the ledger; the next look opens it again."""
@@ -81,12 +77,12 @@ class Reader:
             self._ledger, self._opened = self._open(), there
         return self._ledger
 
-    def _read_reserved(self, ledger: Ledger, nodes: tuple[ComputeNode, ...]) -> None:
-        known = self._reserved
+    def _read_entries(self, ledger: Ledger, nodes: Sequence[ComputeNode]) -> None:
+        known = self._entries
         changed = [node for node in nodes if known.get(node.uuid, ("",))[0] != node.entries_digest]
-        entries = ledger.all_entries([node.uuid for node in changed])
-        fresh = {node.uuid: (node.entries_digest, reserved_of(entries.get(node.uuid, ()))) for node in changed}
-        self._reserved = {node.uuid: fresh.get(node.uuid) or known[node.uuid] for node in nodes}
+        entries = entries_shown(ledger, changed)
+        fresh = {node.uuid: (node.entries_digest, entries.get(node.uuid, ())) for node in changed}
+        self._entries = {node.uuid: fresh.get(node.uuid) or known[node.uuid] for node in nodes}
 
 
 def _identity(file: Path | None) -> tuple[int, int] | None:

@@ -10,9 +10,11 @@ from datetime import datetime
 from math import ceil, floor
 from typing import NamedTuple
 
+from stocktake.accounting.capacity import RESOURCES, ResourceTotals, added
+from stocktake.cli.nodes import RESOURCE_COLUMNS
 from stocktake.cli.screen import COLOURS, clean, columns_of, shortened
-from stocktake.cli.show import filled
-from stocktake.cli.watch.fleet_snapshot import RESOURCES, Amount, Row, sums
+from stocktake.cli.show import bar
+from stocktake.views.nodes import NodeView
 from stocktake.views.quantities import count, gib, since
 
 
@@ -75,8 +77,11 @@ def apart(left: Iterable[Span], right: Iterable[Span], columns: int) -> Line:
     return (*start, Span(" " * (room - width_of(start))), *ending)
 
 
-TITLES: Mapping[str, str] = {"vcpus": "VCPUS", "memory": "MEMORY GiB", "disk": "DISK GB"}
-_DIVISORS: Mapping[str, int] = {"vcpus": 1, "memory": 1024, "disk": 1}
+_NOTHING: Mapping[str, ResourceTotals] = {
+    name: ResourceTotals(name=name, resource_class=one.resource_class) for name, one in RESOURCES.items()
+}
+# What parts of a bar look like; what is allocated, as it is full.
+_STYLES: Mapping[str, str] = {"reserved": "cyan", "free": "dim", "total": "bold", "over": "red"}
 _NAME_MIN, _NAME_MAX = 8, 40
 _BAR_MIN, _BAR_WIDE, _BAR_MAX = 4, 12, 40
 _STATE, _DISABLED = 6, 8
@@ -87,14 +92,15 @@ _HIGH = 0.8
 # From here on numbers are told in thousands.
 _LONG = 10_000
 
+_SORT_KEYS: Mapping[str, str] = {"memory_mb": "memory", "local_gb": "disk"}
 # What `s` goes through, in this order; figures and problems the largest first.
-SORTS: Mapping[str, Callable[[Row], tuple[object, ...]]] = {
+SORTS: Mapping[str, Callable[[NodeView], tuple[object, ...]]] = {
     "name": lambda row: (row.name,),
-    "vcpus": lambda row: (-row.amounts["vcpus"].share, row.name),
-    "memory": lambda row: (-row.amounts["memory"].share, row.name),
-    "disk": lambda row: (-row.amounts["disk"].share, row.name),
+    "vcpus": lambda row: (-row.resources["vcpus"].share, row.name),
+    "memory": lambda row: (-row.resources["memory_mb"].share, row.name),
+    "disk": lambda row: (-row.resources["local_gb"].share, row.name),
     "vms": lambda row: (-row.node.running_vms, row.name),
-    "problems": lambda row: (row.state.word in {"up", "manual"}, -row.problems, row.name),
+    "problems": lambda row: (row.state.word in {"up", "manual"}, -len(row.problems), row.name),
 }
 
 
@@ -122,23 +128,27 @@ class Layout:
 
     def resource(self, name: str) -> int:
         """Give the columns of a resource: bar, a space, figures."""
-        return max(self.texts[name] + (self.bar + 1 if self.bar else 0), self.least[name], len(TITLES[name]) + 1)
+        return max(
+            self.texts[name] + (self.bar + 1 if self.bar else 0), self.least[name], len(RESOURCE_COLUMNS[name][0]) + 1
+        )
 
     @property
     def width(self) -> int:
         """Give the columns of a whole line."""
-        parts = [self.name, self.state, *map(self.resource, RESOURCES)]
+        parts = [self.name, self.state, *map(self.resource, self.texts)]
         parts += [self.vms, self.problems, self.host, self.changed]
         kept = [part for part in parts if part]
         return sum(kept) + self.gap * (len(kept) - 1)
 
 
-def laid_out(rows: Sequence[Row], columns: int) -> Layout:
+def laid_out(rows: Sequence[NodeView], columns: int) -> Layout:
     """Share out the columns among what all these rows need."""
+    totals = _sums(rows)
+    known = [name for name in RESOURCES if name in totals]
     layout = Layout(
         name=_name_width(rows, short=False),
-        texts={name: max(len(figures(name, row.amounts[name])) for row in rows) for name in RESOURCES},
-        least={name: len(figures(name, amount)) for name, amount in sums(rows).items()},
+        texts={name: max(len(figures(_of(row, name))) for row in rows) for name in known},
+        least={name: len(figures(totals[name])) for name in known},
         vms=max(4, len(str(sum(row.node.running_vms for row in rows)))),
         state=_DISABLED if any(_is_off(row) for row in rows) else _STATE,
         gap=2 if columns >= _ROOMY else 1,
@@ -151,7 +161,7 @@ def laid_out(rows: Sequence[Row], columns: int) -> Layout:
     return _narrow(layout, rows, columns)
 
 
-def _narrow(layout: Layout, rows: Sequence[Row], columns: int) -> Layout:
+def _narrow(layout: Layout, rows: Sequence[NodeView], columns: int) -> Layout:
     """Let names give way to bars: first their domains, then down to what can be told apart; at last the bars go."""
     if len({_short(row.name) for row in rows}) == len(rows):
         layout = replace(layout, short=True, name=_name_width(rows, short=True))
@@ -161,7 +171,7 @@ def _narrow(layout: Layout, rows: Sequence[Row], columns: int) -> Layout:
     return replace(cut, bar=bar) if bar >= _BAR_MIN else layout
 
 
-def _name_width(rows: Sequence[Row], *, short: bool) -> int:
+def _name_width(rows: Sequence[NodeView], *, short: bool) -> int:
     names = (columns_of(_short(row.name) if short else row.name) for row in rows)
     return min(max(_NAME_MIN, len(_total_title(rows)), *names), _NAME_MAX)
 
@@ -183,7 +193,10 @@ def heading(layout: Layout, sort: str) -> Line:
         return f"{text}{'▲' if key == 'name' else '▼'}" if key == sort else text
 
     cells = [cell(title("name", "NODE"), layout.name), cell("STATE", layout.state)]
-    cells += [cell(title(name, TITLES[name]), layout.resource(name)) for name in RESOURCES]
+    cells += [
+        cell(title(_SORT_KEYS.get(name, name), RESOURCE_COLUMNS[name][0]), layout.resource(name))
+        for name in layout.texts
+    ]
     cells.append(cell(title("vms", "VMS"), layout.vms, right=True))
     cells.append(cell(title("problems", "PROB"), layout.problems, right=True))
     if layout.host:
@@ -193,17 +206,20 @@ def heading(layout: Layout, sort: str) -> Line:
     return _joined(layout, [(Span(one.text, "bold"),) for one in cells])
 
 
-def node_line(layout: Layout, row: Row, now: datetime) -> Line:
+def node_line(layout: Layout, row: NodeView, now: datetime) -> Line:
     """Show one node."""
     state = "disabled" if _is_off(row) else row.state.word
-    worst = "red" if row.node.failure or any(one.severity == "error" for one in row.node.problems) else "yellow"
+    worst = "red" if row.severity == "error" else "yellow"
     cells: list[Line] = [
         (cell(_short(row.name) if layout.short else row.name, layout.name),),
         (cell(state, layout.state, COLOURS[state]),),
     ]
-    cells += [_resource(layout, name, row.amounts[name]) for name in RESOURCES]
+    cells += [
+        _resource(layout, name, row.resources[name]) if name in row.resources else (cell("", layout.resource(name)),)
+        for name in layout.texts
+    ]
     cells.append((cell(str(row.node.running_vms), layout.vms, right=True),))
-    cells.append((cell(str(row.problems), layout.problems, worst if row.problems else "dim", right=True),))
+    cells.append((cell(str(len(row.problems)), layout.problems, worst if row.problems else "dim", right=True),))
     if layout.host:
         cells.append((cell(row.node.host, layout.host),))
     if layout.changed:
@@ -212,22 +228,22 @@ def node_line(layout: Layout, row: Row, now: datetime) -> Line:
     return _joined(layout, cells)
 
 
-def sums_line(layout: Layout, rows: Sequence[Row]) -> Line:
+def sums_line(layout: Layout, rows: Sequence[NodeView]) -> Line:
     """Show the sums of all these rows."""
-    totals = sums(rows)
+    totals = _sums(rows)
     cells: list[Line] = [(cell(_total_title(rows), layout.name, "bold"),), (cell("", layout.state),)]
-    cells += [_resource(layout, name, totals[name], "bold") for name in RESOURCES]
+    cells += [_resource(layout, name, totals[name], "bold") for name in layout.texts]
     cells.append((cell(str(sum(row.node.running_vms for row in rows)), layout.vms, "bold", right=True),))
-    cells.append((cell(str(sum(row.problems for row in rows)), layout.problems, "bold", right=True),))
+    cells.append((cell(str(sum(len(row.problems) for row in rows)), layout.problems, "bold", right=True),))
     return _joined(layout, cells)
 
 
-def _is_off(row: Row) -> bool:
+def _is_off(row: NodeView) -> bool:
     """Say whether being disabled is the worst that is to be said of a node."""
     return row.disabled and row.state.word in {"up", "manual"}
 
 
-def _total_title(rows: Sequence[Row]) -> str:
+def _total_title(rows: Sequence[NodeView]) -> str:
     return count(len(rows), "node")
 
 
@@ -238,37 +254,37 @@ def _joined(layout: Layout, cells: Iterable[Line]) -> Line:
     return tuple(line)
 
 
-def _resource(layout: Layout, name: str, amount: Amount, style: str = "") -> Line:
-    over = amount.used > amount.total
-    colour = "red" if over else "yellow" if amount.share >= _HIGH else style
-    width, told = layout.resource(name), figures(name, amount)
+def _of(row: NodeView, name: str) -> ResourceTotals:
+    return row.resources.get(name) or _NOTHING[name]
+
+
+def _sums(rows: Iterable[NodeView]) -> dict[str, ResourceTotals]:
+    return {one.name: one for one in added(row.resources.values() for row in rows)}
+
+
+def _resource(layout: Layout, name: str, amount: ResourceTotals, style: str = "") -> Line:
+    colour = "red" if amount.over_allocated else "yellow" if amount.share >= _HIGH else style
+    width, told = layout.resource(name), figures(amount)
     # The sums have longer figures, and a shorter bar.
     length = min(layout.bar, width - len(told) - 1)
     if length <= 0:
         return (cell(told, width, colour, right=True),)
-    return (*bar(amount, length), cell(told, width - length, colour, right=True))
+    return (*bar_line(amount, length), cell(told, width - length, colour, right=True))
 
 
-def bar(amount: Amount, length: int) -> Line:
-    """Draw what is reserved, promised and free; one that is full to overflowing ends in `»`."""
-    if amount.total <= 0:
-        return (Span(" " * length),)
-    kept, full = filled(amount.total, amount.used, amount.reserved, length)
-    over = amount.used > amount.total
-    colour = "red" if over else "yellow" if amount.share >= _HIGH else "green"
-    spans = [Span("▒" * kept, "cyan"), Span("█" * (full - kept), colour), Span("░" * (length - full), "dim")]
-    if over:
-        spans = [Span("▒" * min(kept, length - 1), "cyan"), Span("█" * (length - 1 - kept), "red"), Span("»", "red")]
-    return tuple(span for span in spans if span.text)
+def bar_line(amount: ResourceTotals, length: int) -> Line:
+    """Draw a bar in colours."""
+    colour = "red" if amount.over_allocated else "yellow" if amount.share >= _HIGH else "green"
+    return tuple(Span(text, _STYLES.get(what, colour)) for text, what in bar(amount, length))
 
 
-def figures(name: str, amount: Amount) -> str:
-    """Write used/total as `nodes` does; long ones in thousands, used rounded up, the total down."""
-    return f"{_figure(name, amount.used, ceil)}/{_figure(name, amount.total, floor)}"
+def figures(amount: ResourceTotals) -> str:
+    """Write allocated/capacity as `nodes` does; long ones in thousands, allocated rounded up, the capacity down."""
+    return f"{_figure(amount.name, amount.allocated, ceil)}/{_figure(amount.name, amount.capacity, floor)}"
 
 
 def _figure(name: str, number: int, rounded: Callable[[float], int]) -> str:
-    whole = number / _DIVISORS[name]
+    whole = number / 1024 if name == "memory_mb" else number
     if abs(whole) >= _LONG:
         return f"{rounded(whole / 100) / 10:g}k"
-    return gib(number) if name == "memory" else str(number)
+    return gib(number) if name == "memory_mb" else str(number)

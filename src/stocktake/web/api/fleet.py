@@ -10,9 +10,8 @@ from msgspec import Meta
 from stocktake.model.access import OPERATORS, READERS
 from stocktake.model.problem import Severity
 from stocktake.model.value import Value
-from stocktake.views.finding import find_service
-from stocktake.views.nodes import ServiceShown, Word, service_shown
-from stocktake.views.problems import FleetProblem, fleet_problems
+from stocktake.views.finding import find_service, read_fleet
+from stocktake.views.problems import FleetProblem, ServiceShown, Word, fleet_problems, service_shown
 from stocktake.web.calls import Call, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
@@ -42,14 +41,13 @@ class Reason(Value, frozen=True, kw_only=True):
 
 def problems(call: Call[ProblemsQuery, None]) -> Page[FleetProblem]:
     """List what is wrong in the fleet, the worst first: silent agents, failed refreshes, conflicts, orphans."""
-    ledger, query = call.web.ledger, call.query
-    nodes = ledger.nodes_in_brief(host=query.host)
-    services = [one for one in ledger.services() if query.host is None or one.host == query.host]
-    strangers = ledger.unmanaged([node.uuid for node in nodes])
-    now, down_s = call.web.clock.now(), call.web.settings.service_down_time
+    web, query = call.web, call.query
+    now, down_s = web.clock.now(), web.settings.service_down_time
+    views = read_fleet(web.ledger, now, down_s, host=query.host)
+    services = [one for one in web.ledger.services() if query.host is None or one.host == query.host]
     found = [
         problem
-        for problem in fleet_problems(nodes, services, strangers, now, down_s)
+        for problem in fleet_problems(((view.node, view.own_problems) for view in views), services, now, down_s)
         if (query.severity is None or problem.severity == query.severity)
         and (query.code is None or problem.code == query.code)
     ]

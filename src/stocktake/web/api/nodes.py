@@ -1,5 +1,5 @@
 """
-`/v1/nodes`: what each has, what is promised, what is left, and why. Invariant: reading asks the ledger, nobody else.
+`/v1/nodes`: what each has, what is allocated, what is free, and why. Invariant: reading asks the ledger, nobody else.
 """
 
 from functools import partial
@@ -12,8 +12,9 @@ from stocktake.refresh.node_removal import check_removable, remove
 from stocktake.report.notifications import open_bus
 from stocktake.views.choosing import Choice
 from stocktake.views.explain import Explained, explained
-from stocktake.views.finding import find_node
-from stocktake.views.nodes import NodeDetail, NodeSummary, Word, called, detail_of, state_of, states_of, summary_of
+from stocktake.views.finding import find_node, read_fleet
+from stocktake.views.nodes import NodeDetail, NodeSummary, detail_of, summary_of, view_of
+from stocktake.views.problems import Word
 from stocktake.web.calls import Call, Query, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
 
@@ -51,26 +52,23 @@ class DeleteQuery(Query, frozen=True, kw_only=True):
 
 
 def listed(call: Call[NodesQuery, None]) -> Page[NodeSummary]:
-    """List the nodes, by name: state, used, total, problems."""
-    ledger, query = call.web.ledger, call.query
-    nodes = ledger.nodes_in_brief(host=query.host)
-    lines = states_of(nodes, ledger.services(), call.web.clock.now(), call.web.settings.service_down_time)
-    strangers = ledger.unmanaged([node.uuid for node in nodes]) if query.problem else {}
+    """List the nodes, by name: state, how full they are, problems."""
+    web, query = call.web, call.query
+    views = read_fleet(web.ledger, web.clock.now(), web.settings.service_down_time, host=query.host)
     choice = Choice(
         states=query.state, machines=query.machine, problems=query.problem, traits=query.trait, name=query.name
     )
-    page = page_of(choice.chosen(lines, strangers), lambda line: (called(line[0]), line[0].uuid), query)
-    return Page(items=tuple(summary_of(*line) for line in page.items), next=page.next)
+    page = page_of(choice.chosen(views), lambda view: (view.name, view.node.uuid), query)
+    return Page(items=tuple(map(summary_of, page.items)), next=page.next)
 
 
 def shown(call: Call[None, None]) -> NodeDetail:
     """Show everything about one node, by its name or uuid."""
     ledger = call.web.ledger
     node = find_node(ledger, call.path["node"])
-    service = ledger.service(node.host)
-    state = state_of(node, service, call.web.clock.now(), call.web.settings.service_down_time)
-    devices = ledger.devices([node.uuid])[node.uuid]
-    return detail_of(node, service, state, ledger.entries(node.uuid), devices)
+    service, entries = ledger.service(node.host), ledger.entries(node.uuid)
+    view = view_of(node, service, entries, call.web.clock.now(), call.web.settings.service_down_time)
+    return detail_of(view, ledger.devices([node.uuid])[node.uuid])
 
 
 def why(call: Call[ExplainQuery, None]) -> Explained:

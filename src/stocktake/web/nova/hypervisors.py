@@ -21,7 +21,7 @@ from stocktake.model.access import READERS
 from stocktake.model.books import ComputeNode
 from stocktake.model.value import UUID, Value
 from stocktake.model.workload import Service
-from stocktake.views.nodes import service_word
+from stocktake.views.problems import service_word
 from stocktake.web.calls import Call, Query, Reply, Text
 from stocktake.web.context import Web
 from stocktake.web.nova import UUIDS, Link, answered, nova, version_asked

@@ -18,7 +18,7 @@ from stocktake.model.books import ComputeNode
 from stocktake.model.value import Value
 from stocktake.model.workload import Instance, Service
 from stocktake.views.finding import find_service
-from stocktake.views.nodes import service_word
+from stocktake.views.problems import service_word
 from stocktake.web.calls import Call, Query, Reply, Text
 from stocktake.web.context import Web
 from stocktake.web.nova import UUIDS, answered, nova, version_asked

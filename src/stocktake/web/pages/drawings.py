@@ -7,35 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
+from stocktake.accounting.capacity import RESOURCES, Resource, ResourceTotals, cpus_used
 from stocktake.model.books import STRANGERS, ComputeNode, Entry, HolderKind
-from stocktake.model.history import Moment
 from stocktake.model.topology import NodeCell, NodePages
 from stocktake.model.value import Value
-from stocktake.views.nodes import sold_of
+from stocktake.views.nodes import HistoryRow, NodeView
 from stocktake.views.quantities import ratio as ratio_text
 from stocktake.views.quantities import since
-from stocktake.web.pages.tiles import TITLES, sold_by
 
 # A bar is drawn so many units long.
 LENGTH = 1000
 _LEAST = 4
-UNITS: Mapping[str, str] = {"vcpus": "vCPUs", "memory_mb": "MiB", "local_gb": "GB"}
 # What makes a bar, from its left end; the word that a reader sees, and the class of its colour.
 PARTS: tuple[tuple[str, str, frozenset[HolderKind]], ...] = (
     ("reserved for the host", "kept", frozenset({"reserved"})),
     ("instances", "mine", frozenset({"instance"})),
     ("migrations", "move", frozenset({"migration"})),
-    ("nobody promised", "lost", STRANGERS),
+    ("unmanaged guests", "lost", STRANGERS),
 )
-_USED = {"vcpus": "vcpus_used", "memory_mb": "memory_mb_used", "local_gb": "local_gb_used"}
-# The settings and the record's fields, as they are called.
-_RESERVE = {
-    "vcpus": "reserved_host_cpus",
-    "memory_mb": "reserved_host_memory_mb",
-    "local_gb": "reserved_host_disk_mb",
-}
-_RATIO = {"vcpus": "cpu_allocation_ratio", "memory_mb": "ram_allocation_ratio", "local_gb": "disk_allocation_ratio"}
-_FREE = {"memory_mb": "free_ram_mb", "local_gb": "free_disk_gb"}
 _MIB_PER_GIB = 1024
 
 
@@ -72,8 +61,8 @@ class Bar(Value, frozen=True, kw_only=True):
 
     Attributes:
         segments: from left to right.
-        physical: where on the bar what is there ends, if more than that may be promised; else None.
-        numbers: what there is, what is taken, what is left.
+        physical: where on the bar the hardware's total is, if there is capacity for more; else None.
+        numbers: total, reserved, ratio, capacity, allocated, free.
     """
 
     what: str
@@ -87,86 +76,78 @@ class Bar(Value, frozen=True, kw_only=True):
     def label(self) -> str:
         """The bar in words."""
         parts = ", ".join(f"{one.text} {self.unit} {one.title}" for one in self.segments)
-        return f"{self.title}: {parts or 'nothing is taken'}"
+        return f"{self.title}: {parts or 'nothing is allocated'}"
 
 
-def bars_of(node: ComputeNode, entries: Sequence[Entry]) -> tuple[Bar, ...]:
+def bars_of(view: NodeView, entries: Sequence[Entry]) -> tuple[Bar, ...]:
     """Draw a node's resources."""
-    return tuple(_bar(node, entries, what) for what in TITLES)
+    return tuple(_bar(view, entries, one) for one in view.resources.values())
 
 
-def _bar(node: ComputeNode, entries: Sequence[Entry], what: str) -> Bar:
-    total, reserved, _ratio = sold_of(node, entries)[what]
-    sold = next(one for one in sold_by(node, entries) if one.what == what)
-    taken = [(title, look, _taken(entries, what, kinds)) for title, look, kinds in PARTS]
-    most = max(total, reserved + sold.capacity, -(-sum(amount for _, _, amount in taken) // _per_unit(what)), 1)
+def _bar(view: NodeView, entries: Sequence[Entry], one: ResourceTotals) -> Bar:
+    resource = RESOURCES[one.name]
+    per_unit = _MIB_PER_GIB if one.name == "local_gb" else 1
+    taken = [(title, look, _taken(view, entries, one.name, kinds)) for title, look, kinds in PARTS]
+    most = max(one.total, one.reserved + one.capacity, -(-sum(amount for _, _, amount in taken) // per_unit), 1)
     segments: list[Segment] = []
-    before = seen = 0
+    before = drawn = 0
     for title, look, amount in taken:
         # From sums, so that what is rounded does not add up.
-        start, end = (LENGTH * mark // (most * _per_unit(what)) for mark in (before, before + amount))
+        start, end = (LENGTH * mark // (most * per_unit) for mark in (before, before + amount))
         if amount:
             # What is taken at all is seen, however little, and not behind another.
-            start = min(max(start, seen), LENGTH - _LEAST)
-            seen = max(end, start + _LEAST)
-            text = f"{-(-amount // _per_unit(what)):,}"
-            segments.append(Segment(title=title, look=look, start=start, length=seen - start, text=text))
+            start = min(max(start, drawn), LENGTH - _LEAST)
+            drawn = max(end, start + _LEAST)
+            text = f"{-(-amount // per_unit):,}"
+            segments.append(Segment(title=title, look=look, start=start, length=drawn - start, text=text))
         before += amount
     return Bar(
-        what=what,
-        title=TITLES[what],
-        unit=UNITS[what],
+        what=one.name,
+        title=resource.title,
+        unit=resource.unit,
         segments=tuple(segments),
-        physical=LENGTH * total // most if total < most else None,
-        numbers=_numbers(node, entries, what),
+        physical=LENGTH * one.total // most if one.total < most else None,
+        numbers=_numbers(view.node, one),
     )
 
 
-def _taken(entries: Sequence[Entry], what: str, kinds: frozenset[HolderKind]) -> int:
+def _taken(view: NodeView, entries: Sequence[Entry], name: str, kinds: frozenset[HolderKind]) -> int:
     """Add up what these kinds take: disk in MiB, which is rounded where it is shown."""
-    field = "disk_mb" if what == "local_gb" else what
-    return sum(getattr(entry, field) for entry in entries if entry.kind in kinds)
+    mine = [entry for entry in entries if entry.kind in kinds]
+    if name in {"vcpus", "pcpus"}:
+        return cpus_used(mine, dedicated="pcpus" in view.resources)[name == "pcpus"]
+    return sum(entry.disk_mb if name == "local_gb" else entry.memory_mb for entry in mine)
 
 
-def _per_unit(what: str) -> int:
-    return _MIB_PER_GIB if what == "local_gb" else 1
-
-
-def _numbers(node: ComputeNode, entries: Sequence[Entry], what: str) -> tuple[Number, ...]:
-    total, reserved, times = sold_of(node, entries)[what]
-    sold = next(one for one in sold_by(node, entries) if one.what == what)
-    used: int = getattr(node, _USED[what])
-    free = total - used
-    free_step = f"{what} {total:,} - {_USED[what]} {used:,} = {free:,}"
-    capacity_step = f"({total:,} - {reserved:,} reserved) x {ratio_text(times)} = {sold.capacity:,}, rounded down"
-    left_step = f"{sold.capacity:,} may be promised - {sold.promised:,} promised = {sold.left:,}"
-    hypervisor = node.hypervisor_type or "the hypervisor"
+def _numbers(node: ComputeNode, one: ResourceTotals) -> tuple[Number, ...]:
+    resource = RESOURCES[one.name]
+    said = f"What {node.hypervisor_type or 'the hypervisor'} says that it has."
+    kept = f"The setting {resource.reserve_setting}, or provider.yaml." if resource.reserve_setting else "Never."
+    ratio = (
+        f"The setting {resource.ratio_field}, or what the scheduler was told." if resource.ratio_field else "Always."
+    )
+    capacity = f"({one.total:,} - {one.reserved:,} reserved) x {ratio_text(one.ratio)} = {one.capacity:,}, rounded down"
+    used: int | None = getattr(node, resource.used_field) if resource.used_field else None
+    taken: tuple[str, ...] = ()
+    if used is None or used - one.reserved != one.allocated:
+        allocated = _number(one, "allocated", f"{one.allocated:,}", "The sum of what the entries take of it.")
+    else:
+        # The entries of the record's field make it, the reserved one left out.
+        allocated = Number(title="allocated", text=f"{one.allocated:,}", why=f"why-{resource.used_field}")
+        taken = (f"{resource.used_field} {used:,} - {one.reserved:,} reserved = {one.allocated:,} allocated",)
+    free = f"{one.capacity:,} capacity - {one.allocated:,} allocated = {one.free:,}"
     return (
-        _own(what, "physical", total, (f"What {hypervisor} said that it has.",)),
-        _own(what, "reserved", reserved, (f"The setting {_RESERVE[what]}, or provider.yaml.",)),
-        Number(title="used", text=f"{used:,}", why=f"why-{_USED[what]}"),
-        Number(
-            title="free",
-            text=f"{free:,}",
-            why=f"why-{_FREE.get(what, f'{what}-free')}",
-            steps=() if what in _FREE else (free_step,),
-            bad=free < 0,
-        ),
-        Number(
-            title="ratio",
-            text=ratio_text(times),
-            why=f"why-{what}-ratio",
-            steps=(f"The setting {_RATIO[what]}, or what the scheduler was told.",),
-        ),
-        _own(what, "may be promised", sold.capacity, (capacity_step,)),
-        _own(what, "promised", sold.promised, (f"used {used:,} - reserved {reserved:,} = {sold.promised:,}",)),
-        _own(what, "left", sold.left, (capacity_step, left_step)),
+        _number(one, "total", f"{one.total:,}", said),
+        _number(one, "reserved", f"{one.reserved:,}", kept),
+        _number(one, "ratio", ratio_text(one.ratio), ratio),
+        _number(one, "capacity", f"{one.capacity:,}", capacity),
+        allocated,
+        _number(one, "free", f"{one.free:,}", capacity, *taken, free, bad=one.over_allocated),
     )
 
 
-def _own(what: str, title: str, amount: int, steps: tuple[str, ...]) -> Number:
-    anchor = f"why-{what}-{title.replace(' ', '-')}"
-    return Number(title=title, text=f"{amount:,}", why=anchor, steps=steps, bad=amount < 0)
+def _number(one: ResourceTotals, title: str, text: str, *steps: str, bad: bool = False) -> Number:
+    return Number(title=title, text=text, why=f"why-{one.name}-{title}", steps=steps, bad=bad)
 
 
 # So many colours there are; letters tell apart who shares one.
@@ -207,7 +188,7 @@ class Cpu(Value, frozen=True, kw_only=True):
             "shared": "for floating guests",
             "dedicated": "to be pinned, free",
             "either": "for floating guests or to be pinned, free",
-            "lost": "pinned, nobody says by whom",
+            "lost": "pinned, no guest known",
         }
         text = f"pinned by {self.holder.name}" if self.holder else texts[self.use]
         return f"CPU {self.number}: {text}"
@@ -222,7 +203,7 @@ class Cell(Value, frozen=True, kw_only=True):
 
     @property
     def percent(self) -> int:
-        """How much of its memory is promised, rounded up."""
+        """How much of its memory is allocated, rounded up."""
         return -(-100 * self.cell.memory_usage_mb // self.cell.memory_mb) if self.cell.memory_mb else 0
 
 
@@ -307,10 +288,11 @@ _TICKS = 6
 
 
 class Point(Value, frozen=True, kw_only=True):
-    """What was used of what there was, from a time on."""
+    """How full a resource was from a time on: what was allocated, the capacity, and what the hardware had."""
 
     at: datetime
-    used: int
+    allocated: int
+    capacity: int
     total: int
 
 
@@ -319,7 +301,7 @@ class Plot(Value, frozen=True, kw_only=True):
     A drawing of `WIDTH` by `HEIGHT`.
 
     Attributes:
-        area, line: paths of what was used and of what there was.
+        area, line, total: paths of what was allocated, of the capacity, and of the hardware's total.
         most: the amount at the upper edge.
         ticks: where along the lower edge which time is written.
         label: the drawing in words.
@@ -329,39 +311,44 @@ class Plot(Value, frozen=True, kw_only=True):
     unit: str
     area: str
     line: str
+    total: str
     most: int
     ticks: tuple[tuple[int, str], ...]
     label: str
 
 
-def points_of(history: Iterable[Moment], what: str) -> tuple[Point, ...]:
+def points_of(history: Iterable[HistoryRow], name: str) -> tuple[Point, ...]:
     """Pick one resource of a node's history, the oldest first."""
-    found = [Point(at=then.at, used=getattr(then, f"{what}_used"), total=getattr(then, what)) for then in history]
-    return tuple(sorted(found, key=lambda point: point.at))
+    found = [(row.at, row.resources[name]) for row in history]
+    points = (Point(at=at, allocated=one.allocated, capacity=one.capacity, total=one.total) for at, one in found)
+    return tuple(sorted(points, key=lambda point: point.at))
 
 
-def plot(points: Sequence[Point], title: str, unit: str, *, now: datetime, span: timedelta) -> Plot | None:
+def plot(points: Sequence[Point], resource: Resource, *, now: datetime, span: timedelta) -> Plot | None:
     """Draw the last `span` of what is known, the oldest first; None if nothing is."""
     start = now - span
     before = [point for point in points if point.at <= start]
     shown = [*before[-1:], *(point for point in points if start < point.at <= now)]
     if not shown:
         return None
-    most = max(1, *(max(point.used, point.total) for point in shown))
-    edges = [(_across(max(point.at, start), start, span), point) for point in shown]
-    used = _steps([(across, _up(point.used, most)) for across, point in edges])
-    total = _steps([(across, _up(point.total, most)) for across, point in edges])
-    low, high = min(point.used for point in shown), max(point.used for point in shown)
+    most = max(1, *(max(point.allocated, point.capacity, point.total) for point in shown))
+    across = [_across(max(point.at, start), start, span) for point in shown]
+
+    def path(amounts: Iterable[int]) -> str:
+        return _steps([(at, _up(amount, most)) for at, amount in zip(across, amounts, strict=True)])
+
+    low, high = min(point.allocated for point in shown), max(point.allocated for point in shown)
     last = shown[-1]
     return Plot(
-        title=title,
-        unit=unit,
-        area=f"{used}V{HEIGHT}H{edges[0][0]}Z",
-        line=total,
+        title=resource.title,
+        unit=resource.unit,
+        area=f"{path(point.allocated for point in shown)}V{HEIGHT}H{across[0]}Z",
+        line=path(point.capacity for point in shown),
+        total=path(point.total for point in shown),
         most=most,
         ticks=_ticks(now, span),
-        label=f"{title} in the last {since(start, now)}: from {low:,} to {high:,} {unit}, "
-        f"now {last.used:,} of {last.total:,}",
+        label=f"{resource.title} in the last {since(start, now)}: from {low:,} to {high:,} {resource.unit} allocated, "
+        f"now {last.allocated:,} of {last.capacity:,}",
     )
 
 

@@ -1,22 +1,21 @@
 """`/`: every node as a tile, what there is in all, filters. Invariant: a filter narrows tiles and sums alike."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from glob import escape
 from typing import Annotated
 
 from msgspec import Meta
 from starlette.responses import Response
 
+from stocktake.accounting.capacity import RESOURCES, added
 from stocktake.model.access import READERS
-from stocktake.model.books import Entry
-from stocktake.views.choosing import Choice, Line
-from stocktake.views.nodes import machine, states_of
-from stocktake.views.problems import codes_of
+from stocktake.views.choosing import Choice
+from stocktake.views.finding import read_fleet
+from stocktake.views.nodes import NodeView, machine
 from stocktake.web.calls import Call, Query, route
 from stocktake.web.context import Web
 from stocktake.web.pages.frame import MEDIA, page, refused
-from stocktake.web.pages.tiles import TITLES, Tile, added, grouped, sold_by, tile_of
+from stocktake.web.pages.tiles import grouped, tile_of
 
 # Up to so many, a tile has its name in it.
 _NAMED_MAX = 300
@@ -43,11 +42,11 @@ class TilesQuery(FleetQuery, frozen=True, kw_only=True):
 
 def fleet(call: Call[FleetQuery, None]) -> Response:
     """Show the fleet."""
-    every, others = _read(call.web)
-    lines = _choice(call.query).chosen(every, others)
-    tiles = _tiles(lines, others)
+    every = _read(call.web)
+    views = _choice(call.query).chosen(every)
+    tiles = [tile_of(view) for view in views]
     words = Counter("disabled" if tile.disabled else tile.word for tile in tiles)
-    codes = Counter(code for node, *_ in every for code in set(codes_of(node, others.get(node.uuid, ()))))
+    codes = Counter(code for view in every for code in {problem.code for problem in view.problems})
     return page(
         call,
         "fleet.html",
@@ -56,31 +55,24 @@ def fleet(call: Call[FleetQuery, None]) -> Response:
         named=len(tiles) <= _NAMED_MAX,
         number=len(tiles),
         every=len(every),
-        totals=added(sold_by(node, others.get(node.uuid, ())) for node, *_ in lines),
-        titles=TITLES,
-        states=(*STATES, *sorted({word for node, *_ in every for word in machine(node)})),
+        totals=added(view.resources.values() for view in views),
+        resources=RESOURCES,
+        states=(*STATES, *sorted({word for view in every for word in machine(view.node)})),
         words={word: words[word] for word in STATES if words[word]},
         troubled=sum(bool(tile.problems) for tile in tiles),
         problems=dict(sorted(codes.items())),
-        traits=sorted(frozenset().union(*(node.traits for node, *_ in every))),
+        traits=sorted(frozenset().union(*(view.node.traits for view in every))),
     )
 
 
 def some(call: Call[TilesQuery, None]) -> Response:
     """Show some nodes' tiles alone; those that the filters leave out are not among them."""
-    every, others = _read(call.web, call.query.node)
-    return page(call, "tiles.html", tiles=_tiles(_choice(call.query).chosen(every, others), others))
+    views = _choice(call.query).chosen(_read(call.web, call.query.node))
+    return page(call, "tiles.html", tiles=[tile_of(view) for view in views])
 
 
-def _read(web: Web, uuids: tuple[str, ...] | None = None) -> tuple[Sequence[Line], Mapping[str, Sequence[Entry]]]:
-    """Read the fleet, or some of its nodes, and what is reserved or nobody's there."""
-    nodes = web.ledger.nodes_in_brief(uuids=uuids)
-    others = web.ledger.unmanaged([node.uuid for node in nodes], reserves=True)
-    return states_of(nodes, web.ledger.services(), web.clock.now(), web.settings.service_down_time), others
-
-
-def _tiles(lines: Sequence[Line], others: Mapping[str, Sequence[Entry]]) -> list[Tile]:
-    return [tile_of(node, others.get(node.uuid, ()), service, state) for node, service, state in lines]
+def _read(web: Web, uuids: tuple[str, ...] | None = None) -> list[NodeView]:
+    return read_fleet(web.ledger, web.clock.now(), web.settings.service_down_time, uuids=uuids)
 
 
 def _choice(query: FleetQuery) -> Choice:

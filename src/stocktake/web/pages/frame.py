@@ -5,7 +5,6 @@ inline.
 
 import gzip
 from collections.abc import Mapping
-from datetime import datetime
 from functools import cache
 from hashlib import blake2b
 from http import HTTPStatus
@@ -118,11 +117,6 @@ def size_of_pages(size_kb: int) -> str:
         if size_kb % size == 0:
             return f"{size_kb // size} {unit}"
     return f"{size_kb} KiB"
-
-
-def ago(moment: datetime | None, now: datetime) -> str:
-    """Say how long ago something was."""
-    return "never" if moment is None else f"{quantities.since(moment, now)} ago"
 
 
 def page(call: Call[Any, Any], template: str, *, status: int = HTTPStatus.OK, **values: object) -> Response:

@@ -7,6 +7,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from stocktake.model.access import READERS
+from stocktake.views.finding import read_fleet
 from stocktake.views.problems import FleetProblem, fleet_problems
 from stocktake.web.calls import Call, route
 from stocktake.web.pages.fleet import Typed
@@ -27,11 +28,10 @@ class ProblemsQuery(PageQuery, frozen=True, kw_only=True):
 
 def problems(call: Call[ProblemsQuery, None]) -> Response:
     """Show what is wrong."""
-    ledger, query = call.web.ledger, call.query
-    nodes = ledger.nodes_in_brief()
-    strangers = ledger.unmanaged([node.uuid for node in nodes])
-    now, down_s = call.web.clock.now(), call.web.settings.service_down_time
-    every = fleet_problems(nodes, ledger.services(), strangers, now, down_s)
+    query, web = call.query, call.web
+    now, down_s = web.clock.now(), web.settings.service_down_time
+    views = read_fleet(web.ledger, now, down_s)
+    every = fleet_problems(((view.node, view.own_problems) for view in views), web.ledger.services(), now, down_s)
     found = [problem for problem in every if _matches(problem, query)]
     shown = page_of(found, lambda problem: problem.key, query)
     return page(
@@ -42,7 +42,7 @@ def problems(call: Call[ProblemsQuery, None]) -> Response:
         next=shown.next,
         number=len(found),
         every=len(every),
-        nodes=len(nodes),
+        nodes=len(views),
         errors=sum(problem.severity == "error" for problem in found),
         codes=sorted(Counter(problem.code for problem in every).items()),
     )
