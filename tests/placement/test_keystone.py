@@ -119,8 +119,11 @@ def test_given_no_authority_when_examined_then_its_file_is_asked_for(tmp_path: P
     assert said.remedy.endswith("or correct the name in placement.url.")
 
 
-def test_given_an_authority_that_is_not_there_when_examined_then_it_is_named(tmp_path: Path, cloud: Cloud) -> None:
-    said = examined(tmp_path, cloud, cafile=tmp_path / "ca.pem")
+@pytest.mark.parametrize("by_url", [True, False])
+def test_given_an_authority_that_is_not_there_when_examined_then_it_is_named(
+    tmp_path: Path, cloud: Cloud, *, by_url: bool
+) -> None:
+    said = examined(tmp_path, cloud, cafile=tmp_path / "ca.pem", url=cloud.placement.url if by_url else None)
     assert said.code == 1
     assert f"{tmp_path}/ca.pem" in said.text
     assert said.remedy == "Check placement.cafile."

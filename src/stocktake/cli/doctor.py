@@ -218,7 +218,7 @@ def _date_of_placement(found: Found) -> datetime | None:
     try:
         header = requests.get(url, timeout=section.timeout_s, verify=check).headers.get("Date", "")
         return parsedate_to_datetime(header)
-    except (requests.RequestException, ValueError):
+    except (OSError, ValueError):
         # Placement's own check says that it can't be reached.
         return None
 
