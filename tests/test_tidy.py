@@ -75,7 +75,12 @@ PRIVATE_WORDS = {
     "standing": "snapshot",
     "wire": "rpc",
 }
-PRIVATE_PHRASES: dict[str, str] = {}
+PRIVATE_PHRASES = {
+    "may be had by": "at most N per machine",
+    "may be promised": "capacity",
+    "no node is so": "No nodes match.",
+    "nobody's": "an orphan's, unmanaged, no one's",
+}
 # What holds a private word and is somebody else's term: the reason.
 FIELD_TERMS = {
     "physical function": "PCI's name for the card behind virtual functions",
