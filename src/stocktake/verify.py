@@ -42,8 +42,8 @@ Total = Annotated[int, Meta(ge=0, le=LARGEST)]
 Used = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 
 
-class Sold(Value, frozen=True, kw_only=True):
-    """One class that a node sells as a whole: how much there is, and how much of that is not to be had now."""
+class ReportedInventory(Value, frozen=True, kw_only=True):
+    """One class of a node that is allocated as a whole: its total, and how much of that is reserved."""
 
     total: Annotated[int, Meta(gt=0, le=2**31 - 1)]
     reserved: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
@@ -61,7 +61,7 @@ class Report(Value, frozen=True, kw_only=True):
     local_gb_used: Used = 0
     cpu_info: str = ""
     numa_topology: HostTopology | None = None
-    inventories: dict[str, Sold] | None = None
+    inventories: dict[str, ReportedInventory] | None = None
     hypervisor_type: str | None = None
     hypervisor_version: Used | None = None
     hypervisor_hostname: str | None = None
@@ -108,7 +108,7 @@ def verify(view: HostView) -> Host | Refusal:
         hypervisor_hostname=view.node,
         cpu_info=said.cpu_info,
         supported_instances=said.supported_instances or (),
-        inventories=None if said.inventories is None else {name: _held(of) for name, of in said.inventories.items()},
+        inventories=_inventories(said.inventories),
         numa_topology=topology,
         pci_devices=devices,
         stats=said.stats,
@@ -129,9 +129,14 @@ def verify(view: HostView) -> Host | Refusal:
     return replace(host, problems=(*view.problems, *doubts))
 
 
-def _held(sold: Sold) -> Inventory:
-    """Make an inventory of what is sold; more than there is can't be kept back."""
-    return Inventory(total=sold.total, reserved=min(sold.reserved, sold.total), max_unit=sold.total)
+def _inventories(said: Mapping[str, ReportedInventory] | None) -> dict[str, Inventory] | None:
+    """Make the inventories that were reported; no more than the total can be reserved."""
+    if said is None:
+        return None
+    return {
+        name: Inventory(total=one.total, reserved=min(one.reserved, one.total), max_unit=one.total)
+        for name, one in said.items()
+    }
 
 
 def _typed(given: Mapping[str, object]) -> tuple[Report, list[str]]:
@@ -160,7 +165,7 @@ def _senseless(said: Report) -> list[str]:
     """Say what is of the right type and can't be."""
     wrong = [f"{key}: has text that no database can store" for key in _unstorable(said)]
     if said.uuid is not None and not UUID.fullmatch(said.uuid):
-        wrong.append(f"uuid: {said.uuid!r} is no UUID in canonical form")
+        wrong.append(f"uuid: {said.uuid!r} is not a UUID in canonical form")
     numbers = [number for number in (said.stats or {}).values() if isinstance(number, float)]
     if not all(map(math.isfinite, numbers)):
         wrong.append("stats: has a number that is nan or infinite")
@@ -168,7 +173,7 @@ def _senseless(said: Report) -> list[str]:
         try:
             said.booted_at.astimezone(UTC)
         except OverflowError:
-            wrong.append(f"booted_at: {said.booted_at.isoformat()} is no time in UTC")
+            wrong.append(f"booted_at: {said.booted_at.isoformat()} is not a time in UTC")
     cells = said.numa_topology.cells if said.numa_topology else ()
     return wrong + [f"numa_topology: {text}" for cell in cells for text in _wrong(cell)]
 
@@ -314,11 +319,11 @@ def _located(device: PciDevice) -> tuple[PciDevice, list[Problem]]:
     numa_node, parent = device.numa_node, device.parent_addr
     if numa_node is not None and not _is_cpu(numa_node):
         if numa_node > 0:
-            text = f"PCI device {device.address} is said to be on NUMA node {numa_node}: that is left out"
+            text = f"PCI device {device.address} is reported on NUMA node {numa_node}, which is ignored"
             problems.append(_doubt("pci-device-doubtful", device.address, text))
         numa_node = None
     if parent is not None and (parent == device.address or not _PCI_ADDRESS.fullmatch(parent)):
-        text = f"PCI device {device.address} is said to be a part of {parent[:_SHOWN_MAX]!r}: that is left out"
+        text = f"PCI device {device.address} is reported as a part of {parent[:_SHOWN_MAX]!r}, which is ignored"
         problems.append(_doubt("pci-device-doubtful", device.address, text))
         parent = None
     if (numa_node, parent) == (device.numa_node, device.parent_addr):

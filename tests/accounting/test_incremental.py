@@ -435,3 +435,24 @@ def test_given_cpus_in_another_order_when_digested_then_it_is_the_same() -> None
         )
 
     assert digest([pinning(1, 17, 33)]) == digest([pinning(33, 1, 17)])
+
+
+def test_given_a_record_when_entries_go_and_come_then_each_figure_is_the_sum() -> None:
+    books = count()
+    gone = Entry(kind="instance", id="a", why="", vcpus=1, memory_mb=100, disk_mb=1025, counts=("num_task_None",))
+    come = Entry(kind="instance", id="b", why="", vcpus=3, memory_mb=700, disk_mb=2049, counts=("num_task_spawning",))
+    moved = Entry(kind="migration", id="c", why="", vcpus=5, memory_mb=11, disk_mb=0)
+    before = with_entries(books.node, (), (gone,))
+    after = with_entries(before, (gone,), (come, moved))
+    node = books.node
+    assert (before.vcpus_used, before.memory_mb_used, before.disk_mb_used) == (
+        node.vcpus_used + 1,
+        node.memory_mb_used + 100,
+        node.disk_mb_used + 1025,
+    )
+    assert (before.local_gb_used, before.running_vms, before.current_workload) == (2, 1, 0)
+    assert (after.vcpus_used, after.memory_mb_used) == (node.vcpus_used + 8, node.memory_mb_used + 711)
+    assert (after.disk_mb_used, after.local_gb_used) == (node.disk_mb_used + 2049, 3)
+    assert (after.free_ram_mb, after.free_disk_gb) == (node.memory_mb - after.memory_mb_used, node.local_gb - 3)
+    assert (after.running_vms, after.current_workload) == (1, 1)
+    assert after.entries_digest == digest((*books.entries, come, moved))

@@ -35,16 +35,16 @@ def test_given_a_sign_of_life_when_it_is_as_old_as_service_down_time_then_the_se
     [
         (ALIVE, {}),
         (BY_HAND, {}),
-        (SILENT, {"state.down": f"the agent of {HOST} gave no sign of life for 3,000 s"}),
+        (SILENT, {"state.down": f"the agent of {HOST} has not reported for 3,000 s"}),
         (replace(ALIVE, forced_down=True), {"state.down": f"the agent of {HOST} was forced down"}),
         (replace(BY_HAND, forced_down=True), {"state.down": f"the agent of {HOST} was forced down"}),
-        (None, {"state.down": f"no service {HOST!r} is known"}),
+        (None, {"state.down": f"there is no service {HOST!r}"}),
         (disabled(ALIVE), {"state.disabled": f"{HOST} is disabled: new memory"}),
         (disabled(BY_HAND, None), {"state.disabled": f"{HOST} is disabled: no reason was given"}),
         (
             disabled(SILENT),
             {
-                "state.down": f"the agent of {HOST} gave no sign of life for 3,000 s",
+                "state.down": f"the agent of {HOST} has not reported for 3,000 s",
                 "state.disabled": f"{HOST} is disabled: new memory",
             },
         ),

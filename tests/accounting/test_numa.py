@@ -255,7 +255,7 @@ def test_given_more_than_a_cell_holds_when_counted_then_it_counts_as_it_is_and_i
 ) -> None:
     books = hosted(guest, rules=rules)
     texts = [problem.text for problem in books.node.problems if problem.code == "cell-overfull"]
-    assert texts == [" are taken from cell 0, which has room for ".join(said.rsplit(" of ", 1)) for said in told]
+    assert texts == [" are allocated of cell 0, whose capacity is ".join(said.rsplit(" of ", 1)) for said in told]
     assert cells_of(books)[0].memory_usage_mb == guest.cells[0].memory_mb
 
 
@@ -263,7 +263,7 @@ def test_given_a_cell_with_more_reserved_than_it_has_when_counted_then_there_is_
     pages = (HostPages(size_kb=4, total=10**7), HostPages(size_kb=2048, total=10, reserved=20))
     host = a_host(numa_topology=two_cells(pages=pages))
     texts = [problem.text for problem in hosted(floating(pagesize_kb=2048), host=host).node.problems]
-    assert texts == ["512 pages of 2048 KiB are taken from cell 0, which has room for 0"]
+    assert texts == ["512 pages of 2048 KiB are allocated of cell 0, whose capacity is 0"]
     assert hosted(host=host).node.problems == ()
 
 
@@ -279,3 +279,11 @@ def test_given_two_guest_cells_on_one_host_cell_when_counted_then_both_count() -
     guest = GuestTopology(cells=(floating(1).cells[0], replace(floating(2).cells[0], memory_mb=3)))
     first = cells_of(hosted(guest))[0]
     assert (first.cpu_usage, first.memory_usage_mb, first.pages[0].used) == (3, 1027, 1027 * 256)
+
+
+def test_given_cpus_that_two_others_have_when_placed_then_both_are_named() -> None:
+    cells = Cells(unused(two_cells()))
+    cells.place("b", pinned({0: 4}))
+    cells.place("a", pinned({0: 5}))
+    _, (problem,) = cells.place("c", pinned({0: 4, 1: 5}))
+    assert problem.text == "guest c: it pins CPU 4, 5 of cell 0, held by a, b"

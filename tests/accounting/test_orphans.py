@@ -1,10 +1,10 @@
-"""Guests that nobody promised."""
+"""Orphans: guests without an instance."""
 
 from typing import Any
 
 import pytest
 
-from stocktake.accounting.orphans import adopted, of_guest, unpromised
+from stocktake.accounting.orphans import adopted, of_guest, unmanaged
 from stocktake.model.workload import Place
 from tests.accounting.making import (
     ELSEWHERE,
@@ -27,7 +27,7 @@ from tests.accounting.making import (
 
 def test_given_guests_when_sorted_then_those_of_nobody_are_left_by_uuid() -> None:
     guests = (a_guest(3), a_guest(1), a_guest(2))
-    assert unpromised(guests, {a_guest(1).uuid}) == (a_guest(2), a_guest(3))
+    assert unmanaged(guests, {a_guest(1).uuid}) == (a_guest(2), a_guest(3))
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,16 @@ def entries_of(instances: Iterable[Instance]) -> tuple[Entry, ...]:
 def test_given_a_count_that_somebody_left_as_text_when_an_instance_comes_then_it_counts_from_nothing() -> None:
     # Nova stores strings; the next refresh says it exactly.
     assert adjusted({"num_instances": "9", "x": "y"}, (), entries_of([ACTIVE]))["num_instances"] == 1
+
+
+def test_given_the_tasks_that_are_load_then_they_are_novas() -> None:
+    """As in Nova's nova/compute/stats.py, `io_workload`."""
+    assert set(IO_TASKS) == {
+        "resize_migrating",
+        "rebuilding",
+        "resize_prep",
+        "image_snapshot",
+        "image_backup",
+        "rescuing",
+        "unshelving",
+    }

@@ -75,7 +75,7 @@ def test_given_a_limit_when_it_is_reached_then_that_node_refuses(host: Program) 
     assert host.run(*limited).code == 0
     result = host.run(*limited)
     assert result.code == 1
-    assert "4,096 MiB of memory wanted, 3,392 left of 8,000" in result.err
+    assert "4,096 MiB of memory wanted, 3,392 free of 8,000" in result.err
 
 
 @pytest.mark.parametrize(

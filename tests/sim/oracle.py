@@ -108,8 +108,8 @@ def check_holders(service: Service, name: str, entries: Collection[Entry]) -> No
     moves = kinds.get("migration", [])
     assert len(moves) == len(set(moves))
     guests = {guest["uuid"] for guest in service.fleet.nodes[name]["guests"]}
-    unpromised = kinds.get("orphan", []) + kinds.get("misplaced", [])
-    assert sorted(unpromised) == sorted(guests - counted - set(moves))
+    unmanaged = kinds.get("orphan", []) + kinds.get("misplaced", [])
+    assert sorted(unmanaged) == sorted(guests - counted - set(moves))
     assert kinds["reserved"] == ["host"]
 
 

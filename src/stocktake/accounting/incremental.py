@@ -108,7 +108,7 @@ def with_devices(table: pci.Table, uuid: str, keep: Collection[str], take: Mappi
     after: dict[str, PciRecord] = {}
     for address, record in table.items():
         if record.instance_uuid == uuid and address not in keep:
-            # One that is gone from the host goes from the books too.
+            # One that is gone from the host is dropped.
             if record.status != "removed":
                 after[address] = replace(record, status="available", instance_uuid=None, request_id=None)
         elif address in take:

@@ -1,8 +1,7 @@
 """
-Step 6, whether a node takes new machines at all. Invariant: room on a node that nobody looks after is none.
+Step 6, whether a node takes new machines at all. Invariant: a node whose agent is down takes none.
 
-A service is down if its agent gave no sign of life lately, as in Nova. One that no agent ever ran for is looked after
-by hand.
+A service is down if its agent has not reported lately, as in Nova. One that no agent ever ran for is refreshed by hand.
 """
 
 from datetime import datetime, timedelta
@@ -13,7 +12,7 @@ from stocktake.model.workload import Service
 
 
 def is_alive(service: Service, now: datetime, down_time_s: float) -> bool:
-    """Say whether a service gave a sign of life within the last `down_time_s` seconds."""
+    """Say whether the agent of a service reported within the last `down_time_s` seconds."""
     seen = service.last_seen_up
     return not service.forced_down and seen is not None and now - seen <= timedelta(seconds=down_time_s)
 
@@ -27,15 +26,15 @@ def obstacles(node: ComputeNode, service: Service | None, now: datetime, down_ti
     """
     Say why a node takes no new machine, however much room it has.
 
-    `state.down`: its agent is silent or unknown. `state.disabled`: an operator said so. `state.stale`: it could not be
-    refreshed, so that nobody knows what is left of it.
+    `state.down`: its agent is down or unknown. `state.disabled`: an operator said so. `state.stale`: its last refresh
+    failed, so that what is free is not known.
     """
     found: list[NoRoom] = []
     if service is None:
-        found.append(_obstacle("down", f"no service {node.host!r} is known"))
+        found.append(_obstacle("down", f"there is no service {node.host!r}"))
     elif not is_by_hand(service) and not is_alive(service, now, down_time_s):
         silent_s = int((now - service.last_seen_up).total_seconds()) if service.last_seen_up else 0
-        silent = "was forced down" if service.forced_down else f"gave no sign of life for {silent_s:,} s"
+        silent = "was forced down" if service.forced_down else f"has not reported for {silent_s:,} s"
         found.append(_obstacle("down", f"the agent of {node.host} {silent}"))
     if service is not None and service.disabled:
         found.append(
@@ -47,5 +46,5 @@ def obstacles(node: ComputeNode, service: Service | None, now: datetime, down_ti
 
 
 def _obstacle(word: str, text: str) -> NoRoom:
-    """Say it in the form of a dimension that ran out: one node was wanted, and none of one can be had."""
+    """Say it as a dimension that ran out: 1 node asked for, 0 of 1 free."""
     return NoRoom(what=f"state.{word}", asked=1, free=0, total=1, text=text)

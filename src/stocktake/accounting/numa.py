@@ -55,7 +55,7 @@ class Cells:
         for guest in topology.cells:
             cell = self._cells.get(guest.id)
             if cell is None:
-                problems.append(_problem("guest-cell-unknown", holder, f"its cell {guest.id} is not on the host"))
+                problems.append(_problem("guest-cell-unknown", holder, f"the host has no cell {guest.id}"))
                 continue
             pages, missing = _pages(guest, cell)
             pinned, refused = self._pin(holder, guest, cell)
@@ -133,7 +133,7 @@ def overfull(topology: NodeTopology | None, *, cpu_ratio: float, ram_ratio: floa
     """
     Find cells that hold more than they have (a difference to Nova, which says nothing).
 
-    Shared CPUs and memory may be sold their allocation ratio's times over; pages other than the smallest may not.
+    Shared CPUs and memory may be over-allocated up to their allocation ratios; pages other than the smallest may not.
     """
     if topology is None:
         return ()
@@ -150,7 +150,7 @@ def overfull(topology: NodeTopology | None, *, cpu_ratio: float, ram_ratio: floa
             limits.append((f"pages of {pages.size_kb} KiB", pages.used, limit))
         for what, taken, limit in limits:
             if taken > max(limit, 0):
-                text = f"{taken} {what} are taken from cell {cell.id}, which has room for {max(int(limit), 0)}"
+                text = f"{taken} {what} are allocated of cell {cell.id}, whose capacity is {max(int(limit), 0)}"
                 remedy = "Move a guest away, or give the cell more."
                 problems.append(Problem(code="cell-overfull", about=f"cell {cell.id}", text=text, remedy=remedy))
     return tuple(problems)

@@ -1,5 +1,5 @@
 """
-Step 6: guests that nobody promised. Invariant: what the hypervisor runs takes room, whoever started it.
+Step 6: orphans, guests without an instance. Invariant: what the hypervisor runs is allocated, whoever started it.
 
 Rules: docs/accounting.md, "Orphans" (ours: Nova has counted none since 2020).
 """
@@ -14,7 +14,7 @@ from stocktake.model.hypervisor import Guest
 from stocktake.model.workload import Flavor, Instance, Place
 
 
-def unpromised(guests: Sequence[Guest], counted: AbstractSet[str]) -> tuple[Guest, ...]:
+def unmanaged(guests: Sequence[Guest], counted: AbstractSet[str]) -> tuple[Guest, ...]:
     """Pick the guests that are neither a counted instance nor a counted migration's instance, by uuid."""
     return tuple(sorted((guest for guest in guests if guest.uuid not in counted), key=lambda guest: guest.uuid))
 
@@ -53,7 +53,7 @@ def _ledger_says(instance: Instance | None, place: Place | None) -> str:
 
 
 def adopted(guest: Guest, *, host: str, node: str, now: datetime) -> Instance:
-    """Make an instance of a guest that nobody promised: it takes what the guest takes, disk rounded up to GiB."""
+    """Make an instance of an unmanaged guest: it takes what the guest takes, disk rounded up to GiB."""
     return Instance(
         uuid=guest.uuid,
         name=guest.name,

@@ -57,7 +57,7 @@ def freed(table: Table, existing: AbstractSet[str], seen: AbstractSet[tuple[str,
 
     Args:
         existing: uuids of the instances here and of those that move.
-        seen: guests that nobody promised, by uuid, and the address of each device that the hypervisor gives them now.
+        seen: unmanaged guests, by uuid, and the address of each device that the hypervisor gives them now.
     """
     kept: dict[str, PciRecord] = {}
     for address, record in table.items():
@@ -80,7 +80,7 @@ def allocated(table: Table, counted: AbstractSet[str]) -> Table:
 
 
 def taken(table: Table, holder: str, addresses: Collection[str]) -> tuple[Table, tuple[Problem, ...]]:
-    """Let a guest that nobody promised hold the tracked devices that the hypervisor gave it."""
+    """Let an unmanaged guest hold the tracked devices that the hypervisor gave it."""
     after = dict(table)
     problems: list[Problem] = []
     for address in sorted(addresses):

@@ -2,7 +2,7 @@
 Step 6: the entries of a node, and the record that is their sum. Invariant: a record is made by adding its
 entries to one that has none.
 
-Rules: docs/accounting.md. Pure: the hypervisor's facts and the ledger's promises in, the books out.
+Rules: docs/accounting.md. Pure: the hypervisor's facts and the ledger's promises in, record and entries out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ def _counted(host: Host, work: NodeWork, rules: Rules) -> Headcount:
     if host.guests is not None:
         guests = {guest.uuid: guest for guest in host.guests}
         problems.extend(_drift([share.counted for share in shares if share.counted], guests))
-    return Headcount(shares=shares, guests=orphans.unpromised(host.guests or (), uuids), problems=tuple(problems))
+    return Headcount(shares=shares, guests=orphans.unmanaged(host.guests or (), uuids), problems=tuple(problems))
 
 
 def _pci_table(host: Host, work: NodeWork, rules: Rules, counted: Headcount) -> tuple[pci.Table, tuple[Problem, ...]]:
@@ -195,7 +195,7 @@ def _drift(counted: Sequence[Instance], guests: Mapping[str, Guest]) -> list[Pro
         elif guest.active and (guest.vcpus > instance.flavor.vcpus or guest.memory_mb > instance.flavor.memory_mb):
             text = (
                 f"{name} runs with {guest.vcpus} vCPUs and {guest.memory_mb} MiB, "
-                f"and was promised {instance.flavor.vcpus} and {instance.flavor.memory_mb}"
+                f"and has {instance.flavor.vcpus} and {instance.flavor.memory_mb} allocated"
             )
             problems.append(Problem(code="guest-exceeds-flavor", about=instance.uuid, text=text))
     return problems

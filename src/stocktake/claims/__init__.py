@@ -1,9 +1,9 @@
 """
-Claims: promises made before a machine is built, and given back. Invariant: one transaction on the node's row, or
-nothing.
+Claims: room allocated before a machine is built, settled or given back. Invariant: one transaction on the node's row,
+or nothing.
 
 A claim is pending until somebody settles it (`keep`, `finish`, or the guest that appears) and is given back by itself
-if nobody does. See docs/howto/claims.md and docs/accounting.md, "Claims".
+otherwise. See docs/howto/claims.md and docs/accounting.md, "Claims".
 """
 
 from stocktake.claims.claims import Claims

@@ -1,8 +1,8 @@
 """
 Where a machine would go: every node of the ledger, the best first, and why the others can't have it.
 
-Invariant: nothing is promised by looking. What is read is true together or not; a claim looks again at the node that it
-takes, and who lost a race for one goes on to the next, and is told of all if none is left.
+Invariant: looking allocates nothing. What is read is true together or not; a claim looks again at the node that it
+takes, and who lost a race for one goes on to the next, and is told of all if none fits.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -134,12 +134,12 @@ def refusal(refused: Sequence[Refused]) -> ClaimRefused:
     """Gather every reason of every node; many nodes are counted, `stocktake fit` lists them all."""
     if not refused:
         remedy = "`stocktake refresh` takes stock of this machine."
-        return ClaimRefused(["there is no node"], where="ledger", remedy=remedy)
+        return ClaimRefused(["there are no nodes"], where="ledger", remedy=remedy)
     if len(refused) == 1:
         return refused[0].error()
     reasons = [f"{one.node}: {'; '.join(reason.text for reason in one.reasons)}" for one in refused[:_SHOWN_MAX]]
     if len(refused) > _SHOWN_MAX:
-        reasons.append(f"and {len(refused) - _SHOWN_MAX} nodes more")
+        reasons.append(f"and {len(refused) - _SHOWN_MAX} more nodes")
     remedy = "`stocktake fit` with the same options lists all."
     return ClaimRefused(reasons, where="no node has room", remedy=remedy, refused=refused)
 
@@ -172,7 +172,7 @@ def claim_best(
 
 
 def candidate_limits(candidate: Candidate) -> Limits:
-    """Give how far a node may be filled, so that no more is promised than the scheduler would grant."""
+    """Give how far a node may be filled, so that no more is allocated than the scheduler would grant."""
     most = {room.what: room.limit for room in candidate.resources}
     return Limits(
         vcpus=most["VCPU"],

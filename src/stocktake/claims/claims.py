@@ -1,5 +1,5 @@
 """
-Claim room: for a build, an unshelve, a move. Invariant: no promise is made twice, whoever claims at once, from
+Claim room: for a build, an unshelve, a move. Invariant: nothing is allocated twice, whoever claims at once, from
 wherever.
 
 Each call is one transaction on the rows of the nodes it touches; the scheduler, if it is ours to tell, is told after
@@ -273,7 +273,7 @@ class Claims:
 
     def release(self, uuid: str) -> Claimed:
         """
-        Take a promise back, whatever its state: the instance is deleted, a move of it is over.
+        Release an instance, whatever its state: it is deleted, a move of it is over.
 
         Raises:
             NotFound: no such instance.

@@ -38,7 +38,7 @@ class ClaimRules(Value, frozen=True, kw_only=True):
 
 
 class Request(Value, frozen=True, kw_only=True):
-    """A machine to be built: what it is sold, and whose it is."""
+    """A machine to be built: its flavor, and whose it is."""
 
     name: str | None = None
     uuid: str | None = None
@@ -51,7 +51,7 @@ class Request(Value, frozen=True, kw_only=True):
 
 class Claimed(Value, frozen=True, kw_only=True):
     """
-    What was promised, or what became of it.
+    What was claimed, or what became of it.
 
     Attributes:
         nodes: the records of the nodes that it changed, as they are now.
@@ -71,10 +71,10 @@ class Claimed(Value, frozen=True, kw_only=True):
 
 class Refused(Value, frozen=True, kw_only=True):
     """
-    Nothing was promised.
+    Nothing was claimed.
 
     Attributes:
-        by: who refused: the node's books, or the scheduler.
+        by: who refused: the node's record (`books`), or the scheduler.
     """
 
     node: str

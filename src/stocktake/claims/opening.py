@@ -19,7 +19,7 @@ from stocktake.settings import Settings, ages, front_of, read_settings
 @contextmanager
 def claims_of(settings_file: Path | str | None = None) -> Iterator[Claims]:
     """
-    Open what promises on the nodes of a ledger.
+    Open the claims on the nodes of a ledger.
 
     Args:
         settings_file: None reads the usual one; `STOCKTAKE_*` variables count in any case.
@@ -46,7 +46,7 @@ def claims_of(settings_file: Path | str | None = None) -> Iterator[Claims]:
 
 
 def claims_with(settings: Settings, ledger: DatabaseLedger, scheduler: Scheduler, clock: Clock, ids: Ids) -> Claims:
-    """Put together what promises; without allocations of our own the scheduler is not used."""
+    """Make the claims of open parts; without allocations of our own the scheduler is not used."""
     rules = ClaimRules(
         own=settings.allocations == "own",
         expiry_s=settings.claim_expiry_s,

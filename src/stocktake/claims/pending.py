@@ -1,5 +1,5 @@
 """
-Claims as context managers. Invariant: who leaves with an exception gives back what was promised, whatever the
+Claims as context managers. Invariant: who leaves with an exception gives back what was claimed, whatever the
 exception.
 
 While the block runs, a thread renews the claim: a build may take as long as it takes, and one whose process was killed

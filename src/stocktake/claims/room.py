@@ -57,7 +57,8 @@ def _used(tx: Transaction, node: ComputeNode) -> tuple[Entry, ...]:
     """
     Give entries that add up to what is used of a node.
 
-    Where pinned CPUs are sold apart only the entries tell them from the others; elsewhere the record is their sum.
+    Where dedicated CPUs are a class of their own only the entries tell them from the others; elsewhere the record is
+    their sum.
     """
     if has_dedicated_cpus(node):
         return tx.entries(node.uuid)
@@ -76,7 +77,7 @@ def _with_old_sides(node: ComputeNode, leaving: Sequence[Instance]) -> ComputeNo
     """
     Count what instances that are resized on their own node still run on.
 
-    Until such a resize is finished only its new side's cells are in the books, as in Nova; the machine is on the old.
+    Until such a resize is finished only its new side's cells are allocated, as in Nova; the machine is on the old.
     """
     holdings = [
         Holding(

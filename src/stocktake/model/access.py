@@ -20,7 +20,7 @@ class Token(Value, frozen=True, kw_only=True):
 
     Attributes:
         uuid: its name; of no use for signing in.
-        role: `viewer` reads, `agent` keeps the books of one host, `operator` does everything.
+        role: `viewer` reads, `agent` keeps the records of one host, `operator` does everything.
         host: an agent's; None for the other roles.
         note: whose it is, what for.
         expires_at: from when on it is refused; None is never.

@@ -14,7 +14,7 @@ from stocktake.model.topology import CellTake, NodeTopology
 from stocktake.model.value import Value
 
 HolderKind = Literal["reserved", "instance", "migration", "orphan", "misplaced"]
-# Guests that nobody promised anything.
+# Guests without an instance here.
 STRANGERS: frozenset[HolderKind] = frozenset({"orphan", "misplaced"})
 StatValue = int | float | str | bool | None
 

@@ -35,8 +35,8 @@ class Limits(Value, frozen=True, kw_only=True):
 
     Attributes:
         memory_mb, vcpus, disk_gb: the most that may be used of the node in all.
-        pcpus: the same of CPUs to be pinned, where a node sells them apart; `vcpus` is of the others then.
-        numa_cpu_ratio, numa_ram_ratio: how often a cell's shared CPUs and small pages may be sold.
+        pcpus: the same of CPUs to be pinned, where a node has them as `PCPU`; `vcpus` is of the others then.
+        numa_cpu_ratio, numa_ram_ratio: the allocation ratios of a cell's shared CPUs and small pages.
     """
 
     memory_mb: Most | None = None

@@ -1,4 +1,4 @@
-"""What a node had and promised over time. Invariant: a row holds until the next one."""
+"""What a node had, and what was allocated of it, over time. Invariant: a row holds until the next one."""
 
 from datetime import datetime
 

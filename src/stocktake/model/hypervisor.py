@@ -82,8 +82,8 @@ class Host(Value, frozen=True, kw_only=True):
 
     Attributes:
         vcpus_used, memory_mb_used, local_gb_used: the hypervisor's own view, shown and logged, never recorded.
-        pcpus: how many CPUs are sold to pinned guests; None: those of the cells' `pcpuset`.
-        inventories: what is sold instead of CPUs, memory and disk, where the node is sold as a whole; None: these.
+        pcpus: how many CPUs may be pinned; None: those of the cells' `pcpuset`.
+        inventories: what the node has instead of CPUs, memory and disk, where it is allocated as a whole; None: these.
         problems: what is inconsistent, for the node's record.
     """
 

@@ -36,7 +36,7 @@ class Provider(Value, frozen=True, kw_only=True):
         inventories: by class; those wanted.
         traits: those wanted.
         own_classes, own_traits: names that are ours to take away when not wanted; every other found one is kept.
-        whole: the classes that are sold as one: who has the node has all there is of them.
+        whole: the classes that are allocated as one: who has the node has all of them.
     """
 
     uuid: str

@@ -30,7 +30,7 @@ class Rules(Value, frozen=True, kw_only=True):
     report_pci: bool = True
 
     def for_whole(self) -> "Rules":
-        """Give the rules of a node that is sold as a whole: no host lives on it, and nothing of it is sold twice."""
+        """Give the rules of a node that is allocated as a whole: nothing is reserved, and no ratio is above 1."""
         return replace(
             self,
             reserved_host_memory_mb=0,

@@ -152,7 +152,7 @@ def parse_cpu_set(spec: str) -> frozenset[int]:
             continue
         found = _RULE.fullmatch(bare)
         if found is None:
-            raise InvalidData(f"{bare[:_SHOWN_MAX]!r} is no CPU and no range of CPUs such as 0-3")
+            raise InvalidData(f"{bare[:_SHOWN_MAX]!r} is not a CPU or a range of CPUs such as 0-3")
         low = int(found[2])
         high = int(found[3]) if found[3] else low
         if high < low:

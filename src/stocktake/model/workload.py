@@ -19,7 +19,7 @@ Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 
 
 class Flavor(Value, frozen=True, kw_only=True):
-    """What an instance was sold: vCPUs, MiB of memory, GiB of root and ephemeral disk, MiB of swap."""
+    """What an instance is given: vCPUs, MiB of memory, GiB of root and ephemeral disk, MiB of swap."""
 
     id: int | None = None
     name: str | None = None
@@ -51,11 +51,11 @@ class MigrationContext(Value, frozen=True, kw_only=True):
 
 class Instance(Value, frozen=True, kw_only=True):
     """
-    A machine that was promised; both `host` and `node` say where.
+    A machine that the ledger knows; both `host` and `node` say where.
 
     Attributes:
         pci_devices: addresses of the devices that it holds.
-        adopted: made of a guest that nobody had promised.
+        adopted: made of an unmanaged guest.
         claim_expires_at: when its claim is given back unless somebody settles it; None once it is settled.
         deleted: the record is still there, the machine is not.
     """

@@ -428,3 +428,12 @@ def test_given_a_reason_then_its_text_has_the_numbers() -> None:
         "8 CPUs to pin wanted for one guest cell, 7 free of 8 on host cell 0",
         "7 CPUs on sibling threads wanted for one guest cell, 6 free of 8 on host cell 0",
     ]
+
+
+def test_given_no_cells_or_too_few_when_asked_then_the_text_says_which() -> None:
+    texts = [
+        [reason.text for reason in answer if reason.what == "numa.cells"]
+        for answer in (fit_numa(a_request(1, 1), None), fit_numa(a_request(1, 1), busy()))
+        if not isinstance(answer, GuestTopology)
+    ]
+    assert texts == [["the node reports no NUMA cells"], ["2 guest cells need a host cell each, 1 of 1 are usable"]]

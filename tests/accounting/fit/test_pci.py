@@ -232,7 +232,7 @@ def test_given_several_ways_then_the_one_that_breaks_up_least_is_taken(
     assert addresses(fit(requests, reversed(records), cells={0})) == expected
 
 
-APART = ", and a PF is not given beside functions of its own"
+APART = ", and a PF is not allocated beside its own functions"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ APART = ", and a PF is not given beside functions of its own"
             gpus(0, 1, 1, None),
             {0},
             {
-                "gpu": "2 of gpu wanted, 4 free of 4; its policy required leaves 1 to a guest on host cells 0: "
+                "gpu": "2 of gpu wanted, 4 free of 4; its policy required allows 1 for a guest on host cells 0: "
                 "1 on host cell 0, 2 on host cell 1, 1 on an unknown cell"
             },
         ),
@@ -255,7 +255,7 @@ APART = ", and a PF is not given beside functions of its own"
             gpus(1),
             {0, 2},
             {
-                "gpu": "1 of gpu wanted, 1 free of 1; its policy legacy leaves 0 to a guest on host cells 0,2: "
+                "gpu": "1 of gpu wanted, 1 free of 1; its policy legacy allows 0 for a guest on host cells 0,2: "
                 "1 on host cell 1"
             },
         ),
@@ -275,9 +275,9 @@ APART = ", and a PF is not given beside functions of its own"
             [asks(A_GPU), asks(A_VF), asks(A_PF)],
             [GPU, *a_card(1, 2)],
             None,
-            {"pf": f"1 of pf wanted, 1 free of 1; they are wanted for vf too{APART}"},
+            {"pf": f"1 of pf wanted, 1 free of 1; vf wants them too{APART}"},
         ),
-        ([asks(A_GPU), asks(ANY)], [GPU], None, {"any": "1 of any wanted, 1 free of 1; they are wanted for gpu too"}),
+        ([asks(A_GPU), asks(ANY)], [GPU], None, {"any": "1 of any wanted, 1 free of 1; gpu wants them too"}),
         (
             [asks(A_GPU), asks(*EITHER, count=2)],
             [GPU, *a_card(1, 1)],

@@ -171,7 +171,7 @@ NO_CPU = "1 CPUs to pin wanted for one guest cell, 0 free of 4 on host cell"
             a_host(0, 4),
             a_table(None),
             {
-                "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy required leaves 0 to a guest on host cells 0-1: "
+                "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy required allows 0 for a guest on host cells 0-1: "
                 "1 on an unknown cell"
             },
         ),
@@ -182,7 +182,7 @@ NO_CPU = "1 CPUs to pin wanted for one guest cell, 0 free of 4 on host cell"
             a_host(0, 4),
             a_table(1),
             {
-                "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy required leaves 0 to a guest on host cells 0: "
+                "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy required allows 0 for a guest on host cells 0: "
                 "1 on host cell 1",
                 "numa.pinned_cpus": f"{NO_CPU} 1",
             },
@@ -193,7 +193,7 @@ NO_CPU = "1 CPUs to pin wanted for one guest cell, 0 free of 4 on host cell"
             a_host(0, 1, 4, 4),
             a_table(3),
             {
-                "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy socket leaves 0 to a guest on host cells 0: "
+                "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy socket allows 0 for a guest on host cells 0: "
                 "1 on host cell 3; no other host cells that the guest fits will do",
                 "numa.pinned_cpus": f"{NO_CPU} 2",
             },
@@ -205,7 +205,7 @@ NO_CPU = "1 CPUs to pin wanted for one guest cell, 0 free of 4 on host cell"
             a_host(0, 0),
             a_table(0, nics=(1,)),
             {
-                "pci.nic": "1 of nic wanted, 1 free of 1; its policy legacy leaves 0 to a guest on host cells 0: "
+                "pci.nic": "1 of nic wanted, 1 free of 1; its policy legacy allows 0 for a guest on host cells 0: "
                 "1 on host cell 1; no other host cells that the guest fits will do"
             },
         ),
@@ -215,7 +215,7 @@ NO_CPU = "1 CPUs to pin wanted for one guest cell, 0 free of 4 on host cell"
             a_host(0, 0, 4),
             a_table(2),
             {
-                "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy required leaves 0 to a guest on host cells 0-1: "
+                "pci.gpu": "1 of gpu wanted, 1 free of 1; its policy required allows 0 for a guest on host cells 0-1: "
                 "1 on host cell 2"
             },
         ),

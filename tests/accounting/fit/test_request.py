@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.accounting.fit.request import ALIAS, CellRequest, NumaRequest, numa_request, pci_affinity, pci_requests
+from stocktake.accounting.fit.request import (
+    ALIAS,
+    UNITS,
+    CellRequest,
+    NumaRequest,
+    numa_request,
+    pci_affinity,
+    pci_requests,
+    wanted,
+)
 from stocktake.errors import InvalidData
 from stocktake.model.pci import PciAlias, PciRequest
 from stocktake.model.topology import parse_cpu_set
@@ -159,22 +168,22 @@ def test_given_an_affinity_when_read_then_it_is_known_without_cells_too(word: st
         ({NODES: ""}, NODES, "'' is not"),
         ({NODES: "3"}, NODES, "4 vCPUs don't divide by 3 cells"),
         ({NODES: "999999999"}, NODES, "4 vCPUs don't divide"),
-        ({POLICY: "own"}, POLICY, "'own' is none of shared, dedicated, mixed"),
-        ({POLICY: ""}, POLICY, "'' is none of"),
-        ({**DEDICATED, THREADS: "some"}, THREADS, "none of prefer, isolate, require"),
+        ({POLICY: "own"}, POLICY, "'own' is not one of shared, dedicated, mixed"),
+        ({POLICY: ""}, POLICY, "'' is not one of"),
+        ({**DEDICATED, THREADS: "some"}, THREADS, "not one of prefer, isolate, require"),
         ({THREADS: "prefer"}, THREADS, "needs CPUs of the guest's own"),
         ({POLICY: "shared", THREADS: "require"}, THREADS, "needs CPUs of the guest's own"),
-        ({**DEDICATED, EMULATOR: "x"}, EMULATOR, "none of share, isolate"),
+        ({**DEDICATED, EMULATOR: "x"}, EMULATOR, "not one of share, isolate"),
         ({EMULATOR: "isolate"}, EMULATOR, "needs CPUs of the guest's own"),
         ({EMULATOR_TOO: "isolate"}, EMULATOR_TOO, "needs CPUs of the guest's own"),
         ({**DEDICATED, EMULATOR: "isolate", EMULATOR_TOO: "share"}, EMULATOR_TOO, "contradicts"),
-        ({AFFINITY: "near"}, AFFINITY, "none of required, preferred, legacy, socket"),
-        ({**DEDICATED, "resources:PCPU": "4"}, "resources:PCPU", "repeats"),
+        ({AFFINITY: "near"}, AFFINITY, "not one of required, preferred, legacy, socket"),
+        ({**DEDICATED, "resources:PCPU": "4"}, "resources:PCPU", "it repeats"),
         ({"resources:PCPU": "4", "resources1:VCPU": "4"}, "resources:PCPU", "shared or dedicated"),
         ({"resources:PCPU": "3"}, "resources:PCPU", "takes 4 dedicated CPUs, not 3"),
         ({"resources2:PCPU": "4", EMULATOR: "isolate"}, "resources2:PCPU", "takes 5 dedicated CPUs, not 4"),
         ({"resources:VCPU": "x"}, "resources:VCPU", "is not a number of CPUs"),
-        ({**DEDICATED, THREADS: "prefer", HT: "forbidden"}, HT, "repeats"),
+        ({**DEDICATED, THREADS: "prefer", HT: "forbidden"}, HT, "it repeats"),
         ({HT: "required"}, HT, "needs CPUs of the guest's own"),
         ({**DEDICATED, MASK: "0"}, MASK, "needs the mixed policy"),
         ({MASK: "0"}, MASK, "needs the mixed policy"),
@@ -182,12 +191,12 @@ def test_given_an_affinity_when_read_then_it_is_known_without_cells_too(word: st
         ({**MIXED, MASK: ""}, MASK, "none of the vCPUs"),
         ({**MIXED, MASK: "0-3"}, MASK, "all of the vCPUs"),
         ({**MIXED, MASK: "^0-3"}, MASK, "none of the vCPUs"),
-        ({**MIXED, MASK: "3-5"}, MASK, "vCPU 4-5 is none of the flavor's 4"),
-        ({**MIXED, MASK: "a"}, MASK, "'a' is no CPU"),
+        ({**MIXED, MASK: "3-5"}, MASK, "vCPU 4-5 is not among the flavor's 4"),
+        ({**MIXED, MASK: "a"}, MASK, "'a' is not a CPU"),
         ({PAGES: "huge"}, PAGES, "is not small, large, any"),
         ({PAGES: "2Mb"}, PAGES, "is not small, large, any"),
-        ({PAGES: "0"}, PAGES, "a page has a size"),
-        ({PAGES: "0GB"}, PAGES, "a page has a size"),
+        ({PAGES: "0"}, PAGES, "must be over 0"),
+        ({PAGES: "0GB"}, PAGES, "must be over 0"),
         ({PAGES: "-4"}, PAGES, "is not small"),
         ({**DEDICATED, "hw:cpu_realtime": "yes"}, "hw:cpu_realtime", "not supported"),
         ({**TWO, "hw:numa_cpus.0": "0-1", "hw:numa_cpus.1": "2-3"}, "hw:numa_mem.0", "missing"),
@@ -197,8 +206,8 @@ def test_given_an_affinity_when_read_then_it_is_known_without_cells_too(word: st
         ({**LAID_OUT, NODES: "1"}, "hw:numa_cpus.1", "cells 0 to 0 only"),
         ({**LAID_OUT, "hw:numa_mem.x": "1"}, "hw:numa_mem.x", "cells 0 to 1 only"),
         ({**LAID_OUT, "hw:numa_cpus.0": ""}, "hw:numa_cpus.0", "names no vCPU"),
-        ({**LAID_OUT, "hw:numa_cpus.0": "0-"}, "hw:numa_cpus.0", "no CPU and no range"),
-        ({**LAID_OUT, "hw:numa_cpus.0": "0,2-4"}, "hw:numa_cpus.0", "vCPU 4 is none of the flavor's 4"),
+        ({**LAID_OUT, "hw:numa_cpus.0": "0-"}, "hw:numa_cpus.0", "not a CPU or a range"),
+        ({**LAID_OUT, "hw:numa_cpus.0": "0,2-4"}, "hw:numa_cpus.0", "vCPU 4 is not among the flavor's 4"),
         ({**LAID_OUT, "hw:numa_cpus.1": "1-2"}, "hw:numa_cpus.1", "vCPU 2 is in another cell"),
         ({**LAID_OUT, "hw:numa_cpus.0": "0,2"}, "hw:numa_cpus", "vCPU 3 is in no cell"),
         ({**LAID_OUT, "hw:numa_mem.0": "1GB"}, "hw:numa_mem.0", "is not a number of MiB"),
@@ -382,3 +391,51 @@ def test_given_counts_when_written_and_read_then_they_are_the_same(counts: dict[
     said = ",".join(f"{alias}:{count}" for alias, count in counts.items()) or None
     requests = pci_requests(a_flavor(said), ALIASES)
     assert {request.alias: request.count for request in requests} == {a: c for a, c in counts.items() if c}
+
+
+def test_given_a_flavor_when_read_then_its_figures_cells_devices_and_traits_are_wanted() -> None:
+    specs = {
+        "hw:numa_nodes": "1",
+        ALIAS: "gpu:1",
+        "trait:HW_CPU_X86_VMX": "required",
+        "trait2:CUSTOM_SLOW": "forbidden",
+        "resources:VCPU": "2",
+        "resources1:DISK_GB": "20",
+    }
+    flavor = Flavor(vcpus=2, memory_mb=2048, root_gb=20, extra_specs=specs)
+    want = wanted(flavor, [PciAlias(name="gpu", vendor_id="10de")], volume_backed=True)
+    assert (want.flavor, want.volume_backed) == (flavor, True)
+    assert want.numa is not None
+    assert [len(cell.cpuset) for cell in want.numa.cells] == [2]
+    assert [(one.alias, one.count) for one in want.pci] == [("gpu", 1)]
+    assert (want.required, want.forbidden) == (frozenset({"HW_CPU_X86_VMX"}), frozenset({"CUSTOM_SLOW"}))
+
+
+@pytest.mark.parametrize(
+    ("specs", "where", "what"),
+    [
+        ({"resources:CUSTOM_FPGA": "1"}, "resources:CUSTOM_FPGA", "does not account for CUSTOM_FPGA"),
+        ({"trait:X": "maybe"}, "trait:X", "'maybe' is neither required nor forbidden"),
+        ({"trait:X": "required", "trait1:X": "forbidden"}, "trait:X", "X is both required and forbidden"),
+    ],
+)
+def test_given_classes_and_traits_that_make_no_sense_when_read_then_the_spec_is_named(
+    specs: dict[str, str], where: str, what: str
+) -> None:
+    with pytest.raises(InvalidData, match=what) as raised:
+        wanted(Flavor(vcpus=1, memory_mb=1, extra_specs=specs), ())
+    assert raised.value.where == where
+
+
+def test_given_no_traits_when_read_then_none_is_required_or_forbidden() -> None:
+    want = wanted(Flavor(vcpus=1, memory_mb=1, extra_specs={"trait:A": "required", "quota:cpu": "x"}), ())
+    assert (want.required, want.forbidden, want.numa, want.pci) == (frozenset({"A"}), frozenset(), None, ())
+
+
+def test_given_the_resource_classes_then_each_has_its_unit() -> None:
+    assert UNITS == {
+        "VCPU": "vCPUs",
+        "PCPU": "dedicated CPUs",
+        "MEMORY_MB": "MiB of memory",
+        "DISK_GB": "GiB of disk",
+    }

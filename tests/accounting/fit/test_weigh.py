@@ -186,3 +186,14 @@ def test_given_a_node_that_gets_more_memory_when_weighed_again_then_it_is_not_wo
     before = names(weigh(nodes, ONLY["ram"]))
     after = names(weigh([*nodes[:number], better, *nodes[number + 1 :]], ONLY["ram"]))
     assert after.index(better.hypervisor_hostname) <= before.index(better.hypervisor_hostname)
+
+
+def test_given_devices_when_weighed_then_few_weigh_more_and_over_99_are_99() -> None:
+    nodes = [
+        a_node(name, pci_device_pools=devices(number)) for name, number in (("a", 0), ("b", 4), ("c", 99), ("d", 500))
+    ]
+    found = {
+        one.node.hypervisor_hostname: next(part.weight for part in one.parts if part.weigher == "pci")
+        for one in weigh(nodes, Weights())
+    }
+    assert found == {"a": 100, "b": 96, "c": 1, "d": 1}

@@ -1,5 +1,5 @@
 """
-Step 6, a guest's cells onto the host's: chosen, pinned, paged. Invariant: what fits by the books below is never
+Step 6, a guest's cells onto the host's: chosen, pinned, paged. Invariant: what fits by the rules below is never
 refused.
 
 The rules are Nova's (release 34, nova/virt/hardware.py: `numa_fit_instance_to_host`, `_numa_fit_instance_cell`,
@@ -204,11 +204,11 @@ def _shared_cpus(wanted: CellRequest, room: _Room) -> list[NoRoom]:
 
 def _short(cell: int, what: str, unit: str, *, asked: int, free: float, total: int) -> list[NoRoom]:
     """Say that something is missing, if it is: whole units, free rounded down."""
-    left = max(int(free), 0)
-    if asked <= left:
+    whole = max(int(free), 0)
+    if asked <= whole:
         return []
-    text = f"{asked} {unit} wanted for one guest cell, {left} left of {total} on host cell {cell}"
-    return [NoRoom(what=what, asked=asked, free=left, total=total, text=text)]
+    text = f"{asked} {unit} wanted for one guest cell, {whole} free of {total} on host cell {cell}"
+    return [NoRoom(what=what, asked=asked, free=whole, total=total, text=text)]
 
 
 def _pages(request: NumaRequest, wanted: CellRequest, room: _Room) -> tuple[int | None, list[NoRoom]]:

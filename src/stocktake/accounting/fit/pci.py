@@ -331,15 +331,15 @@ def _reason(
     near = sum(_distance(record, cells, sockets) in REACH[request.numa_policy] for record in free)
     text = f"{request.count} of {request.alias} wanted, {len(free)} free of {len(every)}"
     if near < request.count <= len(free):
-        text += f"; its policy {request.numa_policy} leaves {near} to a guest on host cells"
+        text += f"; its policy {request.numa_policy} allows {near} for a guest on host cells"
         text += f" {format_cpu_set(cells or ())}: {_placed(free)}"
     elif request.count <= len(free):
         cards = {provider_address(record) for record in free}
         others = [record for record in _free(table.values()) if provider_address(record) in cards]
         rivals = [rival.alias for rival in had if any(matches(record, rival) for record in others)]
-        text += f"; they are wanted for {', '.join(rivals)} too" if rivals else "; some are parts of others"
+        text += f"; {', '.join(rivals)} wants them too" if rivals else "; some are parts of others"
         if any(record.dev_type == "type-PF" for record in others):
-            text += ", and a PF is not given beside functions of its own"
+            text += ", and a PF is not allocated beside its own functions"
     return NoRoom(what=f"pci.{request.alias}", asked=request.count, free=len(free), total=len(every), text=text)
 
 

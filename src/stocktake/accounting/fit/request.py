@@ -147,7 +147,7 @@ def _word(specs: Mapping[str, str], spec: str, words: tuple[T, ...]) -> T | None
     for word in words:
         if said == word:
             return word
-    raise InvalidData(f"{_shown(said)} is none of {', '.join(map(str, words))}", where=spec)
+    raise InvalidData(f"{_shown(said)} is not one of {', '.join(map(str, words))}", where=spec)
 
 
 def _cpu_policy(flavor: Flavor, emulator: EmulatorPolicy | None) -> CpuPolicy | None:
@@ -222,7 +222,7 @@ def _page_size(specs: Mapping[str, str]) -> int | PageKind | None:
     size = _SIZE.fullmatch(said)
     size_kb = int(size[1]) * _KIB[size[2]] if size else _whole(PAGES, said, "small, large, any, KiB or a size as 2MB")
     if not size_kb:
-        raise InvalidData("a page has a size", where=PAGES)
+        raise InvalidData("a page size must be over 0", where=PAGES)
     return size_kb
 
 
@@ -232,7 +232,7 @@ def _nodes(specs: Mapping[str, str]) -> int | None:
         return None
     nodes = _whole(NODES, said, "a number of cells")
     if not nodes:
-        raise InvalidData("a guest has at least one cell", where=NODES)
+        raise InvalidData("a guest must have at least one cell", where=NODES)
     return nodes
 
 
@@ -244,7 +244,7 @@ def _dedicated(specs: Mapping[str, str], policy: CpuPolicy | None, vcpus: int) -
     said = specs[MASK]
     named = _read(MASK, parse_cpu_set, f"0-{vcpus - 1},{said}" if said.strip().startswith("^") else said)
     if beyond := named - every:
-        raise InvalidData(f"vCPU {format_cpu_set(beyond)} is none of the flavor's {vcpus}", where=MASK)
+        raise InvalidData(f"vCPU {format_cpu_set(beyond)} is not among the flavor's {vcpus}", where=MASK)
     if not named or named == every:
         which = "all" if named else "none"
         raise InvalidData(f"{which} of the vCPUs would be dedicated, and a mixed guest has both", where=MASK)
@@ -295,11 +295,11 @@ def _cell(flavor: Flavor, number: int) -> tuple[frozenset[int], int]:
     if not cpus:
         raise InvalidData("it names no vCPU", where=where)
     if beyond := cpus - frozenset(range(flavor.vcpus)):
-        raise InvalidData(f"vCPU {format_cpu_set(beyond)} is none of the flavor's {flavor.vcpus}", where=where)
+        raise InvalidData(f"vCPU {format_cpu_set(beyond)} is not among the flavor's {flavor.vcpus}", where=where)
     where = f"{MEMORY}.{number}"
     memory_mb = _whole(where, flavor.extra_specs[where], "a number of MiB")
     if not memory_mb:
-        raise InvalidData("a cell has some memory", where=where)
+        raise InvalidData("a cell must have some memory", where=where)
     return cpus, memory_mb
 
 
@@ -390,8 +390,8 @@ def wanted(flavor: Flavor, aliases: Sequence[PciAlias], *, volume_backed: bool =
     """
     Read all that a flavor asks for: figures, cells, PCI devices, traits.
 
-    Amounts of classes that the ledger keeps no books of (`resources:CUSTOM_X`) are refused: nobody here could say
-    whether they are there.
+    Amounts of classes that stocktake does not account for (`resources:CUSTOM_X`) are refused: only the scheduler could
+    say whether they are free.
 
     Raises:
         InvalidData: an extra spec can't be read or contradicts another; `where` names it.
@@ -420,7 +420,7 @@ def _traits(specs: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
         if found is None:
             continue
         if word not in said:
-            raise InvalidData(f"{word[:_SHOWN_MAX]!r} is none of required, forbidden", where=spec)
+            raise InvalidData(f"{word[:_SHOWN_MAX]!r} is neither required nor forbidden", where=spec)
         said[word].add(found[1])
     if both := sorted(said["required"] & said["forbidden"]):
         raise InvalidData(f"{both[0][:_SHOWN_MAX]} is both required and forbidden", where=f"trait:{both[0]}")

@@ -95,7 +95,7 @@ def _multipliers(weights: Weights) -> Mapping[str, float]:
 
 def _weights_of(node: ComputeNode, weights: Weights) -> Mapping[str, float]:
     """Weigh a node: MiB of memory and disk, vCPUs, counts."""
-    # Thin images may leave less than the books do.
+    # Thin images may leave less free than the record says.
     least_gb = node.free_disk_gb if node.disk_available_least is None else node.disk_available_least
     devices = sum(pool.count for pool in node.pci_device_pools)
     return {
