@@ -118,7 +118,7 @@ KINDS = {
     "node": r"\.node_uuids?(\[\])?$|\.node\.uuid$|^delete_node\.uuid$|\.failures\{\}$|^count_locked\.uuids\[\]$",
     "instance": r"\.instances\[\]\.uuid$|\.instance_uuid$|^delete_instances\.uuids\[\]$"
     r"|^settle_expired\.expiry\.(late|moving|running|stopped)\[\]$",
-    "deleted instance": r"\.released\[\]$|^note_released\.uuids\[\]$",
+    "deleted instance": r"\.released\[\]$",
     "deleted node": r"^note_provider_deleted\.uuids\[\]$",
     "migration": r"\.stale_migrations\[\]$|\.migrations\[\]\.id$",
 }

@@ -30,8 +30,8 @@ def test_given_a_node_when_taken_then_all_that_is_promised_on_it_comes_too(ledge
     on, beside, elsewhere = instance(), instance(node="beside"), instance(host="kvm-3")
     ended, released = instance(), instance()
     ledger.put_instances([on, beside, elsewhere, ended, released])
-    ledger.delete_instances([ended.uuid, released.uuid])
-    ledger.note_released([released.uuid])
+    ledger.delete_instances([ended.uuid])
+    ledger.delete_instances([released.uuid], released=True)
     leaving, coming, over = (
         migration(1, on.uuid),
         migration(2, on.uuid, source_compute="kvm-3", source_node="x", dest_compute=HOST, dest_node=NODE),

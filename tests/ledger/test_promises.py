@@ -230,7 +230,6 @@ def test_given_nothing_when_put_changed_or_deleted_then_nothing_happens(database
     database.change_instances([])
     database.delete_instances([])
     database.put_migrations([])
-    database.note_released([])
     with database.transaction():
         pass
     assert database.work(HOST, [], {}) == {}
@@ -250,6 +249,6 @@ def test_given_a_number_too_big_for_a_column_when_saved_then_it_is_refused_and_n
 ) -> None:
     """A driver may lie beyond all bounds."""
     record = saved(ledger)
-    with pytest.raises(InvalidData, match="can hold it"):
+    with pytest.raises(InvalidData, match="can't hold it"):
         again(ledger, replace(record, vcpus_used=2**70))
     assert ledger.node(NODE) == record

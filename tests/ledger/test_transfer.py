@@ -45,10 +45,10 @@ def fill(ledger: DatabaseLedger) -> None:
     ledger.delete_node(gone.uuid)
     ledger.note_provider_deleted([gone.uuid])
     saved(ledger, replace(gone, hypervisor_hostname="back"))
-    dead = instance(deleted=True)
+    dead = instance()
     ledger.put_instances([held, dead, instance(deleted=True), instance(host=None, node=None, name="\u2028 'ö")])
-    ledger.put_instances([replace(dead, deleted=False)])
-    ledger.note_released([dead.uuid])
+    ledger.delete_instances([dead.uuid], released=True)
+    ledger.put_instances([dead])
     ledger.put_migrations(
         [migration(9, held.uuid), migration(4, "x", status=None, uuid=None), migration(5, "y", deleted=True)]
     )

@@ -209,7 +209,7 @@ def test_given_deleted_instances_when_read_then_those_not_released_are_named(led
     released = replace(first_save(record), expected_generation=1, released=frozenset({gone.uuid}))
     ledger.save([released])
     assert ledger.work(HOST, [NODE], {})[NODE].deleted_uuids == {alive.uuid}
-    ledger.note_released([alive.uuid])
+    ledger.save([replace(released, expected_generation=2, released=frozenset({alive.uuid}))])
     assert ledger.work(HOST, [NODE], {})[NODE].deleted_uuids == frozenset()
 
 

@@ -128,11 +128,6 @@ class InstanceCalls(Calls):
         gone = update(INSTANCES).where(is_in(columns.id, ids.values()))
         self.connection.execute(gone.values(deleted=columns.id, deleted_at=self.now, allocations_released=released))
 
-    @ledger_call(roles=AGENTS, rows=lambda it: Rows(deleted_instances=it.uuids), writes=True, empty=None)
-    def note_released(self, uuids: Collection[str]) -> None:
-        """Remember that the scheduler holds nothing any more for these deleted instances."""
-        release(self.connection, uuids)
-
 
 def read_instances(
     connection: Connection,
