@@ -80,7 +80,7 @@ def test_given_a_node_when_shown_then_it_is_its_record_and_what_follows_from_it(
     assert by_name["state"] == "up"
     assert by_name["service"]["host"] == HOST
     assert by_name["memory_mb_used"] == node.memory_mb_used
-    assert by_name["resources"]["vcpus"]["capacity"] == int(node.vcpus * node.cpu_allocation_ratio)
+    assert (by_name["resources"]["vcpus"]["capacity"], by_name["resources"]["pcpus"]["capacity"]) == (128, 32)
     assert by_name["resources"]["memory_mb"]["reserved"] == 512
 
 
@@ -104,7 +104,7 @@ def test_given_a_silent_agent_when_its_nodes_are_shown_then_they_are_down_and_it
         assert client.get("/v1/nodes/compute-1-00003").json()["state"] == "down"
         worst = client.get("/v1/problems?limit=1").json()["items"][0]
         assert (worst["code"], worst["severity"], worst["host"]) == ("agent-down", "error", HOST)
-        assert "8 nodes" in worst["text"]
+        assert "the figures of its nodes are old" in worst["text"]
         assert client.get("/v1/services?state=down").json()["items"][0]["host"] == HOST
         assert client.get("/v1/services?state=up").json()["items"] == []
 
