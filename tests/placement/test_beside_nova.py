@@ -109,16 +109,16 @@ def test_given_providers_of_ours_when_novas_scheduler_asks_then_its_release_and_
         assert refresh(context).fine
     everybody = {*ours, theirs}
 
-    (plain,) = nova.asks(SIZE)
-    assert "OWNER_NOVA" not in plain
-    assert found(other, plain) & everybody == everybody
-    (few, by_zone, by_tenant, by_flavor, isolated) = nova.asks(
+    (plain, few, by_zone, by_tenant, by_flavor, isolated) = nova.asks(
+        SIZE,
         {**SIZE, "settings": {"scheduler.max_placement_results": 3}},
         {**SIZE, "availability_zone": "nova-1"},
         {**SIZE, "settings": {"scheduler.limit_tenants_to_placement_aggregate": True}},
         {**SIZE, "extra_specs": {f"trait:{FORBIDDEN}": "forbidden"}},
         {**SIZE, "settings": {"scheduler.enable_isolated_aggregate_filtering": True}},
     )
+    assert "OWNER_NOVA" not in plain
+    assert found(other, plain) & everybody == everybody
     # Of a limited answer ours take places of Nova's.
     assert len(found(other, few)) == 3
     assert found(other, few) - {theirs}

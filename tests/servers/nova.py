@@ -11,7 +11,6 @@ in the virtualenv. No compute service runs: `nova.add_compute` writes that one d
 
 import contextlib
 import json
-import shutil
 import subprocess
 import tempfile
 import uuid
@@ -145,7 +144,7 @@ def _made() -> Path:
                 subprocess.run([*command, postgres.url(database)], check=True, capture_output=True)
             with contextlib.suppress(OSError):
                 # Another test process may have been as quick.
-                shutil.move(folder, made)
+                folder.rename(made)
     return made
 
 
