@@ -15,10 +15,10 @@ from tests.servers.postgres import PrivatePostgres, postgres, postgres_url
 
 __all__ = ["postgres", "postgres_url"]
 
-DOORS = ("sqlite", "postgresql")
+DATABASES = ("sqlite", "postgresql")
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=DATABASES)
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Give the URL of a database with nothing in it."""
     if request.param == "sqlite":
@@ -43,7 +43,7 @@ def postgres_template(postgres: PrivatePostgres) -> str:
     return url.rpartition("/")[2]
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=DATABASES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Give the URL of a ledger with nothing in it."""
     with database_of(request, request.param, tmp_path) as made:
@@ -73,11 +73,11 @@ def ledger(database: DatabaseLedger) -> DatabaseLedger:
 @pytest.fixture
 def database(url: str) -> Iterator[DatabaseLedger]:
     """Open an empty ledger for what can only be done where the database is."""
-    with contextlib.closing(opened(url)) as with_books:
-        yield with_books
+    with contextlib.closing(opened(url)) as ledger_:
+        yield ledger_
 
 
-@pytest.fixture(params=(*DOORS, "server"))
+@pytest.fixture(params=(*DATABASES, "server"))
 def any_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     """Open an empty ledger: in a database, or behind a server."""
     behind = request.param == "server"

@@ -166,10 +166,10 @@ def test_given_postgresql_stopped_within_a_transaction_when_it_ends_then_unreach
     record = saved(ledger)
 
     def claim() -> None:
-        with ledger.transaction([record.uuid]) as books:
-            books.put_instances([instance()])
+        with ledger.transaction([record.uuid]) as tx:
+            tx.put_instances([instance()])
             own_server.stop()
-            books.put_instances([instance()])
+            tx.put_instances([instance()])
 
     with pytest.raises(LedgerUnreachable):
         claim()

@@ -22,7 +22,7 @@ from stocktake.model.workload import Instance, Migration
 from stocktake.refresh.claim_expiry import ClaimExpiry, settle_expired
 from stocktake.refresh.locked import count_locked
 from tests.ledger.behind import a_server, connected_to
-from tests.ledger.conftest import DOORS, database_of
+from tests.ledger.conftest import DATABASES, database_of
 from tests.ledger.making import device, exported, instance, migration, node, saved
 from tests.servers.serve import BAD, HOST, OTHER_HOST
 
@@ -71,7 +71,7 @@ def ours(url: str, tmp_path: Path) -> Iterator[Ours]:
         yield filled
 
 
-@pytest.fixture(scope="module", params=DOORS)
+@pytest.fixture(scope="module", params=DATABASES)
 def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ours]:
     """The same, of which nobody changes anything: one for all who are to be refused."""
     directory = tmp_path_factory.mktemp("untouched")

@@ -149,15 +149,15 @@ def test_given_a_transaction_when_it_ends_well_then_everything_is_there_and_a_la
     """A claim: read, decide, promise, write; the refresh that read before it reads again."""
     record = saved(database)
     promised = instance()
-    with database.transaction([record.uuid]) as books:
-        work = books.work(HOST, [NODE], {})[NODE]
+    with database.transaction([record.uuid]) as tx:
+        work = tx.work(HOST, [NODE], {})[NODE]
         assert work.record is not None
         assert work.record.generation == record.generation + 1
-        books.put_instances([promised])
-        books.change_instances([replace(promised, vm_state="building")])
-        books.put_migrations([migration(1, promised.uuid)])
+        tx.put_instances([promised])
+        tx.change_instances([replace(promised, vm_state="building")])
+        tx.put_migrations([migration(1, promised.uuid)])
         counted = replace(work.record, vcpus_used=2)
-        outcome = books.save([NodeSave(tally=Tally(node=counted, entries=()), expected_generation=counted.generation)])
+        outcome = tx.save([NodeSave(tally=Tally(node=counted, entries=()), expected_generation=counted.generation)])
         assert outcome.saved.keys() == {record.uuid}
     assert again(database, record) == {}
     assert database.node(NODE).vcpus_used == 2
@@ -171,9 +171,9 @@ def test_given_a_transaction_when_it_is_left_by_an_error_then_nothing_of_it_is_t
     database.put_instances([kept])
 
     def claim() -> None:
-        with database.transaction([record.uuid]) as books:
-            books.put_instances([instance()])
-            books.delete_instances([kept.uuid])
+        with database.transaction([record.uuid]) as tx:
+            tx.put_instances([instance()])
+            tx.delete_instances([kept.uuid])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

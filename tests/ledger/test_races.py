@@ -78,11 +78,11 @@ def test_given_claims_at_once_when_each_looks_before_it_takes_then_the_limit_hol
     record = saved(ledger, replace(node(), vcpus=8))
 
     def claim(_: int) -> bool:
-        with ledger.transaction([record.uuid]) as books:
-            work = books.work(record.host, [record.hypervisor_hostname], {})[record.hypervisor_hostname]
+        with ledger.transaction([record.uuid]) as tx:
+            work = tx.work(record.host, [record.hypervisor_hostname], {})[record.hypervisor_hostname]
             if sum(one.flavor.vcpus for one in work.instances) + 2 > record.vcpus:
                 return False
-            books.put_instances([instance()])
+            tx.put_instances([instance()])
             return True
 
     with ThreadPoolExecutor(THREADS) as pool:

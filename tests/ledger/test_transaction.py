@@ -49,10 +49,10 @@ def an_entry(holder: str, **fields: Any) -> Entry:
 def test_given_nodes_when_held_then_their_records_are_read_whole(ledger: DatabaseLedger) -> None:
     """Field by field, by uuid, one or many, each once."""
     one, two = saved(ledger, full_node()), saved(ledger, node("two"))
-    with ledger.transaction() as books:
-        assert books.hold([one.uuid]) == {one.uuid: one}
-        assert books.hold([two.uuid, one.uuid, two.uuid]) == {one.uuid: one, two.uuid: two}
-        assert books.hold([]) == {}
+    with ledger.transaction() as tx:
+        assert tx.hold([one.uuid]) == {one.uuid: one}
+        assert tx.hold([two.uuid, one.uuid, two.uuid]) == {one.uuid: one, two.uuid: two}
+        assert tx.hold([]) == {}
     assert ledger.node(one.uuid) == one
 
 
@@ -62,8 +62,8 @@ def test_given_a_node_that_is_not_there_when_held_then_it_is_named(ledger: Datab
     there, gone = saved(ledger), saved(ledger, node("gone"))
     ledger.delete_node(gone.uuid)
     asked = [there.uuid, gone.uuid] if many else [gone.uuid]
-    with pytest.raises(NotFound, match=gone.uuid) as raised, ledger.transaction() as books:
-        books.hold(asked)
+    with pytest.raises(NotFound, match=gone.uuid) as raised, ledger.transaction() as tx:
+        tx.hold(asked)
     assert there.uuid not in raised.value.what
 
 
@@ -76,20 +76,20 @@ def test_given_a_held_node_when_another_would_have_it_then_he_waits_and_finds_wh
 
     def second() -> ComputeNode:
         assert holding.wait(20)
-        with ledger.transaction() as books:
-            return books.hold([record.uuid])[record.uuid]
+        with ledger.transaction() as tx:
+            return tx.hold([record.uuid])[record.uuid]
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(second)
-        with ledger.transaction() as books:
-            (held,) = books.hold([record.uuid]).values()
+        with ledger.transaction() as tx:
+            (held,) = tx.hold([record.uuid]).values()
             holding.set()
             with pytest.raises(LedgerUnreachable), impatient.transaction() as theirs:
                 theirs.hold([record.uuid])
             if not impatient.name.startswith("sqlite"):
                 with impatient.transaction() as theirs:
                     assert theirs.hold([other.uuid]) == {other.uuid: other}
-            mine = books.write_books(held, replace(held, vcpus_used=3), gone=(), come=())
+            mine = tx.write_books(held, replace(held, vcpus_used=3), gone=(), come=())
             written.set()
         assert waiting.result(20) == mine
     assert written.is_set()
@@ -102,10 +102,10 @@ def test_given_nodes_held_in_contrary_order_when_at_once_then_none_waits_in_a_ci
 
     def add(number: int) -> None:
         for _ in range(5):
-            with ledger.transaction() as books:
-                held = books.hold(uuids if number % 2 else uuids[::-1])
+            with ledger.transaction() as tx:
+                held = tx.hold(uuids if number % 2 else uuids[::-1])
                 for record in held.values():
-                    books.write_books(record, replace(record, vcpus_used=record.vcpus_used + 1), gone=(), come=())
+                    tx.write_books(record, replace(record, vcpus_used=record.vcpus_used + 1), gone=(), come=())
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
@@ -115,9 +115,9 @@ def test_given_nodes_held_in_contrary_order_when_at_once_then_none_waits_in_a_ci
 def test_given_a_node_that_is_locked_when_it_is_not_there_then_it_is_passed_over(ledger: DatabaseLedger) -> None:
     """A refresh locks what it finds, and changes nothing by that."""
     record = saved(ledger)
-    with ledger.transaction() as books:
-        books.lock(["nobody", record.uuid, "nobody else"])
-        assert books.work(HOST, [NODE], {})[NODE].record == record
+    with ledger.transaction() as tx:
+        tx.lock(["nobody", record.uuid, "nobody else"])
+        assert tx.work(HOST, [NODE], {})[NODE].record == record
     assert ledger.node(record.uuid) == record
 
 
@@ -127,10 +127,10 @@ def test_given_an_instance_when_read_then_it_has_its_devices_and_a_deleted_one_i
     ledger.put_instances([mine, gone])
     saved(ledger, pci_devices=(device(GPU, status="claimed", instance_uuid=mine.uuid), device(NIC)))
     saved(ledger, node(host="kvm-2"), pci_devices=(device(NIC, status="claimed", instance_uuid=mine.uuid),))
-    with ledger.transaction() as books:
-        assert books.instance(mine.uuid) == replace(mine, pci_devices=(GPU,))
-        assert books.instance(gone.uuid) is None
-        assert books.instance("nobody") is None
+    with ledger.transaction() as tx:
+        assert tx.instance(mine.uuid) == replace(mine, pci_devices=(GPU,))
+        assert tx.instance(gone.uuid) is None
+        assert tx.instance("nobody") is None
 
 
 def test_given_an_instance_when_asked_where_then_its_node_and_those_of_its_moves_in_play_are_named(
@@ -157,12 +157,12 @@ def test_given_an_instance_when_asked_where_then_its_node_and_those_of_its_moves
             migration(7, nowhere.uuid, source_compute=None, source_node=None),
         ]
     )
-    with ledger.transaction() as books:
-        assert books.whereabouts(mine.uuid) == {nodes["here"], nodes["there"]}
-        assert books.whereabouts(nowhere.uuid) == {nodes["there"]}
-        assert books.whereabouts("another") == {nodes["here"], nodes["third"]}
-        assert books.whereabouts("nobody") == set()
-        assert [one.id for one in books.migrations_of(mine.uuid)] == [1, 2, 5]
+    with ledger.transaction() as tx:
+        assert tx.whereabouts(mine.uuid) == {nodes["here"], nodes["there"]}
+        assert tx.whereabouts(nowhere.uuid) == {nodes["there"]}
+        assert tx.whereabouts("another") == {nodes["here"], nodes["third"]}
+        assert tx.whereabouts("nobody") == set()
+        assert [one.id for one in tx.migrations_of(mine.uuid)] == [1, 2, 5]
 
 
 def test_given_a_host_of_many_nodes_when_asked_where_an_instance_is_then_only_its_own_are_read(
@@ -174,8 +174,8 @@ def test_given_a_host_of_many_nodes_when_asked_where_an_instance_is_then_only_it
     record = saved(ledger)
     for number in range(3):
         saved(ledger, node(f"n{number}"))
-    with ledger.transaction() as books, counting(ledger) as sent:
-        assert books.whereabouts(mine.uuid) == {record.uuid}
+    with ledger.transaction() as tx, counting(ledger) as sent:
+        assert tx.whereabouts(mine.uuid) == {record.uuid}
     (asked,) = [parameters for statement, parameters in sent if "hypervisor_hostname" in statement]
     assert NODE in str(asked)
 
@@ -186,12 +186,12 @@ def test_given_entries_when_one_holders_are_read_then_by_node_and_whatever_he_is
     first = saved(ledger, entries=[an_entry("me", kind=kind) for kind in kinds] + [an_entry("you")])
     second = saved(ledger, node("two"), entries=(an_entry("host", kind="reserved"), an_entry("me")))
     third = saved(ledger, node("three"))
-    with ledger.transaction() as books:
-        found = books.entries_of([first.uuid, second.uuid, third.uuid], "me")
+    with ledger.transaction() as tx:
+        found = tx.entries_of([first.uuid, second.uuid, third.uuid], "me")
         assert sorted(one.kind for one in found[first.uuid]) == sorted(kinds)
         assert (found[second.uuid], found[third.uuid]) == ((an_entry("me"),), ())
-        assert books.entries_of([second.uuid], "host") == {second.uuid: ()}
-        assert [one.kind for one in books.entries(second.uuid)] == ["reserved", "instance"]
+        assert tx.entries_of([second.uuid], "host") == {second.uuid: ()}
+        assert [one.kind for one in tx.entries(second.uuid)] == ["reserved", "instance"]
 
 
 def test_given_books_when_written_then_only_what_changed_is_and_the_generation_grows(ledger: DatabaseLedger) -> None:
@@ -201,10 +201,10 @@ def test_given_books_when_written_then_only_what_changed_is_and_the_generation_g
     came = an_entry("c", vcpus=7)
     problem = Problem(code="c", about="a", text="t")
     wanted = replace(before, vcpus_used=9, problems=(problem,), numa_topology=None)
-    with ledger.transaction() as books:
-        (held,) = books.hold([before.uuid]).values()
+    with ledger.transaction() as tx:
+        (held,) = tx.hold([before.uuid]).values()
         with counting(ledger) as sent:
-            after = books.write_books(held, wanted, gone=(stays, goes, changes), come=(stays, came))
+            after = tx.write_books(held, wanted, gone=(stays, goes, changes), come=(stays, came))
     assert after.updated_at is not None
     assert before.updated_at is not None
     assert after.updated_at > before.updated_at
@@ -224,9 +224,9 @@ def test_given_books_that_are_written_when_a_refresh_saves_from_before_then_that
 ) -> None:
     """It counts again."""
     before = saved(ledger)
-    with ledger.transaction() as books:
-        (held,) = books.hold([before.uuid]).values()
-        after = books.write_books(held, held, gone=(), come=())
+    with ledger.transaction() as tx:
+        (held,) = tx.hold([before.uuid]).values()
+        after = tx.write_books(held, held, gone=(), come=())
     assert again(ledger, before) == {}
     assert again(ledger, after)[before.uuid].generation == after.generation + 1
 
@@ -239,10 +239,10 @@ def test_given_books_when_the_transaction_fails_then_nothing_of_them_is_written(
     taken = (device(GPU, status="claimed", instance_uuid=mine.uuid),)
 
     def claim() -> None:
-        with ledger.transaction() as books:
-            (held,) = books.hold([before.uuid]).values()
-            books.write_books(held, replace(held, vcpus_used=9), gone=(), come=(an_entry("b"),), devices=taken)
-            books.put_instances([mine])
+        with ledger.transaction() as tx:
+            (held,) = tx.hold([before.uuid]).values()
+            tx.write_books(held, replace(held, vcpus_used=9), gone=(), come=(an_entry("b"),), devices=taken)
+            tx.put_instances([mine])
 
     with pytest.raises(LedgerError, match="already"):
         claim()
@@ -255,17 +255,17 @@ def test_given_devices_when_books_are_written_with_them_then_those_are_the_nodes
     """None leaves them; tags, holder and request come back."""
     before = saved(ledger, pci_devices=(device(GPU, tags={"dev_type": "type-PCI"}), device(NIC)))
     other = saved(ledger, node("other"), pci_devices=(device(GPU),))
-    with ledger.transaction() as books:
-        (held,) = books.hold([before.uuid]).values()
-        found = books.devices([before.uuid])[before.uuid]
+    with ledger.transaction() as tx:
+        (held,) = tx.hold([before.uuid]).values()
+        found = tx.devices([before.uuid])[before.uuid]
         assert found == (device(GPU, tags={"dev_type": "type-PCI"}), device(NIC))
         taken = replace(found[0], status="claimed", instance_uuid="me", request_id="gpu")
-        held = books.write_books(held, held, gone=(), come=(), devices=(taken,))
-        assert books.devices([before.uuid])[before.uuid] == (taken,)
-        books.write_books(held, held, gone=(), come=())
-        assert books.devices([before.uuid])[before.uuid] == (taken,)
-        assert books.devices([other.uuid])[other.uuid] == (device(GPU),)
-        assert books.devices(["nobody"])["nobody"] == ()
+        held = tx.write_books(held, held, gone=(), come=(), devices=(taken,))
+        assert tx.devices([before.uuid])[before.uuid] == (taken,)
+        tx.write_books(held, held, gone=(), come=())
+        assert tx.devices([before.uuid])[before.uuid] == (taken,)
+        assert tx.devices([other.uuid])[other.uuid] == (device(GPU),)
+        assert tx.devices(["nobody"])["nobody"] == ()
 
 
 def test_given_devices_when_an_instance_lets_some_go_then_only_its_own_of_that_node_are_free(
@@ -278,23 +278,23 @@ def test_given_devices_when_an_instance_lets_some_go_then_only_its_own_of_that_n
     held = (device("a", **mine), device("b", **mine), device("c", **theirs), device("d", **gone), device("e", **gone))
     here = saved(ledger, pci_devices=held)
     there = saved(ledger, node(host="kvm-2"), pci_devices=(device("a", **mine),))
-    with ledger.transaction() as books:
-        books.free_devices("me", HOST, NODE, ("a", "c", "d", "x"))
-        books.free_devices("me", HOST, NODE, ())
-        books.free_devices("me", HOST, "nowhere", ("b",))
-        assert books.devices([here.uuid])[here.uuid] == (device("a"), *held[1:3], held[4])
-        assert books.devices([there.uuid])[there.uuid] == (device("a", **mine),)
+    with ledger.transaction() as tx:
+        tx.free_devices("me", HOST, NODE, ("a", "c", "d", "x"))
+        tx.free_devices("me", HOST, NODE, ())
+        tx.free_devices("me", HOST, "nowhere", ("b",))
+        assert tx.devices([here.uuid])[here.uuid] == (device("a"), *held[1:3], held[4])
+        assert tx.devices([there.uuid])[there.uuid] == (device("a", **mine),)
 
 
 def test_given_nobody_and_somebody_when_a_migration_is_numbered_then_it_is_one_more_than_the_last(
     ledger: DatabaseLedger,
 ) -> None:
     """Settled and deleted ones have had their numbers."""
-    with ledger.transaction() as books:
-        assert books.next_migration_id() == 1
+    with ledger.transaction() as tx:
+        assert tx.next_migration_id() == 1
     ledger.put_migrations([migration(4, "a", status="done"), migration(9, "b", deleted=True)])
-    with ledger.transaction() as books:
-        assert books.next_migration_id() == 10
+    with ledger.transaction() as tx:
+        assert tx.next_migration_id() == 10
 
 
 def test_given_many_who_number_migrations_when_at_once_then_each_has_his_own(ledger: DatabaseLedger) -> None:
@@ -302,10 +302,10 @@ def test_given_many_who_number_migrations_when_at_once_then_each_has_his_own(led
     uuids = [saved(ledger, node(f"n{number}")).uuid for number in range(THREADS)]
 
     def begin(number: int) -> int:
-        with ledger.transaction() as books:
-            books.hold([uuids[number % THREADS]])
-            mine = books.next_migration_id()
-            books.put_migrations([migration(mine, f"instance-{number}")])
+        with ledger.transaction() as tx:
+            tx.hold([uuids[number % THREADS]])
+            mine = tx.next_migration_id()
+            tx.put_migrations([migration(mine, f"instance-{number}")])
             return mine
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -320,10 +320,10 @@ def test_given_migrations_when_changed_then_all_but_their_making_is_written(ledg
     ledger.put_migrations([migration(1, "a", claim_expires_at=expires), migration(2, "b")])
     one, two = ledger.migrations()
     wanted = replace(one, status="failed", claim_expires_at=None, dest_node="else", created_at=START)
-    with ledger.transaction() as books:
-        books.change_migrations([])
-        books.change_migrations([wanted, migration(3, "c")])
-        now = books.now
+    with ledger.transaction() as tx:
+        tx.change_migrations([])
+        tx.change_migrations([wanted, migration(3, "c")])
+        now = tx.now
     assert ledger.migrations(all=True) == (replace(wanted, created_at=one.created_at, updated_at=now), two)
 
 
@@ -334,6 +334,6 @@ def test_given_times_to_expire_when_written_then_they_are_read_to_the_microsecon
     ledger.put_migrations([migration(1, mine.uuid, claim_expires_at=expires)])
     work = ledger.work(HOST, [NODE], {})[NODE]
     assert work.instances[0].claim_expires_at == work.migrations[0].claim_expires_at == expires
-    with ledger.transaction() as books:
-        books.change_instances([replace(mine, claim_expires_at=None)])
+    with ledger.transaction() as tx:
+        tx.change_instances([replace(mine, claim_expires_at=None)])
     assert ledger.instances()[0].claim_expires_at is None
