@@ -41,7 +41,7 @@ from stocktake.ledger.tables import (
     is_in,
 )
 from stocktake.model.access import AGENTS
-from stocktake.model.books import STRANGERS, ComputeNode, Entry, Tally
+from stocktake.model.books import UNMANAGED, ComputeNode, Entry, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.value import Value, encode, replace
 
@@ -189,7 +189,7 @@ class NodeCalls(Calls):
     def unmanaged(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
         """Read the entries of unmanaged guests, of reserves too if asked; a node without any is left out."""
         column = COMPUTE_NODE_ENTRIES.c
-        kinds = (*STRANGERS, *(("reserved",) if reserves else ()))
+        kinds = (*UNMANAGED, *(("reserved",) if reserves else ()))
         query = select(column.node_uuid, column.entry).where(
             column.kind.in_(kinds), is_in(column.node_uuid, node_uuids)
         )

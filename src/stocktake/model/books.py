@@ -15,7 +15,7 @@ from stocktake.model.value import Value
 
 HolderKind = Literal["reserved", "instance", "migration", "orphan", "misplaced"]
 # Guests without an instance here.
-STRANGERS: frozenset[HolderKind] = frozenset({"orphan", "misplaced"})
+UNMANAGED: frozenset[HolderKind] = frozenset({"orphan", "misplaced"})
 StatValue = int | float | str | bool | None
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from stocktake.accounting.capacity import RESOURCES, ResourceTotals
 from stocktake.accounting.node_availability import is_alive, is_by_hand
-from stocktake.model.books import STRANGERS, ComputeNode, Entry
+from stocktake.model.books import UNMANAGED, ComputeNode, Entry
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Service
 from stocktake.views.quantities import since
@@ -121,7 +121,7 @@ def own_problems(
         resources: what it may give out and gave.
     """
     over = (_over_allocated(one) for one in resources if one.over_allocated)
-    return (*node.wrong, *over, *(_unmanaged(entry) for entry in entries if entry.kind in STRANGERS))
+    return (*node.wrong, *over, *(_unmanaged(entry) for entry in entries if entry.kind in UNMANAGED))
 
 
 def agent_problem(host: str, service: Service | None, now: datetime, down_time_s: float) -> Problem | None:
@@ -212,7 +212,7 @@ def strangers_of(nodes: Sequence[ComputeNode], found: Mapping[str, Sequence[Entr
         stranger_of(node, entry)
         for node in sorted(nodes, key=lambda node: (node.hypervisor_hostname, node.uuid))
         for entry in found.get(node.uuid, ())
-        if entry.kind in STRANGERS
+        if entry.kind in UNMANAGED
     )
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from stocktake.accounting.capacity import RESOURCES, Resource, ResourceTotals, cpus_used
-from stocktake.model.books import STRANGERS, ComputeNode, Entry, HolderKind
+from stocktake.model.books import UNMANAGED, ComputeNode, Entry, HolderKind
 from stocktake.model.topology import NodeCell, NodePages
 from stocktake.model.value import Value
 from stocktake.views.nodes import HistoryRow, NodeView
@@ -23,7 +23,7 @@ PARTS: tuple[tuple[str, str, frozenset[HolderKind]], ...] = (
     ("reserved for the host", "kept", frozenset({"reserved"})),
     ("instances", "mine", frozenset({"instance"})),
     ("migrations", "move", frozenset({"migration"})),
-    ("unmanaged guests", "lost", STRANGERS),
+    ("unmanaged guests", "lost", UNMANAGED),
 )
 _MIB_PER_GIB = 1024
 
