@@ -14,6 +14,7 @@ from stocktake.model.books import Metric, Tally
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import DeviceSpec
 from stocktake.model.problem import Problem
+from stocktake.model.provider import Inventory
 from stocktake.model.rules import Rules
 from stocktake.model.topology import GuestCell, GuestTopology
 from stocktake.model.value import decode, encode, replace
@@ -385,3 +386,21 @@ def test_given_a_sound_report_with_rubbish_in_it_when_verified_then_only_the_rub
     if isinstance(host, Refusal):
         assert {reason.split(":")[0] for reason in host.reasons} <= rubbish.keys()
         json.dumps(host.reasons)
+
+
+def test_given_inventories_when_verified_then_no_more_than_the_total_is_reserved() -> None:
+    host = believed(inventories={"CUSTOM_GOLD": {"total": 3, "reserved": 5}, "CUSTOM_TIN": {"total": 2}})
+    assert host.inventories == {
+        "CUSTOM_GOLD": Inventory(total=3, reserved=3, max_unit=3),
+        "CUSTOM_TIN": Inventory(total=2, reserved=0, max_unit=2),
+    }
+
+
+def test_given_figures_that_contradict_each_other_when_verified_then_the_problem_names_the_key() -> None:
+    about = {problem.code: problem.about for problem in believed(local_gb_used=10**9).problems}
+    assert about["used-above-total"] == "local_gb_used"
+    (problem,) = [one for one in believed(local_gb_used=-1).problems if one.code == "used-negative"]
+    assert (problem.about, problem.remedy) == (
+        "local_gb_used",
+        "Check the driver; the figures are recorded as they were reported.",
+    )

@@ -455,4 +455,6 @@ def test_given_a_record_when_entries_go_and_come_then_each_figure_is_the_sum() -
     assert (after.disk_mb_used, after.local_gb_used) == (node.disk_mb_used + 2049, 3)
     assert (after.free_ram_mb, after.free_disk_gb) == (node.memory_mb - after.memory_mb_used, node.local_gb - 3)
     assert (after.running_vms, after.current_workload) == (1, 1)
+    assert (after.stats["num_instances"], after.stats["num_task_spawning"]) == (1, 1)
+    assert "num_task_None" not in after.stats
     assert after.entries_digest == digest((*books.entries, come, moved))

@@ -4,7 +4,16 @@ import itertools
 
 import pytest
 
-from stocktake.accounting.migrations import RESIZE_TASKS, SETTLED, chosen, in_play, is_moving, with_contexts
+from stocktake.accounting.migrations import (
+    RESIZE_TASKS,
+    SETTLED,
+    chosen,
+    comes_here,
+    in_play,
+    is_moving,
+    leaves_here,
+    with_contexts,
+)
 from stocktake.model.books import Entry, Tally
 from stocktake.model.workload import Instance, Migration, MigrationContext
 from tests.accounting.making import (
@@ -364,3 +373,10 @@ def test_given_a_move_when_counted_then_what_it_leaves_is_its_own_and_the_rest_t
     names = {instance.uuid: "instance", migration.uuid if migration else None: "migration"} | {None: None}
     assert {one.kind: names[one.consumer] for one in books.entries if one.kind != "reserved"} == consumers
     assert [one.consumer for one in books.entries if one.kind == "reserved"] == [None]
+
+
+def test_given_a_node_when_asked_whether_a_move_leaves_or_comes_then_host_and_node_both_count() -> None:
+    move = a_migration(source_compute="a", source_node="n1", dest_compute="b", dest_node="n2")
+    ends = [("a", "n1"), ("a", "n2"), ("b", "n1"), ("b", "n2")]
+    assert [leaves_here(move, *end) for end in ends] == [True, False, False, False]
+    assert [comes_here(move, *end) for end in ends] == [False, False, False, True]
