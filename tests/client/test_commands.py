@@ -160,7 +160,7 @@ def test_given_a_command_that_takes_the_database_when_run_from_afar_then_it_says
     answer = quiet_sides.afar.run(*command)
     assert (answer.code, answer.out) == (2, "")
     assert quiet_sides.server.url in answer.err
-    assert "where the database is" in answer.err
+    assert "this command needs its database" in answer.err
 
 
 def test_given_a_viewers_token_when_writing_from_afar_then_it_is_refused(quiet_sides: Sides) -> None:
