@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stocktake.claims import Claimed, Claims, Request
 from stocktake.claims.opening import claims_with
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger
 from stocktake.model.provider import Allocation
@@ -116,4 +116,4 @@ def _opened(directory: Path, *, placement: str, allocations: str) -> Iterator[tu
     ledger = context.ledger
     assert isinstance(ledger, DatabaseLedger)
     yield context, claims_with(context.settings, ledger, context.scheduler, clock, ids), node.uuid
-    close_context(context)
+    context.close()

@@ -25,7 +25,7 @@ from tests.system.readback import remote
 from tests.system.running import Agent, Host
 from tests.system.scraping import health
 
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.base import Watching
 from stocktake.refresh.cache import RefreshCache
@@ -72,7 +72,7 @@ def _opened(server: PrivateLibvirtd) -> Iterator[Context]:
         # What an agent does: without it nothing is kept between passes.
         context.driver.watch(lambda: None)
         yield context
-        close_context(context)
+        context.close()
 
 
 def _passes(server: PrivateLibvirtd) -> list[Row]:

@@ -27,7 +27,7 @@ from tests.servers.placement import PlacementServer, free_port, private_placemen
 from tests.system.readback import Readback, remote
 from tests.system.running import Host
 
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.refresh.cache import RefreshCache
 from stocktake.refresh.context import Context
@@ -253,7 +253,7 @@ def _context(state: Path, url: str, placement: object) -> Iterator[Context]:
     try:
         yield context
     finally:
-        close_context(context)
+        context.close()
 
 
 def _timed_list(context: Context) -> list[float]:

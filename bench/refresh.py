@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fake.fleet import node_name
 from stocktake.model.workload import Flavor, Instance
@@ -105,7 +105,7 @@ def prepared(case: Case, directory: Path) -> Iterator[Context]:
         ]
     )
     yield context
-    close_context(context)
+    context.close()
 
 
 def floor_of(context: Context) -> Callable[[], object]:

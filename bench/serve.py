@@ -22,7 +22,7 @@ from tests.context import REPORT, a_guest
 from tests.servers.postgres import PrivatePostgres, private_postgres
 from tests.servers.serve import Served, served
 
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger, NodeSave, open_ledger
 from stocktake.model.access import digest_of
@@ -109,7 +109,7 @@ def agents(directory: Path, url: str, tokens: Sequence[str], first: int = 0) -> 
         yield opened
     finally:
         for context in opened:
-            close_context(context)
+            context.close()
 
 
 def _reported(

@@ -21,7 +21,7 @@ def measured(directory: Path) -> list[dict[str, str | float]]:
     """Draw the picture again and again; nothing is read, so that the directory is not used."""
     del directory
     seen = view(*fleet(NODES))
-    rows = seen.seen.rows if seen.seen else ()
+    rows = seen.fleet.rows if seen.fleet else ()
     drawn = _median_ms(lambda: frame(seen, LARGE))
     floor = _median_ms(lambda: "\n".join(sorted(row.name for row in rows)))
     ratio = round(drawn / floor, 1)

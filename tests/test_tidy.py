@@ -73,12 +73,23 @@ PRIVATE_WORDS = {
     "lawfully": "allowed",
     "laws": "Invariants",
     "standing": "snapshot",
+    "patience": "retry",
+    "promised": "allocated; a promise is what an instance, a claim or a migration holds",
+    "sell": "allocate, report",
+    "selling": "allocating, reporting",
+    "sells": "allocates, reports",
+    "sold": "allocated",
+    "stranger": "unmanaged guest; of a consumer: unknown",
+    "strangers": "unmanaged guests; of consumers: unknown",
+    "vanished": "gone, orphan",
     "wire": "rpc",
 }
 PRIVATE_PHRASES = {
+    "goes on doing": "keeps doing",
     "may be had by": "at most N per machine",
     "may be promised": "capacity",
     "no node is so": "No nodes match.",
+    "nobody promised": "without an instance",
     "nobody's": "an orphan's, unmanaged, no one's",
 }
 # What holds a private word and is somebody else's term: the reason.
@@ -189,6 +200,15 @@ def test_given_anything_public_in_the_package_then_it_is_explained() -> None:
         if not ast.get_docstring(node)
     ]
     assert not silent, "public names without a docstring"
+
+
+def test_given_a_public_class_then_no_other_has_its_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in files(".py", under=PACKAGE):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(place(path, node))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
 @pytest.mark.parametrize(

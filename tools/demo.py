@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.drivers.fake.fleet import DEVICE_SPEC
 from stocktake.drivers.fake.work import Work, generate_work
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         hold(context, work)
         refresh(context)
     finally:
-        close_context(context)
+        context.close()
     program = Path(sys.executable).with_name("stocktake")
     status = subprocess.call([program, "--config", config, "nodes"])
     print(NEXT.format(directory=directory, config=config, program=program, node="node-00001"))

@@ -114,7 +114,7 @@ def test_given_a_silent_agent_when_nodes_are_listed_then_they_are_down_with_the_
     fleet.clock = Later(timedelta(minutes=10))
     out = fleet.run("nodes").out
     assert out.count(" down ") == 8
-    assert out.count("no sign of life for 10 min") == 1
+    assert out.count("has not reported for 10 min") == 1
     assert "node-00000, node-00001, node-00002 and 5 more" in out
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.client import connected
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import AccessDenied, IdentityError
@@ -41,7 +41,7 @@ def an_agent(folder: Path, server: Served, host: str, token: str) -> Iterator[Co
     try:
         yield context
     finally:
-        close_context(context)
+        context.close()
 
 
 def test_given_a_url_and_a_token_when_refreshed_then_ledger_and_placement_have_the_node(

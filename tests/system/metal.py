@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.refresh.context import Context
 from stocktake.settings import read_settings
@@ -38,7 +38,7 @@ def metal_context(
     try:
         yield context
     finally:
-        close_context(context)
+        context.close()
 
 
 @dataclass(frozen=True, slots=True)

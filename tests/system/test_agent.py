@@ -79,7 +79,7 @@ def test_given_it_runs_when_seconds_pass_then_its_row_has_heartbeat_and_version_
         assert time.monotonic() < until_s
     (row,) = host.ask("nodes")
     assert row["state"] == "down"
-    assert "no sign of life" in row["state_reason"]
+    assert "has not reported" in row["state_reason"]
 
 
 def test_given_a_service_that_is_disabled_when_the_agent_passes_then_the_scheduler_knows(

@@ -18,7 +18,7 @@ import libvirt
 import pytest
 
 from stocktake.agent.loop import Agent
-from stocktake.cli.session import close_context, open_context
+from stocktake.cli.session import open_context
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
@@ -176,7 +176,7 @@ def context_on(uri: str, state: Path, **more: object) -> Iterator[Context]:
     given |= {"libvirt.connection_uri": uri, "placement.mode": "none", **more}
     context = open_context(read_settings(None, {}, given), SystemClock(), RandomIds())
     yield context
-    close_context(context)
+    context.close()
 
 
 class Waited:

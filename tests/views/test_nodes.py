@@ -42,7 +42,7 @@ def failing(code: str) -> ComputeNode:
     [
         (NODE, ALIVE, State("up")),
         (NODE, None, State("down", "no service 'a' is known")),
-        (NODE, SILENT, State("down", "its agent gave no sign of life for 5 min")),
+        (NODE, SILENT, State("down", "its agent has not reported for 5 min")),
         (NODE, replace(ALIVE, last_seen_up=None), State("manual")),
         (failing("DriverError"), replace(ALIVE, last_seen_up=None), State("failed", "no answer")),
         (NODE, replace(ALIVE, forced_down=True), State("down", "it was forced down")),
@@ -50,7 +50,7 @@ def failing(code: str) -> ComputeNode:
         (failing("orphan-node"), ALIVE, State("stale", "no answer")),
         (failing("ReportRefused"), ALIVE, State("failed", "no answer")),
         (failing("DriverError"), ALIVE, State("failed", "no answer")),
-        (failing("DriverError"), SILENT, State("down", "its agent gave no sign of life for 5 min; no answer")),
+        (failing("DriverError"), SILENT, State("down", "its agent has not reported for 5 min; no answer")),
     ],
 )
 def test_given_a_node_and_its_service_when_asked_then_the_state_has_its_reason(

@@ -56,10 +56,10 @@ def test_given_all_kinds_when_gathered_then_the_worst_come_first() -> None:
         "misplaced",
     ]
     assert (found[-1].about, found[-1].text) == ("MEMORY_MB", "11 MiB of memory are allocated, the capacity is 10")
-    assert "no sign of life for 10 min; the figures of its nodes are old" in found[0].text
+    assert "has not reported for 10 min; the figures of its nodes are old" in found[0].text
     assert (found[1].host, found[1].text) == (
         "unknown",
-        "no service 'unknown' is known: nobody looks after its nodes",
+        "no service 'unknown' is known: no agent looks after its nodes",
     )
     assert f"orphans adopt {ORPHAN.id}" in found[5].remedy
     assert len({problem.key for problem in found}) == len(found)

@@ -33,7 +33,7 @@ def tracked(
     """
     Bring the saved devices up to date with what the hypervisor has.
 
-    Devices that match device_spec are tracked. One that vanished, or matches no longer, is dropped if it was free
+    Devices that match device_spec are tracked. One that is gone, or matches no longer, is dropped if it was free
     and kept as `removed` until it is freed if not.
 
     Args:
@@ -156,7 +156,7 @@ def _tracked(device: PciDevice, spec: DeviceSpec, before: PciRecord | None, prov
     status: DeviceStatus = "available"
     holder, request = None, None
     if before is not None and before.status in HELD and before.instance_uuid is not None:
-        # A device that is back after it vanished in use is in use.
+        # A device that is back after it disappeared in use is in use.
         status = "allocated" if before.status == "removed" else before.status
         holder, request = before.instance_uuid, before.request_id
     return replace(

@@ -21,7 +21,7 @@ from stocktake.settings import Settings, Supervisor, parse_listen
 from stocktake.telemetry import Outcome, Telemetry
 
 if TYPE_CHECKING:
-    from stocktake.agent.metrics.server import Page, Server
+    from stocktake.agent.metrics.server import HttpAnswer, Server
 
 LOG = logging.getLogger(__name__)
 
@@ -184,9 +184,9 @@ class AgentHealth:
             self._server.close()
             self._server = None
 
-    def healthz(self) -> "Page":
+    def healthz(self) -> "HttpAnswer":
         """Say whether the agent is healthy: 200, or 503 with the reasons."""
-        from stocktake.agent.metrics.server import Page
+        from stocktake.agent.metrics.server import HttpAnswer
 
         life, now_s = self._life, self._clock.monotonic_s()
         verdict = health(life, now_s)
@@ -199,15 +199,15 @@ class AgentHealth:
             "version": __version__,
         }
         status = HTTPStatus.OK if verdict.healthy else HTTPStatus.SERVICE_UNAVAILABLE
-        return Page("application/json", [encode(body).encode(), b"\n"], status)
+        return HttpAnswer("application/json", [encode(body).encode(), b"\n"], status)
 
     def scrape(self) -> Iterator[bytes]:
         """Write the metrics."""
         # The library is loaded by the first scrape: an agent that nobody scrapes does without.
         from stocktake.agent.metrics.exposition import exposition
-        from stocktake.agent.metrics.table import View
+        from stocktake.agent.metrics.table import ScrapeView
 
-        return exposition(View(life=self._life, counts=self._telemetry.counts(), now_s=self._clock.monotonic_s()))
+        return exposition(ScrapeView(life=self._life, counts=self._telemetry.counts(), now_s=self._clock.monotonic_s()))
 
     def _count(self, result: Pass, error: StocktakeError | None, took_s: float) -> None:
         outcome: Outcome = "failed" if error is not None else "fine" if result.fine else "partial"

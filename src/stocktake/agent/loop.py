@@ -166,7 +166,7 @@ class Agent:
             self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
             first = False
         if context is not None:
-            close(context)
+            context.close()
 
     def _one_pass(self, context: Context, *, periodic: bool) -> bool:
         """Run one refresh; say whether all went well."""
@@ -177,7 +177,7 @@ class Agent:
             refresh(context, stop=stop, into=result, cache=self._cache)
         except IdentityError as error:
             self._health.refused(error)
-            close(context)
+            context.close()
             raise
         except StocktakeError as error:
             self._health.passed(result, error)
@@ -322,15 +322,6 @@ class Agent:
         except StocktakeError as error:
             LOG.error("the settings stay as they were: %s", error)  # noqa: TRY400 - the message says it all
             return context
-        close(context)
+        context.close()
         LOG.info("the settings were read again")
         return opened
-
-
-def close(context: Context) -> None:
-    """Close what the context holds open."""
-    context.driver.close()
-    context.ledger.close()
-    context.scheduler.close()
-    if context.bus is not None:
-        context.bus.close()

@@ -22,7 +22,7 @@ from stocktake.model.value import Value
 from stocktake.settings import Settings, weights
 
 
-class Candidate(Value, frozen=True, kw_only=True):
+class FittingNode(Value, frozen=True, kw_only=True):
     """
     A node that a machine fits.
 
@@ -52,7 +52,7 @@ class UnfitNode(Value, frozen=True, kw_only=True):
 class Candidates(Value, frozen=True, kw_only=True):
     """Every node that was asked for: those that a machine fits, the best first, and the others by name."""
 
-    fitting: tuple[Candidate, ...]
+    fitting: tuple[FittingNode, ...]
     refused: tuple[UnfitNode, ...]
 
 
@@ -94,7 +94,7 @@ def candidates(
     weighed = weigh([node for node in asked if node.uuid in placed], chosen)
     return Candidates(
         fitting=tuple(
-            Candidate(weighed=one, placed=placed[one.node.uuid][0], resources=placed[one.node.uuid][1])
+            FittingNode(weighed=one, placed=placed[one.node.uuid][0], resources=placed[one.node.uuid][1])
             for one in weighed
         ),
         refused=tuple(refused),
@@ -171,7 +171,7 @@ def claim_best(
     return (*lost, *never)
 
 
-def candidate_limits(candidate: Candidate) -> Limits:
+def candidate_limits(candidate: FittingNode) -> Limits:
     """Give how far a node may be filled, so that no more is allocated than the scheduler would grant."""
     most = {room.what: room.limit for room in candidate.resources}
     return Limits(

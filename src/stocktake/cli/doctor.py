@@ -47,7 +47,7 @@ class Check:
 
 
 @dataclass(slots=True)
-class Found:
+class Findings:
     """What the checks have found so far; what could not be opened stays None."""
 
     session: Session
@@ -65,7 +65,7 @@ class Found:
 def examine(session: Session) -> Iterator[Check]:
     """Check one part after another; a later one may need an earlier, and all need the settings."""
     with ExitStack() as opened:
-        found = Found(session, opened)
+        found = Findings(session, opened)
         for part, check in CHECKS:
             try:
                 yield from (Check(part, verdict, text, remedy) for verdict, text, remedy in check(found))
@@ -79,20 +79,20 @@ def examine(session: Session) -> Iterator[Check]:
 Answers = Iterator[tuple[Verdict, str, str]]
 
 
-def _settings(found: Found) -> Answers:
+def _settings(found: Findings) -> Answers:
     files = files_of(found.settings)
     source = f"from {', '.join(files)}" if files else "no file: defaults"
     yield "ok", f"{source}; {len(found.settings.origins)} set", ""
 
 
-def _provider_configs(found: Found) -> Answers:
+def _provider_configs(found: Findings) -> Answers:
     location = found.settings.provider_config_location
     entries = provider_entries(found.settings)
     if location.is_dir():
         yield "ok", f"{location}: {count(entries, 'provider entry', 'provider entries')}", ""
 
 
-def _ledger(found: Found) -> Answers:
+def _ledger(found: Findings) -> Answers:
     settings, session = found.settings, found.session
     if session.server is not None:
         yield _server(found, session.server)
@@ -120,7 +120,7 @@ def _ledger(found: Found) -> Answers:
     yield "ok", f"{ledger.name}, schema version {version}, can be written", ""
 
 
-def _server(found: Found, server: str) -> tuple[Verdict, str, str]:
+def _server(found: Findings, server: str) -> tuple[Verdict, str, str]:
     """Look at who this host is to the server in front of the ledger."""
     me = found.session.fleet.who_am_i()
     found.ledger = found.session.ledger
@@ -134,7 +134,7 @@ def _server(found: Found, server: str) -> tuple[Verdict, str, str]:
     return "ok", told, ""
 
 
-def _hypervisor(found: Found) -> Answers:
+def _hypervisor(found: Findings) -> Answers:
     driver = load_driver(found.settings, found.session.clock)
     found.opened.callback(driver.close)
     limit = TimeLimit(found.settings.driver_timeout_s, driver.name)
@@ -151,7 +151,7 @@ def _hypervisor(found: Found) -> Answers:
         yield "ok", told, ""
 
 
-def _placement(found: Found) -> Answers:
+def _placement(found: Findings) -> Answers:
     scheduler = open_placement(found.settings, found.session.clock)
     found.opened.callback(scheduler.close)
     # A request that needs the roles: anybody may ask for the version.
@@ -166,7 +166,7 @@ def _placement(found: Found) -> Answers:
     yield "ok", f"{mode}{f' at {where}' if where else ''}, version {reached.version}", ""
 
 
-def _identity(found: Found) -> Answers:
+def _identity(found: Findings) -> Answers:
     own = identity.read_compute_id(found.settings.state_path)
     if own is None:
         yield "ok", "no compute_id: the driver knows the nodes' uuids, or no refresh ran yet", ""
@@ -180,7 +180,7 @@ def _identity(found: Found) -> Answers:
     yield "ok", f"host {found.settings.host}, compute_id {own}", ""
 
 
-def _clock(found: Found) -> Answers:
+def _clock(found: Findings) -> Answers:
     now = found.session.clock.now()
     clocks: dict[str, datetime] = {}
     if found.ledger is not None:
@@ -205,7 +205,7 @@ def _clock(found: Found) -> Answers:
         yield "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC{compared}", ""
 
 
-def _date_of_placement(found: Found) -> datetime | None:
+def _date_of_placement(found: Findings) -> datetime | None:
     """Read the Date header of a remote Placement; it is accurate to the second."""
     url = found.settings.placement.url
     if found.settings.placement.mode != "remote" or url is None:
@@ -223,7 +223,7 @@ def _date_of_placement(found: Found) -> datetime | None:
         return None
 
 
-def _permissions(found: Found) -> Answers:
+def _permissions(found: Findings) -> Answers:
     state = found.settings.state_path
     there = next(path for path in (state, *state.parents) if path.exists())
     if os.access(there, os.W_OK | os.X_OK):
@@ -234,7 +234,7 @@ def _permissions(found: Found) -> Answers:
     yield from _libvirt_permissions(found)
 
 
-def _libvirt_permissions(found: Found) -> Answers:
+def _libvirt_permissions(found: Findings) -> Answers:
     libvirt = found.settings.libvirt
     wanted = found.settings.compute_driver in {"auto", "libvirt"} and libvirt.connection_uri.endswith(":///system")
     if wanted and _LIBVIRT_SOCKET.exists() and not os.access(_LIBVIRT_SOCKET, os.R_OK | os.W_OK):
@@ -251,7 +251,7 @@ def _libvirt_permissions(found: Found) -> Answers:
         yield "ok", f"{images} can be read", ""
 
 
-def _agent(found: Found) -> Answers:
+def _agent(found: Findings) -> Answers:
     if found.ledger is None:
         return
     service = found.ledger.service(found.settings.host)
@@ -267,7 +267,7 @@ def _agent(found: Found) -> Answers:
         yield "ok", f"alive, last reported {since(service.last_seen_up, now)} ago", ""
 
 
-def _nodes(found: Found) -> Answers:
+def _nodes(found: Findings) -> Answers:
     if found.ledger is None:
         return
     nodes = found.ledger.nodes(host=found.settings.host)
@@ -288,7 +288,7 @@ def _nodes(found: Found) -> Answers:
         )
 
 
-CHECKS: tuple[tuple[str, Callable[[Found], Answers]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[Findings], Answers]], ...] = (
     ("settings", _settings),
     ("settings", _provider_configs),
     ("ledger", _ledger),
@@ -302,7 +302,7 @@ CHECKS: tuple[tuple[str, Callable[[Found], Answers]], ...] = (
 )
 
 
-def _shown(found: Found, name: str) -> str:
+def _shown(found: Findings, name: str) -> str:
     value = next(shown.value for shown in redacted(found.settings) if shown.name == name)
     return "" if value is None else str(value)
 

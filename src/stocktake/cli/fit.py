@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from stocktake.accounting.fit.placement import Placed
-from stocktake.claims.candidates import Candidate, Candidates, UnfitNode, candidates
+from stocktake.claims.candidates import Candidates, FittingNode, UnfitNode, candidates
 from stocktake.cli.commands import Command
 from stocktake.cli.options import complete_node, flavor_of, flavor_options
 from stocktake.cli.screen import Column, Row, Screen, TableCell, hint, screen_of, write, write_json, write_table
@@ -88,7 +88,7 @@ def write_candidates(session: Session, screen: Screen, found: Candidates) -> Non
         write_refused(screen, found.refused)
 
 
-def write_fitting(screen: Screen, fitting: Sequence[Candidate]) -> None:
+def write_fitting(screen: Screen, fitting: Sequence[FittingNode]) -> None:
     """Write nodes with what would be free on them, and where on them the instance would be."""
     apart = any(room.what == "PCPU" and room.total for one in fitting for room in one.resources)
     places = [_place(one.placed) for one in fitting]
@@ -124,7 +124,7 @@ def write_fitting(screen: Screen, fitting: Sequence[Candidate]) -> None:
     write_table(screen, columns, rows)
 
 
-def write_parts(screen: Screen, fitting: Sequence[Candidate]) -> None:
+def write_parts(screen: Screen, fitting: Sequence[FittingNode]) -> None:
     """Write what each weigher adds to each node's score; one that adds nothing to any is left out."""
     scores = [{part.weigher: part.score for part in one.weighed.parts} for one in fitting]
     telling = [name for name in scores[0] if any(parts[name] for parts in scores)]

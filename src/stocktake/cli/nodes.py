@@ -66,8 +66,8 @@ def nodes_command(
     \b
     STATE is `up`; `manual` (no agent ever ran, somebody refreshes it by hand);
     `stale` (a part could not be reached, the last figures are
-    kept); `failed` (somebody has to do something); or `down` (no sign of life
-    from its agent within service_down_time).
+    kept); `failed` (somebody has to do something); or `down` (its agent has
+    not reported within service_down_time).
     Figures are allocated/capacity: what instances were given of what may be given
     out. CHANGED is when the record last did.
 
@@ -93,13 +93,13 @@ def nodes_command(
     screen = screen_of(session)
     if not views:
         write(screen, f"The ledger {session.ledger.name} has no nodes yet.")
-        hint(session, "`stocktake refresh` takes stock of this machine; `stocktake agent` goes on doing so.")
+        hint(session, "`stocktake refresh` takes stock of this machine; `stocktake agent` keeps doing so.")
     elif not page:
         write(screen, f"None of {count(len(views), 'node')} matches.")
     else:
         write_nodes(session, screen, page, now, matching=matching)
         if page[-1] is not matching[-1]:
-            hint(session, f"The next ones: --marker {page[-1].name}")
+            hint(session, f"Next page: --marker {page[-1].name}")
     return 0
 
 
@@ -163,10 +163,6 @@ def _columns(
     if any(view.name != view.node.hypervisor_hostname for view in views):
         columns.append((Column("UUID", weight=1), lambda view: view.node.uuid))
     return columns
-
-
-def _changed(now: datetime, view: NodeView) -> str:
-    return since(view.node.updated_at or view.node.created_at, now)
 
 
 def _status(view: NodeView) -> TableCell:

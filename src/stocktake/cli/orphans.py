@@ -19,7 +19,7 @@ from stocktake.model.workload import Instance
 from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.views.finding import find_node
-from stocktake.views.problems import Stranger, strangers_of
+from stocktake.views.problems import UnmanagedGuest, unmanaged_guests
 from stocktake.views.quantities import gib, nearest
 
 
@@ -54,13 +54,13 @@ def orphans_command(context: click.Context, node_name: str | None) -> int:
     return code
 
 
-def _found(session: Session, node_name: str | None) -> tuple[Stranger, ...]:
+def _found(session: Session, node_name: str | None) -> tuple[UnmanagedGuest, ...]:
     ledger = session.ledger
     nodes = ledger.nodes() if node_name is None else (find_node(ledger, node_name),)
-    return strangers_of(nodes, ledger.unmanaged([node.uuid for node in nodes]))
+    return unmanaged_guests(nodes, ledger.unmanaged([node.uuid for node in nodes]))
 
 
-def _write(session: Session, screen: Screen, found: Sequence[Stranger]) -> None:
+def _write(session: Session, screen: Screen, found: Sequence[UnmanagedGuest]) -> None:
     if not found:
         write(screen, "No orphans: every running guest has an instance.")
         return

@@ -109,7 +109,7 @@ class Session:
     def context(self) -> "Context":
         """The context of a pass."""
         context = open_context(self.settings, self.clock, self.ids)
-        self._opened.callback(close_context, context)
+        self._opened.callback(context.close)
         return context
 
     @cached_property
@@ -259,13 +259,3 @@ def open_context(settings: "Settings", clock: Clock, ids: Ids, telemetry: Teleme
         )
         opened.pop_all()
     return context
-
-
-def close_context(context: "Context") -> None:
-    """Close what the context has opened, the last first."""
-    with ExitStack() as opened:
-        opened.callback(context.ledger.close)
-        opened.callback(context.driver.close)
-        opened.callback(context.scheduler.close)
-        if context.bus is not None:
-            opened.callback(context.bus.close)

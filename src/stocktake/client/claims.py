@@ -1,5 +1,5 @@
 """
-Claims from afar. Invariant: the same "no" with the same numbers, and nothing is promised twice because an answer was
+Claims from afar. Invariant: the same "no" with the same numbers, and no claim is made twice because an answer was
 lost.
 """
 

@@ -15,13 +15,13 @@ from stocktake.client.claims import RemoteClaims
 from stocktake.client.ledger import RemoteLedger
 from stocktake.client.transport import Transport
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
-from stocktake.model.access import Role
-from stocktake.model.value import Value, plain
+from stocktake.model.access import WhoAmI
+from stocktake.model.value import plain
 from stocktake.model.workload import Flavor, Instance, Migration
 from stocktake.views.explain import Explained
 from stocktake.views.fitting import FitAnswer
 from stocktake.views.nodes import HistoryRow, NodeDetail, NodeSummary
-from stocktake.views.problems import FleetProblem, ServiceShown, Stranger
+from stocktake.views.problems import FleetProblem, ServiceShown, UnmanagedGuest
 
 T = TypeVar("T")
 Filter = str | int | bool | Sequence[str] | None
@@ -32,13 +32,6 @@ class _Page(msgspec.Struct):
 
     items: list[msgspec.Raw]
     next: str | None = None
-
-
-class WhoAmI(Value, frozen=True, kw_only=True):
-    """What a token is good for; `host` is an agent's."""
-
-    role: Role
-    host: str | None = None
 
 
 class Fleet:
@@ -83,7 +76,7 @@ class Fleet:
         return self._get(f"/v1/nodes/{_part(node)}/explain{_query({'field': field})}", Explained)
 
     def history(self, node: str, *, since_s: float | None = None) -> tuple[HistoryRow, ...]:
-        """Read what a node had and promised, the oldest first; of the last day unless told."""
+        """Read what a node had and what was allocated, the oldest first; of the last day unless told."""
         return tuple(self._pages(f"/v1/nodes/{_part(node)}/history", HistoryRow, {"since_s": since_s}))
 
     def delete_node(self, node: str, *, force: bool = False) -> None:
@@ -103,9 +96,9 @@ class Fleet:
         """List the migrations in play, by id; `all=True` lists the others too."""
         return self._pages("/v1/migrations", Migration, filters)
 
-    def orphans(self, **filters: Filter) -> Iterator[Stranger]:
+    def orphans(self, **filters: Filter) -> Iterator[UnmanagedGuest]:
         """List unmanaged guests, orphans and misplaced ones, by node."""
-        return self._pages("/v1/orphans", Stranger, filters)
+        return self._pages("/v1/orphans", UnmanagedGuest, filters)
 
     def problems(self, **filters: Filter) -> Iterator[FleetProblem]:
         """List what is wrong, the worst first."""
@@ -133,7 +126,7 @@ class Fleet:
         nodes: Sequence[str] | None = None,
         pack: bool | None = None,
     ) -> FitAnswer:
-        """Say where a machine would fit, the best node first, and why not elsewhere; nothing is promised."""
+        """Say where a machine would fit, the best node first, and why not elsewhere; nothing is allocated."""
         asked = {"flavor": plain(flavor), "volume_backed": volume_backed, "nodes": nodes, "pack": pack}
         return self._ask("POST", "/v1/fit", asked, FitAnswer)
 

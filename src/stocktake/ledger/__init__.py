@@ -1,4 +1,4 @@
-"""Step 7a, the database: what is promised and what was counted. Invariant: nothing but this room speaks SQL."""
+"""Step 7a, the database: promises and what was counted. Invariant: nothing but this room speaks SQL."""
 
 from stocktake.ledger.base import DatabaseLedger, Ledger, Transaction, open_ledger
 from stocktake.ledger.calls import Rows, ledger_call

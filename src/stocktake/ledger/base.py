@@ -1,5 +1,5 @@
 """
-Step 7a, the ledger: what is promised and what was counted. Invariant: each call is one transaction, or part of one.
+Step 7a, the ledger: promises and what was counted. Invariant: each call is one transaction, or part of one.
 
 `Ledger` is what has the calls; a database, an open transaction and a server (`stocktake.client`) carry them. Every
 call raises LedgerUnreachable if the database is locked, gone or can't be connected to (trying again is safe), and

@@ -1,6 +1,6 @@
 """
-What nodes had and promised over time. Invariant: one row for a node and an interval, only where a figure changed, and
-fewer the older they are.
+What nodes had, and what of it was allocated, over time. Invariant: one row for a node and an interval, only where a
+figure changed, and fewer the older they are.
 
 A row says what was true at the end of its interval and, until the next row, after it. `at` is when its interval began.
 """
@@ -123,7 +123,7 @@ class HistoryCalls(Calls):
     @ledger_call(rows=lambda it: Rows(nodes=[it.node_uuid], deleted_nodes=[it.node_uuid]))
     def history(self, node_uuid: str, *, since_s: float) -> tuple[Moment, ...]:
         """
-        Read what a node had and promised in the last `since_s` seconds, the oldest first.
+        Read what a node had and what was allocated in the last `since_s` seconds, the oldest first.
 
         The row before them is the first, for it still held when they began.
         """

@@ -1,5 +1,5 @@
 """
-Step 7a, the instances that were promised something. Invariant: who is told of a change is the host before it, and the
+Step 7a, the instances. Invariant: who is told of a change is the host before it, and the
 one after it.
 """
 

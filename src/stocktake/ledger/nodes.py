@@ -332,7 +332,7 @@ def read_change_stamps(connection: Connection, alive_since: datetime) -> tuple[C
     Read the change stamps of all nodes that are not deleted.
 
     Args:
-        alive_since: who gave no sign of life from then on is not alive.
+        alive_since: who has not reported from then on is not alive.
     """
     nodes_, services_ = COMPUTE_NODES.c, SERVICES.c
     its = and_(services_.host == nodes_.host, services_.binary == BINARY)

@@ -1,6 +1,6 @@
 """
 Step 7a: which service has a node, and giving it to another. Invariant: a node changes hands in one transaction, with
-all that is promised on it, and only if it still has the owner that was seen.
+all promises on it, and only if it still has the owner that was seen.
 """
 
 from collections.abc import Collection, Mapping

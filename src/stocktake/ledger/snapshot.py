@@ -95,7 +95,7 @@ class SnapshotCalls(Calls):
     @ledger_call()
     def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
         """
-        Read all that is promised on these nodes of a host, in a fixed number of queries.
+        Read all promises on these nodes of a host, in a fixed number of queries.
 
         Args:
             guests: by node, the uuids of the hypervisor's guests.

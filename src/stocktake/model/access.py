@@ -40,6 +40,14 @@ class Token(Value, frozen=True, kw_only=True):
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
+class WhoAmI(Value, frozen=True, kw_only=True):
+    """What the token that was shown is good for; `host` is an agent's."""
+
+    role: Role
+    host: str | None = None
+    token: str | None = None
+
+
 def digest_of(secret: str) -> str:
     """
     Give what is kept of a token's text.

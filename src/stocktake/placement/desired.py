@@ -279,7 +279,7 @@ def _unknown_class(name: str, node: str) -> Problem:
     return Problem(
         code="unknown-class",
         about=name,
-        text=f"{node} is said to sell {name}, which is neither a standard resource class nor a custom one",
+        text=f"{node} is reported with {name}, which is neither a standard resource class nor a custom one",
         remedy="Name it CUSTOM_..., in upper-case letters, digits and underscores.",
     )
 
@@ -288,7 +288,7 @@ def _reserved_above_total(name: str, reserved: int, total: int, node: str) -> Pr
     return Problem(
         code="reserved-above-total",
         about=f"{node} {name}",
-        text=f"{reserved} {name} are reserved for the host, which has {total}: the scheduler is told that all are",
+        text=f"{reserved} {name} are reserved for the host, which has {total}: all of it is reported as reserved",
         remedy="Lower the reserve in the settings (reserved_host_*).",
     )
 

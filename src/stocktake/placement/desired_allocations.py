@@ -34,7 +34,7 @@ def wanted(
         node: its `owned_classes` say which classes it has.
         devices: those tracked, held ones as held.
         report_pci: devices are child providers; otherwise nobody holds any.
-        whole: what every consumer holds of a node that is sold as a whole, by class.
+        whole: what every consumer holds of a node that is allocated as a whole, by class.
 
     Returns:
         Amounts by consumer, provider and class, none of them 0. Entries of one consumer add up; disk is their sum in

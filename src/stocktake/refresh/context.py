@@ -3,6 +3,7 @@ What a pass works with and what it gives. Invariant: everything that touches the
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from stocktake.audit import TimeLimit
@@ -36,6 +37,15 @@ class Context:
     limit: TimeLimit
     telemetry: Telemetry = field(default_factory=Telemetry)
     bus: Bus | None = None
+
+    def close(self) -> None:
+        """Close what it holds open, whatever goes wrong with one of them."""
+        with ExitStack() as opened:
+            opened.callback(self.ledger.close)
+            opened.callback(self.driver.close)
+            opened.callback(self.scheduler.close)
+            if self.bus is not None:
+                opened.callback(self.bus.close)
 
 
 @dataclass(slots=True)

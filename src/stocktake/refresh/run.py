@@ -299,7 +299,7 @@ def _verified(views: Mapping[str, HostView | StocktakeError], cache: RefreshCach
             if verdict.guests is not None:
                 result.guests[node] = sum(guest.active for guest in verdict.guests)
         else:
-            remedy = "The node keeps its last record, marked stale, until its driver reports sense."
+            remedy = "The node keeps its last record, marked stale, until its driver's report can be used."
             result.failed[node] = ReportRefused(verdict.reasons, where=node, remedy=remedy)
     return hosts
 

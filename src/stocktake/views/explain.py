@@ -230,10 +230,6 @@ def _pci(node: ComputeNode, entries: Sequence[Entry], devices: Sequence[PciRecor
         yield _figure(f"pci.{vendor}_{product}", "devices", recorded, free, parts=parts, steps=(step,))
 
 
-def _of_device(device: PciRecord) -> FigurePart:
-    return FigurePart(kind="device", id=device.address, name=None, why=_shut(device), amount=device.address)
-
-
 def _shut(device: PciRecord) -> str:
     if device.instance_uuid is not None:
         return f"{device.status}, by {device.instance_uuid}"

@@ -124,7 +124,7 @@ def wanted_of(flavor: Flavor, settings: Settings, *, volume_backed: bool) -> Wan
 
 class ClaimedShown(Value, frozen=True, kw_only=True):
     """
-    What was promised, or what became of it.
+    The promise, or what became of it.
 
     Attributes:
         nodes: the records of the nodes that it changed, as they are now.

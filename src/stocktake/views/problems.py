@@ -62,7 +62,7 @@ def silence(service: Service, now: datetime) -> str:
     if service.forced_down:
         return "it was forced down"
     assert service.last_seen_up is not None, "an agent that never ran is not silent"
-    return f"its agent gave no sign of life for {since(service.last_seen_up, now)}"
+    return f"its agent has not reported for {since(service.last_seen_up, now)}"
 
 
 class ServiceShown(Service, frozen=True, kw_only=True):
@@ -127,7 +127,7 @@ def own_problems(
 def agent_problem(host: str, service: Service | None, now: datetime, down_time_s: float) -> Problem | None:
     """Say what is wrong with who looks after a host's nodes; None if nothing is."""
     if service is None:
-        text = f"no service {host!r} is known: nobody looks after its nodes"
+        text = f"no service {host!r} is known: no agent looks after its nodes"
         remedy = "Start its agent, or delete its nodes."
         return Problem(code="service-unknown", about=host, text=text, remedy=remedy, severity="error")
     if service_word(service, now, down_time_s) != "down":
@@ -172,7 +172,7 @@ def _over_allocated(one: ResourceTotals) -> Problem:
 
 def _unmanaged(entry: Entry) -> Problem:
     remedy = (
-        f"`stocktake orphans adopt {entry.id}` on its host, or remove it."
+        f"Run `stocktake orphans adopt {entry.id}` on its host, or remove the guest."
         if entry.kind == "orphan"
         else "It is here, the ledger has it elsewhere: one of the two is wrong."
     )
@@ -192,9 +192,9 @@ def _placed(problem: Problem, host: str, node: ComputeNode | None) -> FleetProbl
     )
 
 
-class Stranger(Entry, frozen=True, kw_only=True):
+class UnmanagedGuest(Entry, frozen=True, kw_only=True):
     """
-    A guest that nobody promised (`orphan`), or that is elsewhere than the ledger thinks (`misplaced`).
+    A guest without an instance (`orphan`), or that is elsewhere than the ledger thinks (`misplaced`).
 
     Attributes:
         host, node: where it is.
@@ -206,18 +206,18 @@ class Stranger(Entry, frozen=True, kw_only=True):
     active: bool
 
 
-def strangers_of(nodes: Sequence[ComputeNode], found: Mapping[str, Sequence[Entry]]) -> tuple[Stranger, ...]:
-    """List the strangers among the entries of nodes, by node."""
+def unmanaged_guests(nodes: Sequence[ComputeNode], found: Mapping[str, Sequence[Entry]]) -> tuple[UnmanagedGuest, ...]:
+    """List the unmanaged guests among the entries of nodes, by node."""
     return tuple(
-        stranger_of(node, entry)
+        unmanaged_guest(node, entry)
         for node in sorted(nodes, key=lambda node: (node.hypervisor_hostname, node.uuid))
         for entry in found.get(node.uuid, ())
         if entry.kind in UNMANAGED
     )
 
 
-def stranger_of(node: ComputeNode, entry: Entry) -> Stranger:
-    """Make the view of a stranger."""
+def unmanaged_guest(node: ComputeNode, entry: Entry) -> UnmanagedGuest:
+    """Make the view of an unmanaged guest."""
     own = {name: getattr(entry, name) for name in Entry.__struct_fields__}
     active = bool(entry.vcpus or entry.memory_mb or entry.disk_mb)
-    return Stranger(**own, host=node.host, node=node.hypervisor_hostname, active=active)
+    return UnmanagedGuest(**own, host=node.host, node=node.hypervisor_hostname, active=active)

@@ -24,7 +24,7 @@ COOKIE = "stocktake_token"
 # How long a token that was looked up is believed: so late a revocation is noticed.
 KNOWN_S = 5.0
 _KNOWN_MAX = 10_000
-# So many seconds' worth of requests may come at once.
+# How many seconds' worth of requests may come at once.
 BURST_S = 2.0
 _CALLERS_MAX = 10_000
 _REMEDY = "Make a token with `stocktake token create`, and send it as `Authorization: Bearer TOKEN`."

@@ -2,7 +2,7 @@
 
 from stocktake.accounting.capacity import RESOURCES, ResourceTotals
 from stocktake.agent.metrics.life import HOLDERS, Life, NodeFigures
-from stocktake.agent.metrics.table import View
+from stocktake.agent.metrics.table import ScrapeView
 from stocktake.telemetry import Telemetry
 
 
@@ -35,7 +35,7 @@ def figures(**fields: object) -> NodeFigures:
     return NodeFigures(**values)  # type: ignore[arg-type]
 
 
-def a_view(**nodes: NodeFigures) -> View:
+def a_view(**nodes: NodeFigures) -> ScrapeView:
     """What a scrape shows after a pass of half a second."""
     telemetry = Telemetry()
     telemetry.passed("fine", 0.5, {"audit": 0.4, "save": 0.1})
@@ -53,4 +53,4 @@ def a_view(**nodes: NodeFigures) -> View:
         parts={"driver": "", "ledger": "locked", "placement": ""},
         nodes=nodes or {"one": figures()},
     )
-    return View(life=life, counts=telemetry.counts(), now_s=61.0)
+    return ScrapeView(life=life, counts=telemetry.counts(), now_s=61.0)

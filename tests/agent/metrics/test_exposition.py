@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from stocktake.agent.metrics.exposition import exposition
-from stocktake.agent.metrics.table import LIBRARY, METRICS, View
+from stocktake.agent.metrics.table import LIBRARY, METRICS, ScrapeView
 from stocktake.telemetry import BUCKETS_S
 from tests.agent.metrics.making import a_view, figures
 
 
-def text_of(view: View) -> str:
+def text_of(view: ScrapeView) -> str:
     return b"".join(exposition(view)).decode()
 
 

@@ -12,7 +12,7 @@ from stocktake.agent.metrics.server import (
     CONNECTION_S_MAX,
     CONNECTIONS_MAX,
     REQUEST_BYTES_MAX,
-    Page,
+    HttpAnswer,
     Pages,
     Server,
     pages_of,
@@ -35,12 +35,12 @@ class ShiftedClock(SystemClock):
 Serve = Callable[..., Server]
 
 
-def fine() -> Page:
-    return Page("text/plain", [b"a ", b"page\n"])
+def fine() -> HttpAnswer:
+    return HttpAnswer("text/plain", [b"a ", b"page\n"])
 
 
-def ill() -> Page:
-    return Page("application/json", [b"{}\n"], HTTPStatus.SERVICE_UNAVAILABLE)
+def ill() -> HttpAnswer:
+    return HttpAnswer("application/json", [b"{}\n"], HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_given_nonsense_or_too_much_when_sent_then_it_is_refused_and_the_next_is
 
 
 def test_given_a_page_that_fails_when_got_then_the_connection_ends_and_the_server_goes_on(serve: Serve) -> None:
-    def broken() -> Page:
+    def broken() -> HttpAnswer:
         raise RuntimeError("a bug")
 
     server = serve({"/broken": broken, "/page": fine})
@@ -211,9 +211,9 @@ def test_given_somebody_who_does_not_fetch_his_answer_when_his_time_is_over_then
 ) -> None:
     answered = threading.Event()
 
-    def large() -> Page:
+    def large() -> HttpAnswer:
         answered.set()
-        return Page("text/plain", [b"x" * 1_000_000] * 100)
+        return HttpAnswer("text/plain", [b"x" * 1_000_000] * 100)
 
     server = serve({"/large": large, "/page": fine})
     slow = opened(server, b"GET /large HTTP/1.1\r\n\r\n")

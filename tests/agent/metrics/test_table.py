@@ -5,7 +5,7 @@ import re
 import pytest
 
 from stocktake import errors, telemetry
-from stocktake.agent.metrics.table import GROUPS, LIBRARY, METRICS, Metric, View, error_codes
+from stocktake.agent.metrics.table import GROUPS, LIBRARY, METRICS, ExportedMetric, ScrapeView, error_codes
 from stocktake.telemetry import Durations
 from tests.agent.metrics.making import a_view, figures
 
@@ -13,7 +13,7 @@ UNITS = ("_seconds", "_bytes", "_ratio", "_info", "_total")
 ABOUT_NODES = [metric.name for metric in METRICS.values() if "node" in metric.labels]
 
 
-def values_of(metric: Metric, view: View) -> dict[tuple[str, ...], float]:
+def values_of(metric: ExportedMetric, view: ScrapeView) -> dict[tuple[str, ...], float]:
     return {
         labels: number.sum_s if isinstance(number, Durations) else float(number) for labels, number in metric.read(view)
     }
@@ -26,7 +26,7 @@ def test_given_the_table_then_no_name_is_there_twice() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
-def test_given_a_metric_then_its_name_says_its_kind_and_unit_and_its_text_is_a_sentence(metric: Metric) -> None:
+def test_given_a_metric_then_its_name_says_its_kind_and_unit_and_its_text_is_a_sentence(metric: ExportedMetric) -> None:
     assert re.fullmatch(r"stocktake_[a-z]+(_[a-z]+)*", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.name.endswith("_info") == (metric.kind == "info")
@@ -38,7 +38,7 @@ def test_given_a_metric_then_its_name_says_its_kind_and_unit_and_its_text_is_a_s
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_given_something_of_everything_when_read_then_every_metric_has_a_sample_with_all_its_labels(
-    metric: Metric,
+    metric: ExportedMetric,
 ) -> None:
     samples = list(metric.read(a_view()))
     assert samples

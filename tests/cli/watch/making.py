@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from stocktake.cli.watch.fleet_snapshot import Change, Seen
+from stocktake.cli.watch.fleet_snapshot import Change, FleetSnapshot
 from stocktake.cli.watch.frame import Size, View, frame
 from stocktake.cli.watch.table import text_of
 from stocktake.model.books import Entry
@@ -36,14 +36,14 @@ def fleet(count: int) -> tuple[NodeView, ...]:
     return tuple(row(f"node-{number:05}", vcpus_used=2 + number * 25 // max(count - 1, 1)) for number in range(count))
 
 
-def seen(*rows: NodeView) -> Seen:
+def snapshot(*rows: NodeView) -> FleetSnapshot:
     """A look at these rows."""
-    return Seen(NOON, rows)
+    return FleetSnapshot(NOON, rows)
 
 
 def view(*rows: NodeView, **fields: Any) -> View:
     """Look at these rows."""
-    return View(**{"ledger": "sqlite:////var/lib/stocktake/ledger.db", "now": NOON, "seen": seen(*rows), **fields})
+    return View(**{"ledger": "sqlite:////var/lib/stocktake/ledger.db", "now": NOON, "fleet": snapshot(*rows), **fields})
 
 
 def problem(text: str = "it is wrong", **fields: Any) -> Problem:

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from stocktake.cli.watch.fleet_snapshot import Seen, changes
+from stocktake.cli.watch.fleet_snapshot import FleetSnapshot, changes
 from stocktake.model.value import replace as changed
 from stocktake.views.nodes import NodeView
 from stocktake.views.problems import State
-from tests.cli.watch.making import NOON, problem, row, seen
+from tests.cli.watch.making import NOON, problem, row, snapshot
 
 LATER = NOON + timedelta(minutes=1)
 
 
 def told(before: NodeView | None, after: NodeView | None) -> list[str]:
     """What is said, each line with its node."""
-    old, new = (Seen(NOON, (one,) if one else ()) for one in (before, after))
+    old, new = (FleetSnapshot(NOON, (one,) if one else ()) for one in (before, after))
     return [f"{change.node}: {change.text}" for change in changes(old, new)]
 
 
@@ -47,7 +47,7 @@ def test_given_a_problem_that_is_gone_then_it_is_solved() -> None:
 
 
 def test_given_nodes_that_come_and_go_then_both_are_told() -> None:
-    before, after = seen(row("stays"), row("goes")), seen(row("stays"), row("comes", word="manual"))
+    before, after = snapshot(row("stays"), row("goes")), snapshot(row("stays"), row("comes", word="manual"))
     assert [(one.node, one.text) for one in changes(before, after)] == [("comes", "new, manual"), ("goes", "gone")]
 
 
@@ -66,14 +66,14 @@ def test_given_a_service_that_is_disabled_then_the_reason_is_told() -> None:
 def test_given_figures_then_their_time_is_the_records() -> None:
     before = row()
     after = replace(before, node=changed(before.node, vcpus_used=1, updated_at=NOON - timedelta(seconds=3)))
-    (change,) = changes(Seen(NOON, (before,)), Seen(LATER, (after,)))
+    (change,) = changes(FleetSnapshot(NOON, (before,)), FleetSnapshot(LATER, (after,)))
     assert change.at == NOON - timedelta(seconds=3)
-    (other,) = changes(Seen(NOON, (before,)), Seen(LATER, (row(off=""),)))
+    (other,) = changes(FleetSnapshot(NOON, (before,)), FleetSnapshot(LATER, (row(off=""),)))
     assert other.at == LATER
 
 
 def test_given_the_same_on_many_nodes_then_it_is_one_line() -> None:
     names = [f"node-{number}" for number in range(1500)]
-    before, after = seen(*map(row, names)), seen(*(row(name, off="") for name in names))
+    before, after = snapshot(*map(row, names)), snapshot(*(row(name, off="") for name in names))
     (change,) = changes(before, after)
     assert (change.node, change.text) == ("node-0 and 1,499 more", "disabled")

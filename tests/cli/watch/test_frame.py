@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.watch.frame import Size, View, areas, frame, last_top, troubles
+from stocktake.cli.watch.frame import Size, View, areas, frame, last_top, problem_kinds
 from stocktake.cli.watch.table import SORTS, text_of, width_of
-from tests.cli.watch.making import LARGE, NOON, SMALL, change, fleet, picture, problem, row, seen, view
+from tests.cli.watch.making import LARGE, NOON, SMALL, change, fleet, picture, problem, row, snapshot, view
 
 AWAY = "unable to open database file. Check that the database runs"
 
@@ -67,14 +67,14 @@ def test_given_anything_on_any_screen_then_the_picture_has_its_rows_and_fits(of:
 @given(VIEWS, st.integers(6, 60))
 def test_given_any_fleet_when_scrolled_from_end_to_end_then_every_node_is_seen(of: View, rows: int) -> None:
     of, size = replace(of, pattern="", typing=False), Size(120, rows)
-    assert of.seen is not None
+    assert of.fleet is not None
     found: set[str] = set()
     for top in range(last_top(of, size) + 1):
         given_nodes = areas(of, size).nodes
         lines = picture(replace(of, top=top), size)
         start = 2 + bool(of.trouble)
         found |= {line.split()[0] for line in lines[start : start + given_nodes] if line}
-    assert {one.name for one in of.seen.rows} <= found
+    assert {one.name for one in of.fleet.rows} <= found
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "200x50"])
@@ -100,12 +100,12 @@ def test_given_one_node_then_there_are_no_sums() -> None:
 
 def test_given_a_ledger_that_is_away_then_the_picture_says_so_and_how_old_it_is() -> None:
     lines = picture(view(*fleet(3), trouble=AWAY, now=NOON + timedelta(seconds=75)))
-    assert lines[1].startswith("LEDGER AWAY, figures are 1 min 15 s old: unable to open")
+    assert lines[1].startswith("LEDGER UNREACHABLE, figures are 1 min 15 s old: unable to open")
     assert lines[3].startswith("node-00000")
 
 
 def test_given_a_ledger_that_never_answered_then_that_is_all_there_is() -> None:
-    lines = picture(view(seen=None, trouble=AWAY))
+    lines = picture(view(fleet=None, trouble=AWAY))
     assert lines[1].startswith("NO LEDGER: unable to open database file.")
     assert not any(lines[2:-1])
 
@@ -123,7 +123,9 @@ def test_given_a_filter_then_only_what_has_it_is_shown_and_the_keys_say_so() -> 
 def test_given_the_same_trouble_on_many_nodes_then_it_is_told_once_the_worst_first() -> None:
     grave = problem(code="grave", severity="error")
     rows = [row(f"n{number}", problems=(problem(), *((grave,) if number == 4 else ()))) for number in range(5)]
-    told = troubles(seen(*rows, row("off", off="new kernel"), row("down", word="down", reason="silent for 2 min")))
+    told = problem_kinds(
+        snapshot(*rows, row("off", off="new kernel"), row("down", word="down", reason="silent for 2 min"))
+    )
     assert [(one.word, one.nodes[:1], len(one.nodes), one.text) for one in told] == [
         ("down", ("down",), 1, "silent for 2 min"),
         ("error grave", ("n4",), 1, "it is wrong"),

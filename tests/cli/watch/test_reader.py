@@ -127,18 +127,18 @@ def test_given_a_ledger_that_goes_away_when_looked_at_then_the_last_look_stays_w
     books: Books, watcher: Watcher, turns: Turns
 ) -> None:
     first = look(watcher, turns)
-    assert first.seen is not None
+    assert first.fleet is not None
     assert first.trouble == ""
     away = books.file.rename(books.file.with_name("away.db"))
     second = look(watcher, turns)
-    assert (second.seen, second.trouble) == (
-        first.seen,
+    assert (second.fleet, second.trouble) == (
+        first.fleet,
         "there is no such file. `stocktake refresh` makes it.",
     )
     away.rename(books.file)
     third = look(watcher, turns)
-    assert third.seen is not None
-    assert (third.trouble, [row.name for row in third.seen.rows]) == ("", ["one"])
+    assert third.fleet is not None
+    assert (third.trouble, [row.name for row in third.fleet.rows]) == ("", ["one"])
     assert turns.pauses_s == [0.0, 1.0, 1.0, 1.0]
 
 

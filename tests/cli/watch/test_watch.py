@@ -16,7 +16,7 @@ from stocktake.ledger import NodeSave
 from stocktake.model.books import Tally
 from stocktake.model.value import replace
 from tests.cli.program import HOST, Program, clean_environ
-from tests.cli.watch.making import NOON, row, seen, view
+from tests.cli.watch.making import NOON, row, snapshot, view
 from tests.servers.terminal import Terminal
 
 ALTERNATE, NORMAL, CURSOR = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
@@ -126,10 +126,10 @@ def test_given_a_ledger_that_goes_away_when_it_comes_back_then_both_are_seen_and
 ) -> None:
     file = program.state / "ledger.db"
     away = file.rename(program.state / "away.db")
-    terminal.until("LEDGER AWAY, figures are", "there is no such file", FIRST)
+    terminal.until("LEDGER UNREACHABLE, figures are", "there is no such file", FIRST)
     assert not file.exists()
     away.rename(file)
-    terminal.until(FIRST, gone="LEDGER AWAY")
+    terminal.until(FIRST, gone="LEDGER UNREACHABLE")
     use(program, FIRST, 14)
     terminal.until("vCPUs 11 → 14")
 
@@ -222,14 +222,14 @@ def test_given_no_ledger_and_no_terminal_then_it_ends_with_3_and_makes_none(tmp_
 
 
 def test_given_looks_then_only_what_differs_between_two_is_a_change_and_the_newest_is_first() -> None:
-    one = view(seen=None)
+    one = view(fleet=None)
     for used in (0, 0, 2, 2, 5):
-        one = looked(one, Look(seen(row(vcpus_used=used))))
+        one = looked(one, Look(snapshot(row(vcpus_used=used))))
     assert [change.text for change in one.changes] == ["vCPUs 2 → 5", "vCPUs 0 → 2"]
     for used in range(700):
-        one = looked(one, Look(seen(row(vcpus_used=used))))
+        one = looked(one, Look(snapshot(row(vcpus_used=used))))
     assert len(one.changes) == 500
-    assert looked(one, Look(one.seen, "away")).changes == one.changes
+    assert looked(one, Look(one.fleet, "away")).changes == one.changes
 
 
 @pytest.mark.parametrize(("late_s", "told"), [(0, ""), (6.9, ""), (7.1, "no answer yet")])
@@ -237,4 +237,4 @@ def test_given_a_ledger_that_hangs_then_after_a_while_that_is_said(late_s: float
     assert waited(view(row(), now=NOON + timedelta(seconds=late_s)), 1.0).trouble == told
     away = view(row(), now=NOON + timedelta(seconds=late_s), trouble="gone")
     assert waited(away, 1.0) == away
-    assert waited(changed(away, seen=None), 1.0).seen is None
+    assert waited(changed(away, fleet=None), 1.0).fleet is None

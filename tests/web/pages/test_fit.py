@@ -6,11 +6,11 @@ import pytest
 
 from stocktake.errors import InvalidInput
 from stocktake.model.workload import Flavor
-from stocktake.web.pages.fit import Asked, flavor_of
+from stocktake.web.pages.fit import FitForm, flavor_of
 
 
-def asked(**fields: Any) -> Asked:
-    return Asked(**({"vcpus": "2", "memory": "4G"} | fields))
+def asked(**fields: Any) -> FitForm:
+    return FitForm(**({"vcpus": "2", "memory": "4G"} | fields))
 
 
 def test_given_every_field_when_read_then_it_is_the_flavor_of_the_command_line() -> None:
@@ -47,9 +47,9 @@ def test_given_every_field_when_read_then_it_is_the_flavor_of_the_command_line()
 @pytest.mark.parametrize(
     ("fields", "where", "what"),
     [
-        ({"vcpus": ""}, "vCPUs", "'' is no number from 1 to 65,535"),
+        ({"vcpus": ""}, "vCPUs", "'' must be a whole number from 1 to 65,535"),
         ({"vcpus": "0"}, "vCPUs", "'0'"),
-        ({"vcpus": "٣"}, "vCPUs", "is no number"),
+        ({"vcpus": "٣"}, "vCPUs", "must be a whole number"),
         ({"vcpus": "70000"}, "vCPUs", "'70000'"),
         ({"memory": ""}, "memory", "is no size such as 8G"),
         ({"disk": "1.5"}, "disk", "no whole number of GiB"),

@@ -208,7 +208,7 @@ def test_given_a_history_when_shown_then_a_day_and_a_month_are_drawn(books: str,
 def test_given_a_disabled_and_a_silent_service_when_shown_then_their_nodes_say_so(here: ServedHere) -> None:
     assert REASON in get(here, "/nodes/compute-3-00001")
     down = get(here, "/nodes/compute-2-00001")
-    assert "gave no sign of life for 3 h" in down
+    assert "has not reported for 3 h" in down
     assert "the figures of its nodes are old" in down
 
 

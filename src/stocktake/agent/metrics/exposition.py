@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from stocktake.agent.metrics.table import METRICS, Metric, View
+from stocktake.agent.metrics.table import METRICS, ExportedMetric, ScrapeView
 from stocktake.telemetry import BUCKETS_S, Durations
 
 _LIMITS = (*(str(limit) for limit in BUCKETS_S), "+Inf")
@@ -33,14 +33,14 @@ class _Alone(Collector):
         return (self._family,)
 
 
-def exposition(view: View) -> Iterator[bytes]:
+def exposition(view: ScrapeView) -> Iterator[bytes]:
     """Write the metrics, then those of the process."""
     for metric in METRICS.values():
         yield generate_latest(_Alone(family_of(metric, view)))
     yield generate_latest(_PROCESS)
 
 
-def family_of(metric: Metric, view: View) -> Family:
+def family_of(metric: ExportedMetric, view: ScrapeView) -> Family:
     """Make the library's form of a metric and its samples."""
     family = Family(metric.name.removesuffix("_total").removesuffix("_info"), metric.text, metric.kind)
     for values, number in metric.read(view):

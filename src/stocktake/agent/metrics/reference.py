@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from stocktake.agent.metrics.table import GROUPS, LIBRARY, Metric
+from stocktake.agent.metrics.table import GROUPS, LIBRARY, ExportedMetric
 from stocktake.telemetry import BUCKETS_S
 
 _HEAD = """\
@@ -36,6 +36,6 @@ def _parts() -> Iterator[str]:
     yield f"## The process\n\nThese are prometheus-client's own.\n\n| metric | meaning |\n|---|---|\n{rows}"
 
 
-def _row(metric: Metric) -> str:
+def _row(metric: ExportedMetric) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.text} |\n"

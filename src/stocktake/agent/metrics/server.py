@@ -31,7 +31,7 @@ SCRAPE_KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class HttpAnswer:
     """One answer; its body in pieces."""
 
     kind: str
@@ -39,7 +39,7 @@ class Page:
     status: HTTPStatus = HTTPStatus.OK
 
 
-Pages = Mapping[str, Callable[[], Page]]
+Pages = Mapping[str, Callable[[], HttpAnswer]]
 
 
 class Server:
@@ -158,11 +158,11 @@ class _Answers(BaseHTTPRequestHandler):
             for piece in page.body:
                 self.wfile.write(piece)
 
-    def _page(self, path: str) -> Page:
+    def _page(self, path: str) -> HttpAnswer:
         make = self.server.pages.get(path)
         if make is None:
             known = ", ".join(sorted(self.server.pages))
-            return Page("text/plain; charset=utf-8", [f"There is {known}.\n".encode()], HTTPStatus.NOT_FOUND)
+            return HttpAnswer("text/plain; charset=utf-8", [f"There is {known}.\n".encode()], HTTPStatus.NOT_FOUND)
         return make()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -212,12 +212,12 @@ def _end(connection: socket.socket) -> None:
         return
 
 
-def pages_of(scrape: Callable[[], Iterable[bytes]], healthz: Callable[[], Page]) -> Pages:
+def pages_of(scrape: Callable[[], Iterable[bytes]], healthz: Callable[[], HttpAnswer]) -> Pages:
     """Put the pages together; one scrape is written at a time, as each takes memory."""
     writing = threading.Lock()
 
-    def metrics() -> Page:
+    def metrics() -> HttpAnswer:
         with writing:
-            return Page(SCRAPE_KIND, list(scrape()))
+            return HttpAnswer(SCRAPE_KIND, list(scrape()))
 
     return {"/metrics": metrics, "/healthz": healthz}

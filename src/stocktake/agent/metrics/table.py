@@ -21,7 +21,7 @@ Kind = Literal["gauge", "counter", "histogram", "info"]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ScrapeView:
     """What one scrape shows: the life of the agent, the counts, and the steady clock's seconds."""
 
     life: Life
@@ -31,10 +31,10 @@ class View:
 
 # Values of the labels, and the number; a histogram's is its durations.
 Sample = tuple[tuple[str, ...], float | Durations]
-Read = Callable[[View], Iterable[Sample]]
+Read = Callable[[ScrapeView], Iterable[Sample]]
 
 
-class Metric(NamedTuple):
+class ExportedMetric(NamedTuple):
     """One metric; `read` gives its samples, values of labels in the order of `labels`."""
 
     name: str
@@ -44,43 +44,43 @@ class Metric(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-def gauge(name: str, text: str, value: Callable[[View], float | None]) -> Metric:
+def gauge(name: str, text: str, value: Callable[[ScrapeView], float | None]) -> ExportedMetric:
     """Make a gauge without labels; it is absent while its value is None."""
-    return Metric(name, "gauge", text, one(value))
+    return ExportedMetric(name, "gauge", text, one(value))
 
 
-def node_gauge(name: str, text: str, value: Callable[[NodeFigures], float | None]) -> Metric:
+def node_gauge(name: str, text: str, value: Callable[[NodeFigures], float | None]) -> ExportedMetric:
     """Make a gauge of every node; it is absent where its value is None."""
 
-    def read(view: View) -> Iterator[Sample]:
+    def read(view: ScrapeView) -> Iterator[Sample]:
         for node, figures in view.life.nodes.items():
             number = value(figures)
             if number is not None:
                 yield (node,), number
 
-    return Metric(name, "gauge", text, read, ("node",))
+    return ExportedMetric(name, "gauge", text, read, ("node",))
 
 
-def counter(name: str, text: str) -> Metric:
+def counter(name: str, text: str) -> ExportedMetric:
     """Make a counter without labels."""
-    return Metric(name, "counter", text, one(lambda view: view.counts.totals[name, ""]))
+    return ExportedMetric(name, "counter", text, one(lambda view: view.counts.totals[name, ""]))
 
 
-def counter_by(label: str, name: str, text: str, known: Iterable[str] = ()) -> Metric:
+def counter_by(label: str, name: str, text: str, known: Iterable[str] = ()) -> ExportedMetric:
     """Make a counter by the value of its label; those known are there from the start, as 0."""
     start = dict.fromkeys(known, 0)
 
-    def read(view: View) -> Iterator[Sample]:
+    def read(view: ScrapeView) -> Iterator[Sample]:
         counted = {value: number for (metric, value), number in view.counts.totals.items() if metric == name}
         yield from (((value,), number) for value, number in sorted({**start, **counted}.items()))
 
-    return Metric(name, "counter", text, read, (label,))
+    return ExportedMetric(name, "counter", text, read, (label,))
 
 
-def one(value: Callable[[View], float | Durations | None]) -> Read:
+def one(value: Callable[[ScrapeView], float | Durations | None]) -> Read:
     """Read a single sample, if there is one."""
 
-    def read(view: View) -> Iterator[Sample]:
+    def read(view: ScrapeView) -> Iterator[Sample]:
         number = value(view)
         if number is not None:
             yield (), number
@@ -88,33 +88,33 @@ def one(value: Callable[[View], float | Durations | None]) -> Read:
     return read
 
 
-def build(_view: View) -> Iterator[Sample]:
+def build(_view: ScrapeView) -> Iterator[Sample]:
     """Say which program this is."""
     yield (__version__, platform.python_version()), 1
 
 
-def parts(view: View) -> Iterator[Sample]:
+def parts(view: ScrapeView) -> Iterator[Sample]:
     """Say which parts answer."""
     yield from (((part,), not wrong) for part, wrong in sorted(view.life.parts.items()))
 
 
-def steps(view: View) -> Iterator[Sample]:
+def steps(view: ScrapeView) -> Iterator[Sample]:
     """Give the durations of the steps."""
     yield from (((step,), durations) for step, durations in sorted(view.counts.steps.items()))
 
 
-def node_info(view: View) -> Iterator[Sample]:
+def node_info(view: ScrapeView) -> Iterator[Sample]:
     """Say which nodes there are."""
     yield from (((name, node.uuid, node.hypervisor_type), 1) for name, node in view.life.nodes.items())
 
 
-def holders(view: View) -> Iterator[Sample]:
+def holders(view: ScrapeView) -> Iterator[Sample]:
     """Count the holders of each kind."""
     for name, node in view.life.nodes.items():
         yield from (((name, kind), number) for kind, number in node.holders.items())
 
 
-def problems(view: View) -> Iterator[Sample]:
+def problems(view: ScrapeView) -> Iterator[Sample]:
     """Count the problems of each kind."""
     for name, node in view.life.nodes.items():
         yield from (((name, *which), number) for which, number in node.problems.items())
@@ -132,7 +132,9 @@ _MIB = 1024**2
 _GIB = 1024**3
 
 AGENT = (
-    Metric("stocktake_build_info", "info", "Which program this is; always 1.", build, labels=("version", "python")),
+    ExportedMetric(
+        "stocktake_build_info", "info", "Which program this is; always 1.", build, labels=("version", "python")
+    ),
     gauge(
         "stocktake_agent_start_time_seconds",
         "When the agent started, in seconds since 1970.",
@@ -143,7 +145,7 @@ AGENT = (
         "Whether /healthz says 200: passes complete in time, the ledger and the driver are there.",
         lambda view: health(view.life, view.now_s).healthy,
     ),
-    Metric(
+    ExportedMetric(
         "stocktake_part_up",
         "gauge",
         "Whether the driver, the ledger and placement answered the last request.",
@@ -164,10 +166,10 @@ PASSES = (
         "The time between passes (update_resources_interval); absent if the periodic pass is off.",
         lambda view: view.life.interval_s,
     ),
-    Metric(
+    ExportedMetric(
         "stocktake_pass_duration_seconds", "histogram", "How long passes took.", one(lambda view: view.counts.passes)
     ),
-    Metric(
+    ExportedMetric(
         "stocktake_pass_step_duration_seconds",
         "histogram",
         "How long the steps of passes took: read, list, audit, verify, tally, save, report.",
@@ -207,7 +209,7 @@ WRITES = (
 )
 
 NODES = (
-    Metric(
+    ExportedMetric(
         "stocktake_node_info",
         "info",
         "Which nodes there are; always 1.",
@@ -229,7 +231,7 @@ NODES = (
         "When the node's record last changed, in seconds since 1970; that of a quiet node is old.",
         lambda node: node.updated_at_s,
     ),
-    Metric(
+    ExportedMetric(
         "stocktake_node_problems",
         "gauge",
         "What is wrong with the node, by code and severity (warning, error).",
@@ -241,7 +243,7 @@ NODES = (
         "Guests that run or are paused, as the hypervisor says; absent where it can't list guests.",
         lambda node: node.running_guests,
     ),
-    Metric(
+    ExportedMetric(
         "stocktake_node_holders",
         "gauge",
         "Who has a share of the node, by kind: instance, migration, orphan, misplaced.",
@@ -251,11 +253,11 @@ NODES = (
 )
 
 
-def _resource_gauges(name: str, prefix: str, unit: str = "", factor: int = 1) -> tuple[Metric, ...]:
+def _resource_gauges(name: str, prefix: str, unit: str = "", factor: int = 1) -> tuple[ExportedMetric, ...]:
     """Make the gauges of one resource, in base units."""
     title = RESOURCES[name].title
 
-    def of(figure: str, text: str, value: Callable[[ResourceTotals], float], *, always: bool = False) -> Metric:
+    def of(figure: str, text: str, value: Callable[[ResourceTotals], float], *, always: bool = False) -> ExportedMetric:
         def read(node: NodeFigures) -> float | None:
             one = node.resources.get(name)
             return None if one is None or not (always or node.holders) else value(one)
@@ -291,7 +293,7 @@ DISK = (
     ),
 )
 
-GROUPS: Mapping[str, tuple[Metric, ...]] = {
+GROUPS: Mapping[str, tuple[ExportedMetric, ...]] = {
     "The agent": AGENT,
     "Passes": PASSES,
     "Events and the cache": EVENTS,
@@ -302,7 +304,7 @@ GROUPS: Mapping[str, tuple[Metric, ...]] = {
     "Disk": DISK,
 }
 
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in chain.from_iterable(GROUPS.values())}
+METRICS: Mapping[str, ExportedMetric] = {metric.name: metric for metric in chain.from_iterable(GROUPS.values())}
 
 # What prometheus-client itself tells of the process, where there is a /proc.
 LIBRARY: Mapping[str, str] = {

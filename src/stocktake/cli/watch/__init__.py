@@ -1,5 +1,6 @@
 """
 The live view: a thread reads the ledger, pure functions make a picture of it, curses shows it.
 
-seen -> changes -> view -> frame -> terminal. Invariant: the ledger is read, nobody else is asked, nothing is written.
+fleet snapshot -> changes -> view -> frame -> terminal. Invariant: the ledger is read, nobody else is asked,
+nothing is written.
 """

@@ -12,7 +12,7 @@ import click
 from stocktake.cli.commands import Command
 from stocktake.cli.screen import Screen, screen_of, write, write_json
 from stocktake.cli.session import Session, open_books
-from stocktake.cli.watch.fleet_snapshot import Seen, changes
+from stocktake.cli.watch.fleet_snapshot import FleetSnapshot, changes
 from stocktake.cli.watch.frame import Size, View, frame, pressed
 from stocktake.cli.watch.reader import Look, Reader, Watcher
 from stocktake.ledger import DatabaseLedger, open_ledger
@@ -42,9 +42,9 @@ _LATE_S = 5.0
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="How often the ledger is looked at.",
+    help="How often to read the ledger.",
 )
-@click.option("--once", is_flag=True, help="Print one picture and end; so it is without a terminal, too.")
+@click.option("--once", is_flag=True, help="Print one picture and exit; so it does without a terminal.")
 @click.pass_obj
 def watch_command(session: Session, interval_s: float, *, once: bool) -> int:
     """Watch all nodes: what is reserved, allocated and free, what changes, what is wrong.
@@ -89,7 +89,7 @@ def _reader(session: Session) -> Reader:
     return Reader(opened, file, session.clock, settings.service_down_time)
 
 
-def _read_once(reader: Reader) -> Seen:
+def _read_once(reader: Reader) -> FleetSnapshot:
     try:
         return reader.read()
     finally:
@@ -101,9 +101,9 @@ def _view(session: Session) -> View:
     return View(ledger=redact_url(where), now=session.clock.now())
 
 
-def _write_once(session: Session, screen: Screen, seen: Seen) -> None:
+def _write_once(session: Session, screen: Screen, fleet: FleetSnapshot) -> None:
     columns = shutil.get_terminal_size((80, 24)).columns
-    for line in frame(replace(_view(session), seen=seen), Size(columns)):
+    for line in frame(replace(_view(session), fleet=fleet), Size(columns)):
         write(screen, "".join(_painted(screen, span.text, span.style) for span in line).rstrip())
 
 
@@ -139,14 +139,14 @@ def _live(session: Session, reader: Reader, screen: Screen, interval_s: float) -
 def looked(view: View, look: Look) -> View:
     """Take a look over into the view, with what changed since the one before."""
     told = view.changes
-    if view.seen is not None and look.seen is not None and look.seen is not view.seen:
-        told = (*reversed(changes(view.seen, look.seen)), *told)[:_CHANGES_MAX]
-    return replace(view, seen=look.seen, trouble=look.trouble, changes=told)
+    if view.fleet is not None and look.fleet is not None and look.fleet is not view.fleet:
+        told = (*reversed(changes(view.fleet, look.fleet)), *told)[:_CHANGES_MAX]
+    return replace(view, fleet=look.fleet, trouble=look.trouble, changes=told)
 
 
 def waited(view: View, interval_s: float) -> View:
     """Say that the ledger does not answer, if by now it should have."""
-    if view.seen is None or view.trouble:
+    if view.fleet is None or view.trouble:
         return view
-    late = (view.now - view.seen.at).total_seconds() > 2 * interval_s + _LATE_S
+    late = (view.now - view.fleet.at).total_seconds() > 2 * interval_s + _LATE_S
     return replace(view, trouble="no answer yet") if late else view

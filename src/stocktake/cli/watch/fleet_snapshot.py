@@ -14,7 +14,7 @@ from stocktake.views.nodes import NodeView
 
 
 @dataclass(frozen=True)
-class Seen:
+class FleetSnapshot:
     """All nodes at one moment, by name; `at` is when they were read."""
 
     at: datetime
@@ -52,7 +52,7 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def changes(before: Seen, after: Seen) -> list[Change]:
+def changes(before: FleetSnapshot, after: FleetSnapshot) -> list[Change]:
     """
     Say what changed, the same on many nodes in one line.
 

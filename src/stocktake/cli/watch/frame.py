@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from stocktake.cli.screen import COLOURS, clean
-from stocktake.cli.watch.fleet_snapshot import Change, Seen
+from stocktake.cli.watch.fleet_snapshot import Change, FleetSnapshot
 from stocktake.cli.watch.table import (
     EMPTY,
     SORTS,
@@ -57,7 +57,7 @@ class View:
 
     Attributes:
         ledger: its name, without a password.
-        seen: what it said last; None as long as it said nothing.
+        fleet: what it said last; None as long as it said nothing.
         trouble: why it says nothing now.
         changes: what changed, the newest first.
         top: the first node shown.
@@ -66,7 +66,7 @@ class View:
 
     ledger: str
     now: datetime
-    seen: Seen | None = None
+    fleet: FleetSnapshot | None = None
     trouble: str = ""
     changes: tuple[Change, ...] = ()
     sort: str = "name"
@@ -86,10 +86,10 @@ class Areas:
 
 def shown(view: View) -> Sequence[NodeView]:
     """Give the rows that pass the filter, sorted."""
-    if view.seen is None:
+    if view.fleet is None:
         return ()
     wanted = view.pattern.lower()
-    rows = view.seen.rows
+    rows = view.fleet.rows
     if wanted:
         rows = [row for row in rows if wanted in f"{row.name} {row.node.host} {row.state.word}".lower()]
     return sorted(rows, key=SORTS[view.sort])
@@ -98,10 +98,10 @@ def shown(view: View) -> Sequence[NodeView]:
 def areas(view: View, size: Size) -> Areas:
     """Share the rows out: problems and changes keep a few, nodes get what they need, changes the rest."""
     nodes = len(shown(view))
-    problems = len(troubles(view.seen)) if view.seen else 0
+    problems = len(problem_kinds(view.fleet)) if view.fleet else 0
     if size.rows is None:
         return Areas(nodes, problems, len(view.changes))
-    # The line on top, the titles and the keys; what is away; the sums.
+    # The line on top, the titles and the keys; what is unreachable; the sums.
     fixed = 3 + bool(view.trouble) + (nodes > 1)
     room = max(size.rows - fixed, 0)
     if size.rows < _ROWS_SMALL:
@@ -134,7 +134,7 @@ def _lines(view: View, size: Size) -> Iterator[Line]:
     yield _head(view, size)
     if view.trouble:
         yield (Span(_away(view), "bold red"),)
-    if view.seen is None:
+    if view.fleet is None:
         return
     rows = shown(view)
     if rows:
@@ -152,8 +152,8 @@ def _lines(view: View, size: Size) -> Iterator[Line]:
 
 
 def _below(view: View, size: Size, given: Areas) -> Iterator[Line]:
-    assert view.seen is not None, "there is nothing below what was not seen"
-    found = troubles(view.seen)
+    assert view.fleet is not None, "there is nothing below what was not seen"
+    found = problem_kinds(view.fleet)
     if given.problems:
         more = len(found) - given.problems
         yield _title(
@@ -167,10 +167,10 @@ def _below(view: View, size: Size, given: Areas) -> Iterator[Line]:
 
 def _head(view: View, size: Size) -> Line:
     """Say what is looked at, how much there is, and what time it is."""
-    rows = view.seen.rows if view.seen else ()
+    rows = view.fleet.rows if view.fleet else ()
     wrong = sum(len(row.problems) for row in rows)
     told = [Span("stocktake watch", "bold")]
-    if view.seen is not None:
+    if view.fleet is not None:
         told.append(Span(f"  {count(len(rows), 'node')}, "))
         told.append(Span(count(wrong, "problem"), "yellow" if wrong else ""))
     clock = f"{view.now:%H:%M:%S} UTC"
@@ -186,10 +186,10 @@ def _ending(text: str, columns: int) -> str:
 
 
 def _away(view: View) -> str:
-    if view.seen is None:
+    if view.fleet is None:
         return f"NO LEDGER: {clean(view.trouble)}"
-    ago = span((view.now - view.seen.at).total_seconds())
-    return f"LEDGER AWAY, figures are {ago} old: {clean(view.trouble)}"
+    ago = span((view.now - view.fleet.at).total_seconds())
+    return f"LEDGER UNREACHABLE, figures are {ago} old: {clean(view.trouble)}"
 
 
 def _nothing(view: View) -> Iterator[Line]:
@@ -197,7 +197,7 @@ def _nothing(view: View) -> Iterator[Line]:
         yield (Span(f"No node has {clean(view.pattern)!r} in its name, host or state."),)
         return
     yield (Span("The ledger has no nodes yet."),)
-    yield (Span("`stocktake refresh` takes stock of this machine; `stocktake agent` goes on doing so.", "dim"),)
+    yield (Span("`stocktake refresh` takes stock of this machine; `stocktake agent` keeps doing so.", "dim"),)
 
 
 def _title(text: str, more: str, columns: int) -> Line:
@@ -230,7 +230,7 @@ def _keys(view: View, size: Size) -> Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ProblemKind:
     """Something that is wrong with one node or with many."""
 
     word: str
@@ -239,10 +239,10 @@ class Trouble:
     text: str
 
 
-def troubles(seen: Seen) -> list[Trouble]:
+def problem_kinds(fleet: FleetSnapshot) -> list[ProblemKind]:
     """Gather what is wrong: each kind once, however many nodes have it; the worst first, then the most frequent."""
     found: dict[tuple[int, str, str], list[tuple[str, str]]] = {}
-    for row in seen.rows:
+    for row in fleet.rows:
         if row.state.reason:
             found.setdefault((0, row.state.word, COLOURS[row.state.word]), []).append((row.name, row.state.reason))
         if row.disabled and row.service is not None:
@@ -257,12 +257,12 @@ def troubles(seen: Seen) -> list[Trouble]:
             found.setdefault(key, []).append((row.name, problem.text))
     ordered = sorted(found.items(), key=lambda one: (one[0][0], -len(one[1]), one[0][1]))
     return [
-        Trouble(word, colour, tuple(dict.fromkeys(name for name, _ in cases)), cases[0][1])
+        ProblemKind(word, colour, tuple(dict.fromkeys(name for name, _ in cases)), cases[0][1])
         for (_rank, word, colour), cases in ordered
     ]
 
 
-def _told(trouble: Trouble) -> Line:
+def _told(trouble: ProblemKind) -> Line:
     names = ", ".join(map(clean, trouble.nodes[:_NAMED_MAX]))
     more = len(trouble.nodes) - _NAMED_MAX
     who = f"  {names}{f' and {more} more' if more > 0 else ''}: "

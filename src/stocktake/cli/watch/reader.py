@@ -2,7 +2,7 @@
 Look at the ledger again and again, in a thread of its own. Invariant: nobody waits for the ledger, and only the last
 look counts.
 
-A ledger that is away is said to be away, with the last look kept, and tried again; its schema is never touched.
+A ledger that is unreachable is said to be, with the last look kept, and tried again; its schema is never touched.
 """
 
 import threading
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktake.cli.watch.fleet_snapshot import Seen
+from stocktake.cli.watch.fleet_snapshot import FleetSnapshot
 from stocktake.clock import Clock
 from stocktake.errors import LedgerUnreachable, StocktakeError
 from stocktake.ledger import Ledger
@@ -23,7 +23,7 @@ from stocktake.views.nodes import views_of
 class Look:
     """What the ledger said, or why it said nothing."""
 
-    seen: Seen | None
+    fleet: FleetSnapshot | None
     trouble: str = ""
 
 
@@ -45,7 +45,7 @@ class Reader:
         self._opened: tuple[int, int] | None = None
         self._entries: dict[str, tuple[str, Sequence[Entry]]] = {}
 
-    def read(self) -> Seen:
+    def read(self) -> FleetSnapshot:
         """
         Read everything now.
 
@@ -58,7 +58,7 @@ class Reader:
         self._read_entries(ledger, nodes)
         now = self._clock.now()
         entries = {uuid: known for uuid, (_, known) in self._entries.items()}
-        return Seen(at=now, rows=views_of(nodes, services, entries, now, self._down_time_s))
+        return FleetSnapshot(at=now, rows=views_of(nodes, services, entries, now, self._down_time_s))
 
     def close(self) -> None:
         """Close the ledger; the next look opens it again."""
@@ -102,7 +102,7 @@ class Watcher:
         self._interval_s = interval_s
         self._lock = threading.Lock()
         self._look: Look | None = None
-        self._seen: Seen | None = None
+        self._fleet: FleetSnapshot | None = None
         self._bug: BaseException | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -143,9 +143,9 @@ class Watcher:
 
     def _one_look(self) -> Look:
         try:
-            self._seen = self._reader.read()
+            self._fleet = self._reader.read()
         except StocktakeError as error:
             self._reader.close()
             # Where it is stands in the picture already.
-            return Look(self._seen, f"{error.what}. {error.remedy}" if error.remedy else error.what)
-        return Look(self._seen)
+            return Look(self._fleet, f"{error.what}. {error.remedy}" if error.remedy else error.what)
+        return Look(self._fleet)

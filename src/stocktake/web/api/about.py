@@ -6,36 +6,28 @@ fleet.
 from typing import Any
 
 from stocktake import __version__
-from stocktake.model.access import ANY_TOKEN, Role
+from stocktake.model.access import ANY_TOKEN, WhoAmI
 from stocktake.model.value import Value
 from stocktake.web.calls import ANYBODY, Call, route
 
 
-class Health(Value, frozen=True, kw_only=True):
+class ServerHealth(Value, frozen=True, kw_only=True):
     """The server answers, and so does its ledger."""
 
     status: str
     version: str
 
 
-def health(call: Call[None, None]) -> Health:
+def health(call: Call[None, None]) -> ServerHealth:
     """Say whether the server and its ledger work: 200, or 503 if the ledger does not answer."""
     call.web.ledger.ping()
-    return Health(status="ok", version=__version__)
+    return ServerHealth(status="ok", version=__version__)
 
 
 def described(call: Call[None, None]) -> dict[str, Any]:
     """Describe this API in OpenAPI 3.1."""
     document: dict[str, Any] = call.request.app.state.document
     return document
-
-
-class WhoAmI(Value, frozen=True, kw_only=True):
-    """What the token that was shown is good for; `host` is an agent's."""
-
-    role: Role
-    host: str | None
-    token: str | None
 
 
 def who_am_i(call: Call[None, None]) -> WhoAmI:

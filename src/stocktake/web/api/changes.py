@@ -25,13 +25,13 @@ STREAM_S: Final = 600.0
 LISTENERS_MAX: Final = 10_000
 
 
-class Asked(Query, frozen=True, kw_only=True):
+class ChangesQuery(Query, frozen=True, kw_only=True):
     """Whose promises."""
 
     host: Annotated[str, Meta(min_length=1, max_length=255, description="The agent's host.")]
 
 
-class Ears:
+class ChangeListeners:
     """Hears of the ledger's changes for all listeners of one application."""
 
     def __init__(self, ledger: DatabaseLedger) -> None:
@@ -71,27 +71,27 @@ class Ears:
                 called.set()
 
 
-async def changes(call: Call[Asked, None]) -> Response:
+async def changes(call: Call[ChangesQuery, None]) -> Response:
     """Say when promises on a host change, until the client goes or the stream has lasted long enough."""
     call.caller.must_own(call.query.host)
     state = call.request.app.state
-    if not hasattr(state, "ears"):
+    if not hasattr(state, "change_listeners"):
         # Nobody runs between the two lines, so that there is one.
-        state.ears = Ears(call.web.ledger)
-        state.ears_open = asyncio.create_task(call.blocking(state.ears.open))
-    await asyncio.shield(state.ears_open)
-    ears: Ears = state.ears
-    if ears.full:
+        state.change_listeners = ChangeListeners(call.web.ledger)
+        state.change_listeners_open = asyncio.create_task(call.blocking(state.change_listeners.open))
+    await asyncio.shield(state.change_listeners_open)
+    listeners: ChangeListeners = state.change_listeners
+    if listeners.full:
         raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, "too many agents are connected", remedy="Run another server.")
     return StreamingResponse(
-        _stream(ears, call.query.host, call.stopping), media_type=STREAM_MEDIA, headers=STREAM_HEADERS
+        _stream(listeners, call.query.host, call.stopping), media_type=STREAM_MEDIA, headers=STREAM_HEADERS
     )
 
 
-async def _stream(ears: Ears, host: str, stopping: asyncio.Event) -> AsyncIterator[str]:
+async def _stream(listeners: ChangeListeners, host: str, stopping: asyncio.Event) -> AsyncIterator[str]:
     clock = asyncio.get_running_loop()
     until_s = clock.time() + STREAM_S
-    with ears.listening(host) as called:
+    with listeners.listening(host) as called:
         yield "data: ready\n\n"
         while not stopping.is_set() and clock.time() < until_s:
             if not await either(called, stopping):

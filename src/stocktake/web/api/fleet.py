@@ -22,7 +22,7 @@ class ProblemsQuery(PageQuery, frozen=True, kw_only=True):
     """Which problems."""
 
     host: Annotated[Text | None, Meta(description="Those of this service.")] = None
-    severity: Annotated[Severity | None, Meta(description="Those that are so severe.")] = None
+    severity: Annotated[Severity | None, Meta(description="Those of this severity.")] = None
     code: Annotated[Text | None, Meta(description="Those of this code, such as `agent-down` or `orphan`.")] = None
 
 
@@ -33,8 +33,8 @@ class ServicesQuery(PageQuery, frozen=True, kw_only=True):
     disabled: Annotated[bool | None, Meta(description="Those disabled, or those enabled.")] = None
 
 
-class Reason(Value, frozen=True, kw_only=True):
-    """Why, for whoever wonders later."""
+class DisableReason(Value, frozen=True, kw_only=True):
+    """Why; it is shown with the service."""
 
     reason: Annotated[str, Meta(min_length=1, max_length=_REASON_LENGTH_MAX)]
 
@@ -73,7 +73,7 @@ def service(call: Call[None, None]) -> ServiceShown:
     return service_shown(found, call.web.clock.now(), call.web.settings.service_down_time)
 
 
-def disabled(call: Call[None, Reason]) -> ServiceShown:
+def disabled(call: Call[None, DisableReason]) -> ServiceShown:
     """
     Have the scheduler send a host nothing new; what it has stays and counts.
 
@@ -87,7 +87,7 @@ def enabled(call: Call[None, None]) -> ServiceShown:
     return _set(call, call.path["host"], reason=None)
 
 
-def _set(call: Call[None, Reason] | Call[None, None], host: str, *, reason: str | None) -> ServiceShown:
+def _set(call: Call[None, DisableReason] | Call[None, None], host: str, *, reason: str | None) -> ServiceShown:
     web = call.web
     found = find_service(web.ledger, host)
     done = web.ledger.set_service(found.host, disabled=reason is not None, reason=reason)

@@ -17,7 +17,7 @@ _LONGEST_S = 3660 * DAY_S
 class HistoryQuery(PageQuery, frozen=True, kw_only=True):
     """How far back."""
 
-    since_s: Annotated[float, Meta(gt=0, le=_LONGEST_S, description="So many seconds back from now.")] = DAY_S
+    since_s: Annotated[float, Meta(gt=0, le=_LONGEST_S, description="How many seconds back from now.")] = DAY_S
 
 
 def history(call: Call[HistoryQuery, None]) -> Page[HistoryRow]:

@@ -23,7 +23,7 @@ class NodesQuery(PageQuery, frozen=True, kw_only=True):
     """Which nodes; each filter narrows down further."""
 
     host: Annotated[Text | None, Meta(description="Those of this service.")] = None
-    name: Annotated[Text | None, Meta(description="Those called so; `*` and `?` stand for any text, any letter.")] = (
+    name: Annotated[Text | None, Meta(description="Those of this name; `*` stands for any text, `?` for a letter.")] = (
         None
     )
     state: Annotated[tuple[Literal[Word, "disabled"], ...], Meta(description="Those in one of these states.")] = ()

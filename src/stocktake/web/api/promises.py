@@ -1,6 +1,6 @@
 """
-`/v1/instances`, `/v1/migrations`, `/v1/orphans`: what is promised, and what is not. Invariant: the ledger's own
-words.
+`/v1/instances`, `/v1/migrations`, `/v1/orphans`: instances, moves, and guests without either. Invariant: the ledger's
+own words.
 """
 
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from stocktake.errors import NotFound
 from stocktake.model.access import OPERATORS, READERS
 from stocktake.model.workload import Instance, Migration
 from stocktake.views.finding import find_instance, find_node
-from stocktake.views.problems import Stranger, strangers_of
+from stocktake.views.problems import UnmanagedGuest, unmanaged_guests
 from stocktake.web.calls import Call, Text, route
 from stocktake.web.paging import Page, PageQuery, RowsQuery, page_of, row_after
 
@@ -33,7 +33,7 @@ class MigrationsQuery(RowsQuery, frozen=True, kw_only=True):
 
 
 class OrphansQuery(PageQuery, frozen=True, kw_only=True):
-    """Which strangers."""
+    """Which unmanaged guests."""
 
     host: Annotated[Text | None, Meta(description="Those on nodes of this service.")] = None
     node: Annotated[Text | None, Meta(description="Those on this node, by its name or uuid.")] = None
@@ -41,7 +41,7 @@ class OrphansQuery(PageQuery, frozen=True, kw_only=True):
 
 
 def instances(call: Call[InstancesQuery, None]) -> Page[Instance]:
-    """List the instances, the first made first: machines that were promised, whether they run or not."""
+    """List the instances, the first made first: machines that have room on a node, whether they run or not."""
     host, node = _place(call, call.query.host, call.query.node)
     found, last = call.web.ledger.instances_page(
         after=row_after(call.query), limit=call.query.limit, host=host, node=node, deleted=call.query.deleted
@@ -84,16 +84,16 @@ def migration(call: Call[None, None]) -> Migration:
     raise NotFound(f"there is no migration {number[:40]!r}", remedy="`stocktake migrations --all` lists them.")
 
 
-def orphans(call: Call[OrphansQuery, None]) -> Page[Stranger]:
+def orphans(call: Call[OrphansQuery, None]) -> Page[UnmanagedGuest]:
     """
-    List guests that nobody promised, by node.
+    List guests without an instance, by node.
 
     `orphan`: the ledger does not know it. `misplaced`: the ledger has it elsewhere. As of the last refresh.
     """
     ledger, query = call.web.ledger, call.query
     nodes = (find_node(ledger, query.node),) if query.node is not None else ledger.nodes_in_brief(host=query.host)
     nodes = tuple(node for node in nodes if query.host is None or node.host == query.host)
-    found = strangers_of(nodes, ledger.unmanaged([node.uuid for node in nodes]))
+    found = unmanaged_guests(nodes, ledger.unmanaged([node.uuid for node in nodes]))
     asked = [one for one in found if query.kind is None or one.kind == query.kind]
     return page_of(asked, lambda one: (one.node, one.host, one.id), query)
 

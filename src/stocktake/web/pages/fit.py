@@ -1,6 +1,6 @@
 """
 `/fit`: where a machine would go, and why not elsewhere. Invariant: the question is in the address; nothing is
-promised.
+allocated.
 """
 
 import re
@@ -25,7 +25,7 @@ Line = Annotated[str, Meta(pattern="^[^\\u0000]*$", max_length=255)]
 Lines = Annotated[str, Meta(pattern="^[^\\u0000]*$", max_length=4096)]
 
 
-class Asked(Query, frozen=True, kw_only=True):
+class FitForm(Query, frozen=True, kw_only=True):
     """
     What stands in the form; empty is not asked for.
 
@@ -56,7 +56,7 @@ class Asked(Query, frozen=True, kw_only=True):
         return {"pack": True, "spread": False}.get(self.pack)
 
 
-def flavor_of(asked: Asked) -> Flavor:
+def flavor_of(asked: FitForm) -> Flavor:
     """
     Read a flavor.
 
@@ -82,7 +82,7 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word for word in re.split(r"[\s,]+", text) if word)
 
 
-def _specs(asked: Asked) -> Iterator[tuple[str, str, str]]:
+def _specs(asked: FitForm) -> Iterator[tuple[str, str, str]]:
     """Read all that becomes an extra spec: the field, the key, the value."""
     for line in asked.spec.splitlines():
         key, equals, value = line.partition("=")
@@ -103,7 +103,7 @@ def _specs(asked: Asked) -> Iterator[tuple[str, str, str]]:
 def _whole(field: str, text: str, most: int) -> int:
     stripped = text.strip()
     if not re.fullmatch("[0-9]{1,9}", stripped) or not 1 <= int(stripped) <= most:
-        raise InvalidInput(f"{stripped[:40]!r} is no number from 1 to {most:,}", where=field)
+        raise InvalidInput(f"{stripped[:40]!r} must be a whole number from 1 to {most:,}", where=field)
     return int(stripped)
 
 
@@ -118,10 +118,10 @@ def _size(field: str, text: str, unit: Unit, *, needed: bool = False) -> int:
 
 # So many nodes are shown of those that fit, and of the others.
 SHOWN_MAX = 200
-_EMPTY = Asked()
+_EMPTY = FitForm()
 
 
-def fit(call: Call[Asked, None]) -> Response:
+def fit(call: Call[FitForm, None]) -> Response:
     """Show the form, and the answer if something was asked."""
     asked = call.query
     common: dict[str, Any] = {"asked": asked, "shown_max": SHOWN_MAX}
@@ -134,7 +134,7 @@ def fit(call: Call[Asked, None]) -> Response:
     return page(call, "fit.html", answer=answer, error=None, **common)
 
 
-def _answer(call: Call[Asked, None]) -> FitAnswer:
+def _answer(call: Call[FitForm, None]) -> FitAnswer:
     web, asked = call.web, call.query
     wanted = wanted_of(flavor_of(asked), web.settings, volume_backed=bool(asked.volume_backed))
     nodes = {find_node(web.ledger, name).uuid for name in words(asked.node)} or None

@@ -17,7 +17,7 @@ from stocktake.web.paging import PageQuery, page_of
 _SHOWN = 200
 
 
-class ProblemsQuery(PageQuery, frozen=True, kw_only=True):
+class ProblemsForm(PageQuery, frozen=True, kw_only=True):
     """Which problems; empty is any."""
 
     severity: Typed = ""
@@ -26,7 +26,7 @@ class ProblemsQuery(PageQuery, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = _SHOWN
 
 
-def problems(call: Call[ProblemsQuery, None]) -> Response:
+def problems(call: Call[ProblemsForm, None]) -> Response:
     """Show what is wrong."""
     query, web = call.query, call.web
     now, down_s = web.clock.now(), web.settings.service_down_time
@@ -48,7 +48,7 @@ def problems(call: Call[ProblemsQuery, None]) -> Response:
     )
 
 
-def _matches(problem: FleetProblem, query: ProblemsQuery) -> bool:
+def _matches(problem: FleetProblem, query: ProblemsForm) -> bool:
     return (
         query.severity in {"", problem.severity}
         and query.code in {"", problem.code}

@@ -1,4 +1,4 @@
-"""History: what nodes had and promised over time."""
+"""History: what nodes had, and what of it was allocated, over time."""
 
 import sqlalchemy as sa
 from alembic import op
