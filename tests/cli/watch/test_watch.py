@@ -66,7 +66,7 @@ def left_well(terminal: Terminal) -> None:
 
 def test_given_a_terminal_when_q_is_pressed_then_it_ends_and_leaves_everything_as_it_was(terminal: Terminal) -> None:
     assert COLOUR.search(terminal.raw)
-    assert terminal.lines[0].startswith("stocktake watch  24 nodes, 0 problems")
+    assert terminal.lines[0].startswith("stocktake watch  24 nodes, 12 problems")
     assert terminal.lines[-1].endswith("1-12 of 24")
     terminal.type("q")
     assert terminal.end() == 0

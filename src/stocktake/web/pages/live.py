@@ -28,7 +28,7 @@ from stocktake.web.status import NotServed
 LOG = logging.getLogger(__name__)
 EVERY_S = 1.0
 # After the ledger did not answer.
-PATIENCE_S = 5.0
+RETRY_PAUSE_S = 5.0
 STREAM_S = 300.0
 LISTENERS_MAX = 500
 
@@ -90,7 +90,7 @@ class Watch:
                 now = await to_thread.run_sync(signs, self._web, limiter=self._stage.limiter)
             except StocktakeError as error:
                 LOG.warning("can't see what changes: %s", error, extra={"code": error.code})
-                pause_s = PATIENCE_S
+                pause_s = RETRY_PAUSE_S
             else:
                 self._tell(differing(before, now) if before is not None else frozenset())
                 before = now
