@@ -152,6 +152,9 @@ class Served:
                 socket.create_connection((host, int(port)), timeout=5).close()
             except ConnectionRefusedError:
                 return
+            except ConnectionResetError:
+                # It closed meanwhile.
+                continue
             time.sleep(0.05)
         raise RuntimeError("it still listens")
 
