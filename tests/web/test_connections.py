@@ -14,7 +14,7 @@ import trustme
 
 from stocktake.settings import ServerSection
 from stocktake.web.connections import HEAD_BYTES_MAX
-from stocktake.web.limits import Gate, Limits, limits_of
+from stocktake.web.limits import ConnectionLimits, Gate, limits_of
 from tests.servers.serve import Served, secret_of, served, served_here, served_in_thread
 from tests.web.test_serving import authority, write_certificate
 
@@ -170,7 +170,7 @@ def test_given_few_descriptors_when_many_connect_and_say_nothing_then_each_is_to
 
 
 def test_given_a_full_server_when_a_request_is_sent_then_the_refusal_is_an_answer_to_it(tmp_path: Path) -> None:
-    gate = Gate(Limits(served=1, health=1, refused=8, per_client=1))
+    gate = Gate(ConnectionLimits(served=1, health=1, refused=8, per_client=1))
     with served_here(tmp_path) as here, served_in_thread(here.web, gate) as url, connected(url) as first:
         assert asked(first, HEALTH).startswith(b"HTTP/1.1 200")
         # One that says nothing has the place that is kept for the health, until it has had it for too long.

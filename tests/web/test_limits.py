@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktake.settings import ServerSection
-from stocktake.web.limits import Gate, InProgress, Limits, LogLimit, Terms, limits_of
+from stocktake.web.limits import ConnectionLimits, Gate, InProgress, LogLimit, Terms, limits_of
 
 HERE = "127.0.0.1"
-LIMITS = Limits(served=8, health=1, refused=2, per_client=2)
+LIMITS = ConnectionLimits(served=8, health=1, refused=2, per_client=2)
 
 
 @given(st.integers(1, 100_000), st.integers(0, 100_000), st.integers(1, 1000))

@@ -47,7 +47,7 @@ class Accepted(socket.socket):
         self.gate.leave(self.key)
 
 
-class Listener(socket.socket):
+class ListeningSocket(socket.socket):
     """
     A socket that accepts no more than may be connected. For one event loop.
 

@@ -24,7 +24,7 @@ Terms = Literal["served", "health", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """
     How many connections may be open.
 
@@ -41,7 +41,7 @@ class Limits:
     per_client: int
 
 
-def limits_of(settings: ServerSection, files_max: int | None = None) -> Limits:
+def limits_of(settings: ServerSection, files_max: int | None = None) -> ConnectionLimits:
     """
     Share the process's file descriptors out.
 
@@ -54,13 +54,13 @@ def limits_of(settings: ServerSection, files_max: int | None = None) -> Limits:
     room = max(1, room - health - refused)
     served = min(settings.connections_max or room, room)
     per_client = min(settings.connections_per_client_max, max(1, served // 4))
-    return Limits(served=served, health=health, refused=refused, per_client=per_client)
+    return ConnectionLimits(served=served, health=health, refused=refused, per_client=per_client)
 
 
 class Gate:
     """Counts connections, each under the terms on which it was let in."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._open: dict[object, tuple[str, Terms]] = {}
         self._by_terms: Counter[Terms] = Counter()

@@ -21,7 +21,7 @@ import uvicorn
 from stocktake.errors import SettingsError, Unreachable
 from stocktake.settings import ServerSection, parse_listen
 from stocktake.web.app import make_app
-from stocktake.web.connections import HttpConnection, Listener, on_loop_error
+from stocktake.web.connections import HttpConnection, ListeningSocket, on_loop_error
 from stocktake.web.context import Web
 from stocktake.web.limits import Gate, is_loopback_address, limits_of
 
@@ -152,7 +152,7 @@ def _address(settings: ServerSection) -> tuple[str, int]:
     return where
 
 
-def listen(settings: ServerSection) -> Listener:
+def listen(settings: ServerSection) -> ListeningSocket:
     """
     Open the socket, with a gate for as many connections as there may be.
 
@@ -164,7 +164,7 @@ def listen(settings: ServerSection) -> Listener:
     try:
         family, kind, proto, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # With its protocol named: asyncio turns Nagle's delay off for TCP only, and every answer would take 40 ms.
-        listener = Listener(family, kind, proto)
+        listener = ListeningSocket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
