@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import screen_of, write, write_json
+from stocktake.cli.screen import answer
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidData, InvalidInput
 
@@ -47,11 +47,8 @@ def _upgrade(session: Session) -> int:
     ledger = session.database
     ledger.upgrade()
     version = ledger.schema_version()
-    if session.json:
-        write_json(session, {"connection": ledger.name, "schema_version": version})
-    else:
-        write(screen_of(session), f"The ledger {ledger.name} is ready, schema version {version}.")
-    return 0
+    data = {"connection": ledger.name, "schema_version": version}
+    return answer(session, data, f"The ledger {ledger.name} is ready, schema version {version}.")
 
 
 @ledger_command.command(
@@ -84,8 +81,7 @@ def export_command(session: Session, file: Path) -> int:
         raise InvalidInput(f"can't be written: {error.strerror}", where=str(file)) from error
     finally:
         half.unlink(missing_ok=True)
-    _say(session, {"file": str(file), "lines": lines}, f"Wrote {lines:,} lines to {file}.")
-    return 0
+    return answer(session, {"file": str(file), "lines": lines}, f"Wrote {lines:,} lines to {file}.")
 
 
 @ledger_command.command(
@@ -99,8 +95,7 @@ def import_command(session: Session, file: Path) -> int:
     All or nothing: a line that is not valid is named, and nothing is imported.
     """
     number = session.database.import_(_lines(file))
-    _say(session, {"file": str(file), "rows": number}, f"Imported {number:,} rows.")
-    return 0
+    return answer(session, {"file": str(file), "rows": number}, f"Imported {number:,} rows.")
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -117,10 +112,3 @@ def _lines(file: Path) -> Iterator[str]:
         raise InvalidInput(f"can't be read: {error.strerror}", where=where) from error
     except UnicodeDecodeError as error:
         raise InvalidData(f"is not UTF-8 text: {error.reason}", where=where) from error
-
-
-def _say(session: Session, data: dict[str, object], text: str) -> None:
-    if session.json:
-        write_json(session, data)
-    else:
-        write(screen_of(session), text)

@@ -9,8 +9,9 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import click
 import msgspec
@@ -139,6 +140,18 @@ def _columns(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
+def answer(session: Session, data: object, text: str, *, advice: str = "") -> int:
+    """Write an answer that is one sentence, for programs its data; on stderr what to try next. Gives exit code 0."""
+    if session.json:
+        write_json(session, data)
+        return 0
+    write(screen_of(session), text)
+    if advice:
+        hint(session, advice)
+    return 0
+
+
+T = TypeVar("T")
 _GAP = "  "
 _TEXT_MIN = 8
 _PROSE_MIN = 16
@@ -205,6 +218,22 @@ def write_list(
     left_out = write_table(screen, columns, rows, sums=sums)
     if left_out:
         hint(session, f"({count(left_out, 'more column')} in a wider terminal, or with --json)")
+
+
+def answer_list(
+    session: Session,
+    found: Sequence[T],
+    columns: Sequence[Column],
+    row: Callable[[T], Row],
+    *,
+    empty: str,
+    advice: str = "",
+) -> int:
+    """Write a list, for programs its data, as a table; the sentence `empty` if it is. Gives exit code 0."""
+    if session.json or not found:
+        return answer(session, found, empty, advice=advice)
+    write_list(session, screen_of(session), columns, [row(one) for one in found])
+    return 0
 
 
 def _cell(value: str | TableCell) -> TableCell:
