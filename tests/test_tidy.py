@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from tools.metrics_page import metrics_page
 from tools.reference import errors_page
 
-from stocktake.agent.metrics.reference import metrics_page
 from stocktake.agent.metrics.table import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
