@@ -26,6 +26,8 @@ from stocktake.ledger import Ledger, open_ledger
 from stocktake.ledger.engine import parse_url
 from stocktake.refresh import identity
 from stocktake.settings import Settings, redacted
+from stocktake.views.finding import read_fleet
+from stocktake.views.problems import fleet_problems
 from stocktake.views.quantities import count, since
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -270,14 +272,18 @@ def _agent(found: Findings) -> Answers:
 def _nodes(found: Findings) -> Answers:
     if found.ledger is None:
         return
-    nodes = found.ledger.nodes(host=found.settings.host)
-    troubled = [node for node in nodes if node.wrong]
-    errors = any(node.failure or any(one.severity == "error" for one in node.problems) for node in troubled)
-    if troubled:
-        name = troubled[0].hypervisor_hostname
-        number = sum(len(node.wrong) for node in troubled)
-        text = f"{count(number, 'problem')} on {len(troubled)} of {count(len(nodes), 'node')}"
-        yield "fail" if errors else "warn", text, f"`stocktake show {name}` says which and what to do."
+    host, now, down_s = found.settings.host, found.session.clock.now(), found.settings.service_down_time
+    nodes = read_fleet(found.ledger, now, down_s, host=host)
+    service = found.ledger.service(host)
+    told = fleet_problems(
+        ((view.node, view.own_problems) for view in nodes), (service,) if service else (), now, down_s
+    )
+    if told:
+        troubled = [view for view in nodes if view.problems]
+        verdict: Verdict = "fail" if any(one.severity == "error" for one in told) else "warn"
+        text = f"{count(len(told), 'problem')} on {len(troubled)} of {count(len(nodes), 'node')}"
+        remedy = f"`stocktake show {troubled[0].name}` says which and what to do." if troubled else told[0].remedy
+        yield verdict, text, remedy
     else:
         yield (
             "ok",

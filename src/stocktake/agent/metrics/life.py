@@ -12,7 +12,7 @@ from stocktake.accounting.capacity import ResourceTotals, resources_of
 from stocktake.errors import DriverUnreachable, LedgerUnreachable, PlacementUnreachable, StocktakeError
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.value import Value, replace
-from stocktake.refresh.context import Pass
+from stocktake.refresh.context import Pass, failure_of
 from stocktake.views.problems import own_problems
 
 HOLDERS = ("instance", "migration", "orphan", "misplaced")
@@ -23,25 +23,33 @@ class NodeFigures(Value, frozen=True, kw_only=True):
     One node as it is shown: MiB, GiB, whole CPUs.
 
     Attributes:
+        uuid: empty for a node that was never refreshed, of which there is no record.
         resources: by name; of a record that this agent has not tallied yet only totals and ratios are known.
         holders: how many entries of each kind; empty for such a record.
-        problems: how many of each code and severity.
+        problems: how many of each code and severity, without the failure.
+        failure: code and severity of why it could not be refreshed; None if it was.
         running_guests: None if the driver can't list guests.
         stale: the last try to refresh it failed; the figures are older.
         updated_at_s: when the record last changed, seconds since 1970.
         refreshed_at_s: when this agent last refreshed it well, seconds since 1970; None for never.
     """
 
-    uuid: str
+    uuid: str = ""
     hypervisor_type: str = ""
     disk_available_least: int | None = None
     resources: Mapping[str, ResourceTotals] = {}
     holders: Mapping[str, int] = {}
     problems: Mapping[tuple[str, str], int] = {}
+    failure: tuple[str, str] | None = None
     running_guests: int | None = None
     stale: bool = False
     updated_at_s: float | None = None
     refreshed_at_s: float | None = None
+
+    @property
+    def wrong(self) -> Mapping[tuple[str, str], int]:
+        """Count all that is wrong with it by code and severity, the failed refresh too."""
+        return Counter(self.problems) + Counter([self.failure] if self.failure else ())
 
 
 class Life(Value, frozen=True, kw_only=True):
@@ -94,10 +102,14 @@ def after(
             running_guests=result.guests.get(name),
             refreshed_at_s=now_at_s,
         )
-    for name in (*result.failed, *result.kept):
-        if name in figures:
-            figures[name] = replace(figures[name], stale=True)
-    ours = {row.hypervisor_hostname for row in result.known} | result.nodes.keys()
+    for name, failed in result.failed.items():
+        problem = failure_of(failed)
+        # One that was never refreshed has no record.
+        before_it = figures.get(name, NodeFigures())
+        figures[name] = replace(before_it, stale=True, failure=(problem.code, problem.severity))
+    for name in result.kept.keys() & figures.keys():
+        figures[name] = replace(figures[name], stale=True)
+    ours = {row.hypervisor_hostname for row in result.known} | result.nodes.keys() | result.failed.keys()
     return {name: one for name, one in figures.items() if name in ours and name not in result.deleted}
 
 
@@ -141,7 +153,8 @@ def _figures(
     kinds: Counter[str] = Counter(entry.kind for entry in entries)
     resources = resources_of(record, entries)
     # Without entries nobody knows what of a record is reserved.
-    problems = own_problems(record, entries, resources if entries else ())
+    problems = own_problems(replace(record, failure=None), entries, resources if entries else ())
+    failure = record.failure
     return NodeFigures(
         uuid=record.uuid,
         hypervisor_type=record.hypervisor_type or "",
@@ -149,6 +162,7 @@ def _figures(
         resources={one.name: one for one in resources},
         holders={kind: kinds[kind] for kind in HOLDERS} if entries else {},
         problems=dict(Counter((problem.code, problem.severity) for problem in problems)),
+        failure=(failure.code, failure.severity) if failure else None,
         running_guests=running_guests,
         stale=stale,
         updated_at_s=record.updated_at.timestamp() if record.updated_at else None,
