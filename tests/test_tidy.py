@@ -52,7 +52,7 @@ MIRRORS = {
 ROOMS = {
     "agent/", "refresh/", "audit.py", "drivers/", "verify.py", "accounting/", "report/", "ledger/", "placement/",
     "claims/", "views/", "cli/", "web/", "client/", "settings/", "model/",
-    "errors.py", "clock.py", "telemetry.py", "plugins.py", "keystone.py",
+    "errors.py", "clock.py", "telemetry.py", "plugins.py", "keystone.py", "state_files.py",
 }  # fmt: skip
 ROOMS_MAX = 22
 # Modules that do the work of another step than their room's: the step, and why.

@@ -14,12 +14,14 @@ Every error this program raises on purpose. Invariant: what failed, where, and w
     ├── Unreachable              a part could not be reached (exit code 3, HTTP 503)
     │   ├── DriverUnreachable    the hypervisor does not answer, or not in time
     │   ├── LedgerUnreachable    the database is locked or gone
-    │   └── PlacementUnreachable the scheduler does not answer, or answers 5xx
+    │   ├── PlacementUnreachable the scheduler does not answer, or answers 5xx
+    │   └── StateLost            the state path was removed or replaced under a running agent
     ├── DriverError              the hypervisor answered with an error
     ├── NodeNotFound             the hypervisor does not know the node
     ├── ReportRefused            what the hypervisor said of a node can't be believed; all reasons at once
     ├── LedgerError              the database refused a statement
     │   └── AlreadyThere         there is such a thing already (HTTP 409)
+    ├── MachineFault             this machine has no memory, no disk or no leave for what was to be done
     ├── PlacementError           the scheduler refused a request (4xx)
     └── PlacementConflict        a generation conflict outlived its bounded retries
 """
@@ -128,6 +130,10 @@ class PlacementUnreachable(Unreachable):
     """The scheduler does not answer, or answers 5xx."""
 
 
+class StateLost(Unreachable):
+    """The state path was removed or replaced under a running agent."""
+
+
 class DriverError(StocktakeError):
     """The hypervisor answered with an error."""
 
@@ -150,6 +156,10 @@ class LedgerError(StocktakeError):
 
 class AlreadyThere(LedgerError):
     """There is such a thing in the ledger already."""
+
+
+class MachineFault(StocktakeError):
+    """This machine has no memory, no disk or no leave for what was to be done."""
 
 
 class PlacementError(StocktakeError):

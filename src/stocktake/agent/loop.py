@@ -15,6 +15,7 @@ from types import FrameType
 
 from stocktake import __version__
 from stocktake.agent.health import AgentHealth
+from stocktake.agent.state_watch import StateWatch
 from stocktake.agent.wakeups import WakeupCounts, Wakeups
 from stocktake.clock import Clock, cpu_s
 from stocktake.drivers.base import Remembering, Watching
@@ -95,6 +96,7 @@ class Agent:
         self._beat_due_s = 0.0
         self._journal = Journal()
         self._cache = RefreshCache()
+        self._state = StateWatch()
         self._read_back = ReadBack(clock)
         self._checked = (0, 0)
         self._health = health or AgentHealth(clock)
@@ -174,7 +176,10 @@ class Agent:
         stop = partial(self._between_steps, context, result)
         self._health.begins()
         try:
+            self._state.check(context.settings.state_path)
             refresh(context, stop=stop, into=result, cache=self._cache)
+            # The first pass has made what is to stay.
+            self._state.check(context.settings.state_path)
         except IdentityError as error:
             self._health.refused(error)
             context.close()

@@ -26,6 +26,7 @@ from stocktake.ledger import Ledger, open_ledger
 from stocktake.ledger.engine import parse_url
 from stocktake.refresh import identity
 from stocktake.settings import Settings, redacted
+from stocktake.state_files import exposure
 from stocktake.views.finding import read_fleet
 from stocktake.views.problems import fleet_problems
 from stocktake.views.quantities import count, since
@@ -233,6 +234,9 @@ def _permissions(found: Findings) -> Answers:
     else:
         user = f"user {os.geteuid()}"
         yield "fail", f"{state} can't be written by {user}", "Run as root, change its owner, or set state_path."
+    exposed = exposure(state)
+    if exposed is not None:
+        yield "warn", *exposed
     yield from _libvirt_permissions(found)
 
 

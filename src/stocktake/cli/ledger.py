@@ -12,6 +12,7 @@ from stocktake.cli.commands import Commands
 from stocktake.cli.screen import answer
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidData, InvalidInput
+from stocktake.state_files import disk_of, replaced
 
 # No record is nearly as long; a line without an end must not fill the memory.
 _LINE_BYTES_MAX = 64 * 1024 * 1024
@@ -59,16 +60,16 @@ def _upgrade(session: Session) -> int:
 def export_command(session: Session, file: Path) -> int:
     """Write every table as JSON lines to FILE, or to stdout, for `ledger import`.
 
-    All tables are of one moment. FILE is written completely or not at all.
+    All tables are of one moment. FILE is written completely or not at all, for
+    its owner alone.
     """
     session.json_lines = str(file) == "-"
     if str(file) == "-":
         session.database.export(lambda line: click.echo(line.rstrip("\n")))
         return 0
-    half = file.with_name(f"{file.name}.part")
     lines = 0
     try:
-        with half.open("w", encoding="utf-8") as out:
+        with replaced(file) as out:
 
             def write(line: str) -> None:
                 nonlocal lines
@@ -76,11 +77,9 @@ def export_command(session: Session, file: Path) -> int:
                 out.write(f"{line.rstrip(chr(10))}\n")
 
             session.database.export(write)
-        half.replace(file)
     except OSError as error:
-        raise InvalidInput(f"can't be written: {error.strerror}", where=str(file)) from error
-    finally:
-        half.unlink(missing_ok=True)
+        what = f"can't be written: {error.strerror} (disk {disk_of(file)})"
+        raise InvalidInput(what, where=str(file)) from error
     return answer(session, {"file": str(file), "lines": lines}, f"Wrote {lines:,} lines to {file}.")
 
 

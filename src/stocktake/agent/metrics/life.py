@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stocktake.accounting.capacity import ResourceTotals, resources_of
-from stocktake.errors import DriverUnreachable, LedgerUnreachable, PlacementUnreachable, StocktakeError
+from stocktake.errors import DriverUnreachable, LedgerUnreachable, PlacementUnreachable, StateLost, StocktakeError
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.value import Value, replace
 from stocktake.refresh.context import Pass, failure_of
@@ -63,7 +63,8 @@ class Life(Value, frozen=True, kw_only=True):
         began_s: when the pass under way began; None if none is.
         completed_s, completed_at_s: when a pass last ended without an error of its own.
         ended_at_s, took_s: when a pass last ended, however, and how long it took.
-        parts: what is wrong with the driver, the ledger and Placement; empty text if nothing.
+        parts: what is wrong with the driver, the ledger, Placement and the state path; empty text if nothing.
+        own_placement: Placement is embedded in this agent, which is not healthy without it.
         nodes: by name.
     """
 
@@ -77,6 +78,7 @@ class Life(Value, frozen=True, kw_only=True):
     ended_at_s: float | None = None
     took_s: float | None = None
     parts: Mapping[str, str] = {}
+    own_placement: bool = False
     nodes: Mapping[str, NodeFigures] = {}
 
 
@@ -121,9 +123,10 @@ def parts_after(before: Mapping[str, str], result: Pass, error: StocktakeError |
     """
     if error is not None:
         # These steps go through only with an answer.
-        answered = {part: "" for part, step in (("ledger", "read"), ("driver", "list")) if step in result.seconds}
+        steps = (("state", "read"), ("ledger", "read"), ("driver", "list"))
+        answered = {part: "" for part, step in steps if step in result.seconds}
         return {**before, **answered, **_away(error)}
-    parts = {**before, "driver": "", "ledger": ""}
+    parts = {**before, "driver": "", "ledger": "", "state": ""}
     if result.nodes:
         # Without a saved record nobody asks Placement.
         parts["placement"] = ""
@@ -138,7 +141,12 @@ def parts_after(before: Mapping[str, str], result: Pass, error: StocktakeError |
 
 
 def _away(error: StocktakeError) -> dict[str, str]:
-    kinds = {"driver": DriverUnreachable, "ledger": LedgerUnreachable, "placement": PlacementUnreachable}
+    kinds = {
+        "driver": DriverUnreachable,
+        "ledger": LedgerUnreachable,
+        "placement": PlacementUnreachable,
+        "state": StateLost,
+    }
     return {part: str(error) for part, kind in kinds.items() if isinstance(error, kind)}
 
 
@@ -214,6 +222,6 @@ def _reasons(life: Life, now_s: float) -> Iterator[Reason]:
     elif life.began_s is not None and now_s - life.began_s > life.limit_s:
         age_s = now_s - life.began_s
         yield Reason("long-pass", f"a pass has been running for {age_s:.0f} s; the limit is {life.limit_s:g} s")
-    for part in ("ledger", "driver"):
+    for part in ("state", "ledger", "driver", *(["placement"] if life.own_placement else [])):
         if life.parts.get(part):
             yield Reason(f"{part}-away", life.parts[part])
