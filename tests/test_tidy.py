@@ -57,7 +57,6 @@ ROOMS = {
 ROOMS_MAX = 22
 # Modules that do the work of another step than their room's: the step, and why.
 STEPS_ELSEWHERE = {
-    "ledger/read.py": "3",  # What the ledger holds is read beside the audit.
     "report/readback.py": "7b",  # It is step 7 that tells the scheduler.
 }
 # Words that only this project would understand, and what the field says (docs/glossary.md).

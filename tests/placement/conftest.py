@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from stocktake.placement import Scheduler
-from tests.placement.scheduler_doors import Door, embedded_door, http_door
+from tests.placement.schedulers import Door, embedded_door, http_door
 
 
 @pytest.fixture(params=["embedded", "http"])

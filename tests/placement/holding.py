@@ -7,7 +7,7 @@ from stocktake.model.provider import Allocation, Holdings, ProviderTree
 from stocktake.placement import Scheduler, SyncedAllocations
 from stocktake.placement.allocations import read_held
 from stocktake.placement.scheduler import Ask
-from tests.placement.scheduler_doors import Door, agreed
+from tests.placement.schedulers import Door, agreed
 
 DEVICE = "CUSTOM_PCI_10DE_1DB6"
 

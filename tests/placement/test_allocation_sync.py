@@ -7,7 +7,7 @@ import pytest
 from stocktake.placement import NoScheduler, Scheduler, SyncedAllocations, allocation_sync
 from tests.placement.holding import DEVICE, healed, holdings, knowing, on, some_consumer
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.scheduler_doors import Door, agreed, seen, some_name
+from tests.placement.schedulers import Door, agreed, seen, some_name
 
 
 def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_steady_state_is_two_requests(

@@ -9,7 +9,7 @@ from stocktake.placement import Scheduler, SyncedAllocations
 from stocktake.placement.allocation_sync import TOGETHER_MAX
 from tests.placement.holding import healed, holdings, knowing, on, some_consumer
 from tests.placement.making import stock, tree, with_root
-from tests.placement.scheduler_doors import Door, embedded_door, seen, some_name
+from tests.placement.schedulers import Door, embedded_door, seen, some_name
 
 # How uuids begin that the ledger does not know.
 NOBODYS = "dddddddd"

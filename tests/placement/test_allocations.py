@@ -12,7 +12,7 @@ from stocktake.model.value import replace
 from stocktake.placement import NoScheduler, Scheduler
 from stocktake.placement.client import PlacementClient
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.scheduler_doors import Door, before_writes, seen, some_name
+from tests.placement.schedulers import Door, before_writes, seen, some_name
 
 DEVICE = "CUSTOM_PCI_10DE_1DB6"
 

@@ -17,7 +17,7 @@ from stocktake.placement.session import PlacementSession, open_remote
 from stocktake.refresh.run import refresh
 from tests.context import Fleet, an_instance, context_of
 from tests.placement.making import Section
-from tests.placement.scheduler_doors import some_name
+from tests.placement.schedulers import some_name
 from tests.servers.keystone import SERVICE, Cloud
 from tests.servers.nova import Nova, nova_beside
 from tests.servers.postgres import private_postgres

@@ -23,7 +23,7 @@ from stocktake.refresh.run import refresh
 from stocktake.report.save import Books, Reported, carried, save, sync
 from tests.context import Fleet, an_instance, context_of
 from tests.placement.making import tree
-from tests.placement.scheduler_doors import Door, seen, some_name
+from tests.placement.schedulers import Door, seen, some_name
 from tests.refresh.test_identity import a_node
 
 Opened = Callable[..., AbstractContextManager[Context]]

@@ -9,7 +9,7 @@ from stocktake.errors import PlacementError
 from stocktake.model.provider import Allocation, Found
 from stocktake.placement import Scheduler
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.scheduler_doors import Door, agreed, embedded_door, http_door, some_name
+from tests.placement.schedulers import Door, agreed, embedded_door, http_door, some_name
 
 
 @pytest.fixture(params=["embedded", "http"])

@@ -269,9 +269,9 @@ def test_given_a_bus_that_hangs_when_closed_then_that_takes_no_longer_than_the_l
     bus = line.bus(flush_s=0.05)
     bus.announce([node("one"), node("two")])
     line.until_tried()
-    began_s = SystemClock().monotonic_s()
+    # The bus hangs until the end of the test: without the limit this would never come back.
     bus.close()
-    assert SystemClock().monotonic_s() - began_s < WAIT_S / 2
+    assert not line.open.is_set()
     assert "message bus the bus: notifications that were not sent: 2" in caplog.text
 
 

@@ -21,7 +21,7 @@ from stocktake.placement.desired import desired
 from stocktake.placement.overrides import NodeOverrides
 from stocktake.report.save import carried
 from tests.accounting.making import HOST, a_host, an_instance, count, work
-from tests.placement.scheduler_doors import Door, embedded_door
+from tests.placement.schedulers import Door, embedded_door
 
 OURS = ("ratio_is_initial", "reserved_is_initial")
 NOTHING = Flavor(vcpus=0, memory_mb=0)

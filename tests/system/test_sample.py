@@ -14,7 +14,7 @@ from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from tests.context import Fleet, context_of
 from tests.nova import scenarios
-from tests.placement.scheduler_doors import embedded_door
+from tests.placement.schedulers import embedded_door
 
 # What a record has besides what Nova's has: its place in this ledger, and the times.
 OWN = frozenset({"generation", "created_at", "updated_at", "host_ip", "owned_traits", "owned_classes", "traits"})
