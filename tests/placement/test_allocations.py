@@ -124,6 +124,24 @@ def test_given_another_writer_in_between_when_allocated_then_it_is_read_again_an
     assert seen(door, consumer).resources == {root: {"VCPU": 2}}
 
 
+def test_given_a_consumer_that_is_gone_in_between_when_allocated_then_the_next_try_makes_it_new(
+    door: Door, scheduler: Scheduler, node: ProviderTree
+) -> None:
+    consumer, wanted = some_consumer(), {node.root.uuid: {"VCPU": 2}}
+    door.allocate(consumer, {node.root.uuid: {"VCPU": 1}})
+    writes: list[str] = []
+
+    def gone() -> None:
+        writes.append("lost")
+        door.other.write("DELETE", f"/allocations/{consumer}")
+
+    # The first write meets it, so that it is read before the second.
+    before_writes(scheduler, lambda: writes.append("taken for new"), gone, *[lambda: writes.append("again")] * 3)
+    assert scheduler.allocate([of(consumer, wanted)]) == ()
+    assert seen(door, consumer).resources == wanted
+    assert writes == ["taken for new", "lost", "again"]
+
+
 def test_given_somebody_who_always_writes_first_when_allocated_then_it_ends_with_a_conflict(
     door: Door, scheduler: Scheduler, node: ProviderTree
 ) -> None:

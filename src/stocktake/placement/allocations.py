@@ -9,7 +9,6 @@ of its own, and refuses with the first class that lacks; every one that does is 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import count
 
 from msgspec import Struct
 
@@ -21,6 +20,9 @@ from stocktake.placement.providers import Listed, delete_provider, list_tree
 from stocktake.placement.session import CONSUMER_TYPES, Answer, PlacementSession
 
 CONFLICT = "placement.concurrent_update"
+# Placement's words for a consumer that was taken for new, and for one that was not and is.
+_IS_KEPT = "expected 0 but got None"
+_IS_NEW = "expected null but got"
 # What Placement calls a consumer that was made without a type; it can't be written, only left as it is.
 _NO_TYPE = "unknown"
 
@@ -218,20 +220,30 @@ def giving(
         What does it: a function that gives every class of every provider that lacks, or nothing if it is done. It
         raises PlacementConflict if somebody else wrote meanwhile: nothing is written then, and it may be called again.
     """
-    tries = count()
+    first, unread = True, None
 
     def once() -> tuple[NoRoom, ...]:
+        nonlocal first, unread
         if within is None and len(wanted) == 1 and not wanted[0].resources:
             clear(session, wanted[0].consumer)
             return ()
-        attempt = next(tries)
         there = {
             one.consumer: Consumer()
-            if one.consumer in fresh and not attempt
+            if first and one.consumer in fresh
             else read_consumer(session, one.consumer, generation=generation)
             for one in wanted
         }
-        return _give(session, wanted, there, within=within, attempt=attempt)
+        first = False
+        try:
+            return _give(session, wanted, there, within=within, unread=unread)
+        except PlacementConflict as error:
+            # A Placement that was killed may have kept a consumer without allocations: its generation is 0 and can't be
+            # read, but a conflict tells it.
+            if _IS_KEPT in error.what:
+                unread = 0
+            elif _IS_NEW in error.what:
+                unread = None
+            raise
 
     return once
 
@@ -242,14 +254,15 @@ def _give(
     there: Mapping[str, Consumer],
     *,
     within: Collection[str] | None,
-    attempt: int,
+    unread: int | None,
 ) -> tuple[NoRoom, ...]:
-    """Write what differs from what is there; see `giving`."""
+    """Write what differs from what is there, with `unread` as the generation where none can be read; see `giving`."""
     whole = wanted if within is None else [_with_others(one, there[one.consumer], within) for one in wanted]
     whole = [one for one in whole if one.resources or there[one.consumer].allocations]
     if not whole:
         return ()
-    answer = write(session, whole, {one.consumer: _generation(there[one.consumer], attempt) for one in whole})
+    known = {one.consumer: there[one.consumer].consumer_generation for one in whole}
+    answer = write(session, whole, {consumer: unread if seen is None else seen for consumer, seen in known.items()})
     if answer.fine:
         return ()
     if answer.code == CONFLICT:
@@ -259,18 +272,6 @@ def _give(
         # A 409 without anything that lacks: there is room by now.
         raise conflict(answer) if answer.status == 409 else answer.refused()
     return missing
-
-
-def _generation(there: Consumer, attempt: int) -> int | None:
-    """
-    Give the generation to write with.
-
-    A Placement that was killed may have kept a consumer without allocations: its generation is 0 and can't be read. So
-    where none can be read, every other try takes that for it.
-    """
-    if there.consumer_generation is None and attempt % 2:
-        return 0
-    return there.consumer_generation
 
 
 def _with_others(wanted: Allocation, there: Consumer, within: Collection[str]) -> Allocation:
