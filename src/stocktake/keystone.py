@@ -100,7 +100,9 @@ class Trouble:
     away: bool = False
 
 
-def trouble_of(error: Exception, plugin: Any, *, section: str, service: str, request: str) -> Trouble:
+def trouble_of(
+    error: Exception, plugin: Any, *, section: str, service: str, request: str, url_setting: str = "url"
+) -> Trouble:
     """
     Say why keystoneauth1 got no answer: it signs in at Keystone by itself, so the trouble may be there.
 
@@ -109,6 +111,7 @@ def trouble_of(error: Exception, plugin: Any, *, section: str, service: str, req
         plugin: what signs in.
         section: the settings' section, for remedies.
         service: what a person calls the service that was to be asked, and `request` what was asked of it.
+        url_setting: the setting, in the section, that has its address.
     """
     from keystoneauth1 import exceptions
     from requests import exceptions as transport
@@ -118,7 +121,7 @@ def trouble_of(error: Exception, plugin: Any, *, section: str, service: str, req
         asked = next((url for one in _chain(error) if (url := _url_of(one))), "")
         if auth_url and asked.startswith(auth_url.removesuffix("/v3")):
             return _no_connection(error, section, who="Keystone", where=auth_url, setting=f"{section}.auth.auth_url")
-        return _no_connection(error, section, who=service, where=request, setting=f"{section}.url")
+        return _no_connection(error, section, who=service, where=request, setting=f"{section}.{url_setting}")
     if isinstance(error, exceptions.HttpError) and (error.http_status or 0) >= 500:
         remedy = "Check that Keystone runs; it is tried again at every refresh."
         return Trouble(f"Keystone answered {reason_of(error)}", auth_url or request, remedy, away=True)

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 import msgspec
 
 from stocktake.clock import Clock
-from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
-from stocktake.keystone import open_adapter, read_plugin, reason_of
+from stocktake.errors import DriverError, DriverUnreachable
+from stocktake.keystone import open_adapter, read_plugin, trouble_of
 from stocktake.model.value import UUID
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ class Api:
         self._clock = clock
         self._closed = closed
         self._adapter: Adapter | None = None
+        self._plugin: Any = None
         self._root = ""
         self._version = NEWEST
         self._opening = threading.Lock()
@@ -306,13 +307,12 @@ class Api:
                 timeout=deadline.left_s(self._section.timeout_s, where),
             )
             content = response.content
-        except (exceptions.ConnectionError, transport.RequestException) as error:
-            raise DriverUnreachable(reason_of(error), where=where, remedy=_REMEDY) from error
-        except exceptions.HttpError as error:
-            raise _auth_failed(error, where) from error
-        except exceptions.ClientException as error:
-            remedy = "Check ironic.endpoint_override, ironic.auth_type and ironic.auth in the settings."
-            raise DriverError(reason_of(error), where=where, remedy=remedy) from error
+        except (exceptions.ClientException, transport.RequestException) as error:
+            trouble = trouble_of(
+                error, self._plugin, section="ironic", service="Ironic", request=where, url_setting="endpoint_override"
+            )
+            kind = DriverUnreachable if trouble.away else DriverError
+            raise kind(trouble.what, where=trouble.where, remedy=trouble.remedy) from error
         if response.status_code >= 500:
             what = f"answered {response.status_code}: {_words(content)}"
             raise DriverUnreachable(what, where=where, remedy=_REMEDY)
@@ -323,7 +323,7 @@ class Api:
         with self._opening:
             if self._adapter is None:
                 section, url = self._section, self._section.endpoint_override
-                plugin = read_plugin(
+                self._plugin = read_plugin(
                     section.auth_type,
                     section.auth,
                     section="ironic",
@@ -332,7 +332,7 @@ class Api:
                     service="Ironic",
                 )
                 adapter = open_adapter(
-                    plugin,
+                    self._plugin,
                     service_type="baremetal",
                     url=url,
                     timeout_s=section.timeout_s,
@@ -353,13 +353,6 @@ def _refused(answer: _Answer, where: str) -> DriverError:
     if answer.status in (401, 403):
         remedy = "Check ironic.auth_type and ironic.auth in the settings: the user must be allowed to list nodes."
     return DriverError(f"refused with {answer.status}: {_words(answer.body)}", where=where, remedy=remedy)
-
-
-def _auth_failed(error: Any, where: str) -> StocktakeError:
-    if (error.http_status or 0) >= 500:
-        return DriverUnreachable(reason_of(error), where=where, remedy=_REMEDY)
-    remedy = "Check ironic.auth_type and ironic.auth in the settings."
-    return DriverError(f"could not authenticate: {reason_of(error)}", where=where, remedy=remedy)
 
 
 def _words(body: bytes) -> str:
