@@ -13,15 +13,8 @@ from stocktake.settings.read import Supervisor, read_settings, read_supervisor
 from stocktake.settings.secrets import redact_url
 from stocktake.settings.sections import (
     DEFAULT_INTERVAL_S,
-    DatabaseSection,
-    FakeSection,
-    FilterSchedulerSection,
     IronicSection,
-    LibvirtSection,
-    LogSection,
-    MetricsSection,
     NotificationsSection,
-    PciSection,
     PlacementSection,
     ReservedPages,
     ServerSection,
@@ -31,15 +24,8 @@ from stocktake.settings.table import Shown, redacted
 
 __all__ = [
     "DEFAULT_INTERVAL_S",
-    "DatabaseSection",
-    "FakeSection",
-    "FilterSchedulerSection",
     "IronicSection",
-    "LibvirtSection",
-    "LogSection",
-    "MetricsSection",
     "NotificationsSection",
-    "PciSection",
     "PlacementSection",
     "ReservedPages",
     "ServerSection",
@@ -62,31 +48,13 @@ __all__ = [
 
 def rules(settings: Settings) -> Rules:
     """Pick what the pure rules need."""
-    return Rules(
-        host=settings.host,
-        reserved_host_memory_mb=settings.reserved_host_memory_mb,
-        reserved_host_cpus=settings.reserved_host_cpus,
-        reserved_host_disk_mb=settings.reserved_host_disk_mb,
-        cpu_allocation_ratio=settings.cpu_allocation_ratio,
-        ram_allocation_ratio=settings.ram_allocation_ratio,
-        disk_allocation_ratio=settings.disk_allocation_ratio,
-        initial_cpu_allocation_ratio=settings.initial_cpu_allocation_ratio,
-        initial_ram_allocation_ratio=settings.initial_ram_allocation_ratio,
-        initial_disk_allocation_ratio=settings.initial_disk_allocation_ratio,
-        device_specs=settings.pci.device_spec,
-        report_pci=settings.pci.report_in_placement,
-    )
+    named = {name: getattr(settings, name) for name in Rules.__struct_fields__ if hasattr(settings, name)}
+    return Rules(**named, device_specs=settings.pci.device_spec, report_pci=settings.pci.report_in_placement)
 
 
 def ages(settings: Settings) -> Ages:
     """Pick how much history is kept."""
-    kept = settings.history
-    return Ages(
-        interval_s=kept.interval_s,
-        full_days=kept.full_days,
-        hourly_days=kept.hourly_days,
-        daily_days=kept.daily_days,
-    )
+    return Ages(**{name: getattr(settings.history, name) for name in Ages.__struct_fields__})
 
 
 def front_of(settings: Settings) -> str | None:
@@ -115,15 +83,9 @@ def placement_of(settings: Settings) -> PlacementSection:
 def weights(settings: Settings) -> Weights:
     """Pick how much each weigher counts."""
     chosen = settings.filter_scheduler
+    multipliers = ("ram", "cpu", "disk", "io_ops", "num_instances", "build_failure", "pci", "metrics")
     return Weights(
-        ram=chosen.ram_weight_multiplier,
-        cpu=chosen.cpu_weight_multiplier,
-        disk=chosen.disk_weight_multiplier,
-        io_ops=chosen.io_ops_weight_multiplier,
-        num_instances=chosen.num_instances_weight_multiplier,
-        build_failure=chosen.build_failure_weight_multiplier,
-        pci=chosen.pci_weight_multiplier,
-        metrics=chosen.metrics_weight_multiplier,
+        **{name: getattr(chosen, f"{name}_weight_multiplier") for name in multipliers},
         metric_ratios=chosen.metrics_weight_setting,
         weight_of_unavailable=chosen.metrics_weight_of_unavailable,
     )

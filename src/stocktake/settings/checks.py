@@ -5,7 +5,7 @@ What types can't say of a setting: forms, ranges, and what must go together. Inv
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -123,27 +123,24 @@ FORMS: Mapping[str, Callable[[Any], object]] = {
 }
 
 
-def _ratio(value: float | None) -> str:
-    if value is None or (math.isfinite(value) and 0 < value <= _RATIO_MAX):
-        return ""
-    return f"must be a number above 0, not {value}"
+def _ratio(value: float) -> str:
+    return "" if math.isfinite(value) and 0 < value <= _RATIO_MAX else f"must be a number above 0, not {value}"
 
 
 def _multiplier(value: float) -> str:
     return "" if abs(value) <= _MULTIPLIER_MAX else f"must be a number from -1e12 to 1e12, not {value}"
 
 
-def _multipliers(values: Mapping[str, float]) -> str:
-    return next(filter(None, map(_multiplier, values.values())), "")
+def _first(check: Callable[[Any], str], values: Iterable[Any]) -> str:
+    """Say what is wrong with the first of several values that is not right."""
+    return next(filter(None, map(check, values)), "")
 
 
 def _finite(value: float) -> str:
     return "" if math.isfinite(value) else f"must be a number of seconds, not {value}"
 
 
-def _cpus(spec: str | None) -> str:
-    if spec is None:
-        return ""
+def _cpus(spec: str) -> str:
     try:
         return "" if parse_cpu_set(spec) else f"{spec!r} names no CPU; leave the setting out instead"
     except InvalidData as error:
@@ -166,13 +163,7 @@ def _plug_in(value: str) -> str:
     return "" if _PLUG_IN.fullmatch(value) else f"{value[:60]!r} is not the name of a plug-in"
 
 
-def _plug_ins(values: tuple[str, ...]) -> str:
-    return next(filter(None, map(_plug_in, values)), "")
-
-
-def _database(url: str | None) -> str:
-    if url is None:
-        return ""
+def _database(url: str) -> str:
     scheme, separator, _rest = url.partition("://")
     if not separator or scheme not in _DATABASES:
         # The URL may hold a password: only what stands before it is shown.
@@ -181,9 +172,7 @@ def _database(url: str | None) -> str:
     return ""
 
 
-def _http(url: str | None) -> str:
-    if url is None:
-        return ""
+def _http(url: str) -> str:
     try:
         parts = urlsplit(url)
         sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -223,10 +212,9 @@ def _uri(value: str) -> str:
     return "" if _SCHEME.match(value) else "must be a URI such as qemu:///system"
 
 
-def _token(token: str | None) -> str:
-    if token is not None and not re.fullmatch(r"[!-~]{1,4096}", token):
-        return "is not a token: it has a space or a character beyond ASCII"
-    return ""
+def _token(token: str) -> str:
+    sound = re.fullmatch(r"[!-~]{1,4096}", token)
+    return "" if sound else "is not a token: it has a space or a character beyond ASCII"
 
 
 def _in_the_clear(url: str | None) -> bool:
@@ -240,29 +228,29 @@ def _in_the_clear(url: str | None) -> bool:
         return host != "localhost"
 
 
-def _bus(url: str | None) -> str:
+def _bus(url: str) -> str:
     # The URL may hold a password: nothing of it is shown.
-    return "" if url is None or _SCHEME.match(url) else "must be a URL such as rabbit://user:password@host:5672/"
+    return "" if _SCHEME.match(url) else "must be a URL such as rabbit://user:password@host:5672/"
 
 
 def _topics(values: tuple[str, ...]) -> str:
-    if not values:
-        return "names no topic"
-    return next((f"{value[:60]!r} is not the name of a topic" for value in values if not _PLUG_IN.fullmatch(value)), "")
+    return _first(_topic, values) if values else "names no topic"
 
 
-def _one_shard(value: str | None) -> str:
-    if value is None:
-        return ""
+def _topic(value: str) -> str:
+    return "" if _PLUG_IN.fullmatch(value) else f"{value[:60]!r} is not the name of a topic"
+
+
+def _one_shard(value: str) -> str:
     return "" if value.strip() and "," not in value else "must name one shard; run an agent for each"
 
 
-# After it: what is wrong with a value, empty if nothing.
+# After it: what is wrong with a value that is set, empty if nothing.
 CHECKS: Mapping[str, Callable[[Any], str]] = {
     "host": _host,
     "my_ip": _ip,
     "compute_driver": _plug_in,
-    "compute_monitors": _plug_ins,
+    "compute_monitors": lambda values: _first(_plug_in, values),
     "cpu_allocation_ratio": _ratio,
     "ram_allocation_ratio": _ratio,
     "disk_allocation_ratio": _ratio,
@@ -292,13 +280,13 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "server.rate_per_s": _finite,
     "server.shutdown_s": _finite,
     **{f"filter_scheduler.{name}": _multiplier for name in FilterSchedulerSection.__struct_fields__},
-    "filter_scheduler.metrics_weight_setting": _multipliers,
+    "filter_scheduler.metrics_weight_setting": lambda ratios: _first(_multiplier, ratios.values()),
     "metrics.listen": _listen,
     "metrics.healthy_within_s": _finite,
     "notifications.transport_url": _bus,
     "notifications.topics": _topics,
     "notifications.versioned_notifications_topics": _topics,
-    "notifications.control_exchange": lambda value: _topics((value,)),
+    "notifications.control_exchange": _topic,
 }
 
 

@@ -8,7 +8,7 @@ wins: file, environment, flags.
 import os
 import socket
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,6 @@ from stocktake.settings.table import PATH_VARIABLE, PREFIX, SYSTEM_PATH, Row, ro
 _LOOPBACK = "127.0.0.1"
 # An address for documentation (RFC 5737): the kernel looks up the route, nobody is asked.
 _ANYWHERE = ("192.0.2.1", 9)
-
-
-def host_name() -> str:
-    """Give the machine's host name."""
-    return socket.gethostname()
 
 
 def address() -> str:
@@ -344,14 +339,15 @@ def _value(row: Row, one: Given, mistakes: list[Mistake]) -> Any:
     first = ""
     for candidate in _candidates(row, one):
         try:
-            read: Callable[[Any], object] = FORMS.get(row.name, _same)
-            value = msgspec.convert(read(candidate), row.kind, dec_hook=_path)
+            read = FORMS[row.name](candidate) if row.name in FORMS else candidate
+            value = msgspec.convert(read, row.kind, dec_hook=_path)
         except InvalidData as error:
             problem = error.what
         except (msgspec.ValidationError, RecursionError, OverflowError) as error:
             problem = f"{str(error)[0].lower()}{str(error)[1:]}{_told(row, candidate)}"
         else:
-            problem = check_path(value) if isinstance(value, Path) else CHECKS.get(row.name, _nothing)(value)
+            check = check_path if isinstance(value, Path) else CHECKS.get(row.name)
+            problem = check(value) if check is not None and value is not None else ""
             if not problem:
                 return value
         first = first or problem
@@ -377,14 +373,6 @@ def _told(row: Row, value: Any) -> str:
     return f": {shown}"
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-def _nothing(_value: Any) -> str:
-    return ""
-
-
 def _path(kind: type, value: Any) -> Path:
     """Read a path, made absolute, `~` expanded."""
     assert kind is Path, "every other type is msgspec's"
@@ -402,7 +390,7 @@ def _path(kind: type, value: Any) -> Path:
 def _machine_defaults(values: dict[str, Any], environ: Mapping[str, str]) -> None:
     """Fill in what depends on this machine."""
     if "host" not in values:
-        values["host"] = host_name()
+        values["host"] = socket.gethostname()
     if "my_ip" not in values:
         values["my_ip"] = address()
     if "state_path" not in values:
