@@ -55,12 +55,10 @@ class Host:
     Attributes:
         state: its state path.
         settings: what its settings file says, by dotted name.
-        prefix: what stands before each command, such as what limits it.
     """
 
     state: Path
     settings: dict[str, object] = field(default_factory=dict)
-    prefix: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.state.mkdir(parents=True, exist_ok=True)
@@ -130,14 +128,7 @@ class Host:
 
     @property
     def _command(self) -> list[str]:
-        return [
-            *self.prefix,
-            PROGRAM,
-            "--config",
-            str(self.file),
-            "--state-path",
-            str(self.settings.get("state_path", self.state)),
-        ]
+        return [PROGRAM, "--config", str(self.file), "--state-path", str(self.state)]
 
 
 class Agent:

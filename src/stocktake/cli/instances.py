@@ -3,13 +3,12 @@
 """
 
 from datetime import datetime
-from functools import partial
 
 import click
 
 from stocktake.accounting.instance_usage import disk_mb
 from stocktake.cli.commands import Command
-from stocktake.cli.screen import Column, Row, TableCell, answer, answer_list
+from stocktake.cli.screen import Column, Row, TableCell, hint, screen_of, write, write_json, write_list
 from stocktake.cli.session import Session
 from stocktake.model.workload import Instance, Migration
 from stocktake.views.finding import find_instance, find_node
@@ -46,6 +45,14 @@ def instances_command(
         host, node_name = host or node.host, node.hypervisor_hostname
     found = session.ledger.instances(host=host, node=node_name, deleted=deleted)
     instances = sorted(found, key=lambda instance: (instance.node or "", instance.name or "", instance.uuid))
+    if session.json:
+        write_json(session, instances)
+        return 0
+    screen = screen_of(session)
+    if not instances:
+        write(screen, "No instances.")
+        hint(session, "Guests without an instance: `stocktake orphans`, `stocktake orphans adopt UUID`.")
+        return 0
     columns = (
         Column("UUID", weight=1),
         Column("NAME", shrinks=True),
@@ -56,16 +63,19 @@ def instances_command(
         Column("MEMORY GiB", right=True, weight=4),
         Column("DISK GB", right=True, weight=2),
     )
-    advice = "Guests without an instance: `stocktake orphans`, `stocktake orphans adopt UUID`."
-    return answer_list(session, instances, columns, _instance, empty="No instances.", advice=advice)
+    write_list(session, screen, columns, [_instance(instance) for instance in instances])
+    return 0
 
 
 def _delete(session: Session, uuid: str) -> int:
     instance = find_instance(session.ledger, uuid)
     session.ledger.delete_instances([instance.uuid])
-    text = f"Deleted {instance.name or instance.uuid} from the ledger."
-    advice = "`stocktake refresh` frees its room now; a running agent does so by itself."
-    return answer(session, {"deleted": instance.uuid}, text, advice=advice)
+    if session.json:
+        write_json(session, {"deleted": instance.uuid})
+        return 0
+    write(screen_of(session), f"Deleted {instance.name or instance.uuid} from the ledger.")
+    hint(session, "`stocktake refresh` frees its room now; a running agent does so by itself.")
+    return 0
 
 
 def _instance(instance: Instance) -> Row:
@@ -96,6 +106,13 @@ def migrations_command(session: Session, *, everything: bool) -> int:
     """List the migrations in progress: they take room on source and destination."""
     found = session.ledger.migrations(all=everything)
     migrations = sorted(found, key=lambda migration: migration.id)
+    if session.json:
+        write_json(session, migrations)
+        return 0
+    screen = screen_of(session)
+    if not migrations:
+        write(screen, "No migrations." if everything else "No migrations in progress.")
+        return 0
     columns = (
         Column("ID", right=True),
         Column("INSTANCE", weight=5),
@@ -105,11 +122,12 @@ def migrations_command(session: Session, *, everything: bool) -> int:
         Column("TO", shrinks=True),
         Column("CHANGED", right=True, weight=2),
     )
-    empty = "No migrations." if everything else "No migrations in progress."
-    return answer_list(session, migrations, columns, partial(_migration, session.clock.now()), empty=empty)
+    now = session.clock.now()
+    write_list(session, screen, columns, [_migration(migration, now) for migration in migrations])
+    return 0
 
 
-def _migration(now: datetime, migration: Migration) -> Row:
+def _migration(migration: Migration, now: datetime) -> Row:
     status = migration.status or "unknown"
     return (
         str(migration.id),
