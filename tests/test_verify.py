@@ -263,6 +263,9 @@ def test_given_a_cell_twice_when_verified_then_the_first_is_kept() -> None:
     host = believed(**cells(OTHER, CELL, {**CELL, "memory": 1}))
     assert host.numa_topology is not None
     assert [(cell.id, cell.memory_mb) for cell in host.numa_topology.cells] == [(0, 8192), (1, 8192)]
+    assert [(problem.about, problem.text) for problem in host.problems] == [
+        ("numa_topology", "cell 0 is reported twice; the first is kept")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -394,6 +397,15 @@ def test_given_inventories_when_verified_then_no_more_than_the_total_is_reserved
         "CUSTOM_GOLD": Inventory(total=3, reserved=3, max_unit=3),
         "CUSTOM_TIN": Inventory(total=2, reserved=0, max_unit=2),
     }
+
+
+def test_given_cells_that_contradict_the_host_when_verified_then_the_problem_says_how() -> None:
+    host = believed(**cells(CELL, {**OTHER, "cpuset": [3, 4, 5], "memory": 4096}))
+    assert [(problem.code, problem.about, problem.text) for problem in host.problems] == [
+        ("cells-overlap", "numa_topology", "CPU 3 is in two cells"),
+        ("cells-differ-from-host", "numa_topology", "the cells have 6 CPUs together, the host 8"),
+        ("cells-differ-from-host", "numa_topology", "the cells have 12288 MiB together, the host 16384"),
+    ]
 
 
 def test_given_figures_that_contradict_each_other_when_verified_then_the_problem_names_the_key() -> None:

@@ -8,11 +8,11 @@ import inspect
 from pathlib import Path
 
 from stocktake import errors
-from stocktake.agent.metrics.reference import metrics_page
 from stocktake.errors import StocktakeError
-from stocktake.settings.table import settings_reference
 from tools.api_page import api_page
 from tools.commands_page import commands_page
+from tools.metrics_page import metrics_page
+from tools.settings_page import settings_page
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
@@ -59,7 +59,7 @@ def errors_page() -> str:
 def main() -> None:
     """Write all pages anew."""
     pages = {
-        "settings.md": settings_reference,
+        "settings.md": settings_page,
         "commands.md": commands_page,
         "errors.md": errors_page,
         "metrics.md": metrics_page,

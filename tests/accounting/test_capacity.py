@@ -51,6 +51,49 @@ def half(shared: int, dedicated: int) -> NodeTopology:
     return NodeTopology(cells=(cell,))
 
 
+def test_given_a_resource_then_its_names_are_those_of_placement_the_record_and_the_settings() -> None:
+    assert [(name, one.name, one.resource_class) for name, one in RESOURCES.items()] == [
+        ("vcpus", "vcpus", "VCPU"),
+        ("pcpus", "pcpus", "PCPU"),
+        ("memory_mb", "memory_mb", "MEMORY_MB"),
+        ("local_gb", "local_gb", "DISK_GB"),
+    ]
+    assert [(one.used_field, one.ratio_field, one.reserve_setting) for one in RESOURCES.values()] == [
+        ("vcpus_used", "cpu_allocation_ratio", "reserved_host_cpus"),
+        ("", "", ""),
+        ("memory_mb_used", "ram_allocation_ratio", "reserved_host_memory_mb"),
+        ("local_gb_used", "disk_allocation_ratio", "reserved_host_disk_mb"),
+    ]
+    assert [(one.title, one.unit, one.quantity) for one in RESOURCES.values()] == [
+        ("vCPUs", "vCPUs", "vCPUs"),
+        ("dedicated CPUs", "CPUs", "dedicated CPUs"),
+        ("memory", "MiB", "MiB of memory"),
+        ("disk", "GB", "GiB of disk"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("capacity", "allocated", "share", "percent", "over"),
+    [
+        (8, 2, 0.25, 25, False),
+        (8, 8, 1.0, 100, False),
+        (8, 9, 1.125, 113, True),
+        # Rounded up: something is not nothing.
+        (1000, 1, 0.001, 1, False),
+        (1, 1, 1.0, 100, False),
+        (8, 0, 0.0, 0, False),
+        # An unmanaged guest may be counted where nothing is to be had.
+        (0, 3, 1.0, 100, True),
+        (0, 0, 0.0, None, False),
+    ],
+)
+def test_given_amounts_then_the_share_is_allocated_over_capacity_and_over_allocated_is_more(
+    capacity: int, allocated: int, share: float, percent: int | None, *, over: bool
+) -> None:
+    one = ResourceTotals(name="vcpus", resource_class="VCPU", capacity=capacity, allocated=allocated)
+    assert (one.share, one.percent, one.over_allocated) == (share, percent, over)
+
+
 @pytest.mark.parametrize(
     ("total", "reserved", "ratio", "capacity"),
     [

@@ -259,6 +259,7 @@ def test_given_a_pf_and_its_vf_that_are_both_held_when_counted_then_it_is_told()
     assert statuses(books) == {PF.address: "allocated", VF1.address: "allocated"}
     assert codes(books) == ["pci-function-conflict"]
     assert VF1.address in books.node.problems[0].text
+    assert books.node.problems[0].severity == "error"
 
 
 def test_given_a_vf_of_a_pf_that_is_not_tracked_when_used_then_nothing_else_is_closed_off() -> None:

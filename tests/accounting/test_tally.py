@@ -104,6 +104,31 @@ def test_given_all_kinds_when_counted_then_the_entries_say_who_and_sum_to_the_re
     assert (books.node.running_vms, books.node.current_workload) == (2, 1)
 
 
+def test_given_a_move_of_an_instance_that_the_ledger_has_not_when_counted_then_it_takes_nothing() -> None:
+    books = count(promised=work([], [a_migration(of=9)]))
+    assert [entry.kind for entry in books.entries] == ["reserved"]
+    assert (books.node.vcpus_used, books.node.memory_mb_used) == (0, 512)
+
+
+def test_given_an_orphan_with_cells_when_counted_then_the_hosts_cells_have_it() -> None:
+    guest = a_guest(9, numa=floating(3, cell=1))
+    topology = count(a_host(guests=(guest,), numa_topology=two_cells())).node.numa_topology
+    assert topology is not None
+    assert [(cell.cpu_usage, cell.memory_usage_mb) for cell in topology.cells] == [(0, 0), (3, 1024)]
+
+
+@pytest.mark.parametrize(
+    ("instance", "missed"),
+    [({}, True), ({"task_state": "rebooting"}, False), ({"vm_state": "stopped"}, False)],
+)
+def test_given_an_instance_without_its_guest_when_counted_then_it_is_missed_if_it_is_settled_and_active(
+    instance: dict[str, Any], *, missed: bool
+) -> None:
+    books = count(a_host(guests=()), work([an_instance(**instance)]))
+    assert codes(books) == ["instance-without-guest"] * missed
+    assert books.node.vcpus_used == 2
+
+
 def test_given_facts_of_the_host_when_counted_then_they_are_in_the_record() -> None:
     metric = Metric(name="cpu.percent", value=1, timestamp=NOON, source="cpu")
     host = a_host(

@@ -26,6 +26,7 @@ def checks(program: Program) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def test_given_a_host_that_was_taken_stock_of_when_examined_then_all_is_well(program: Program) -> None:
+    describe(program, node())
     program.run("refresh")
     code, found = checks(program)
     assert code == 0

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.screen import Column, Screen, TableCell, columns_of, shortened, wrapped, write_table
-from stocktake.cli.text import clean
+from stocktake.cli.screen import Column, Screen, TableCell, clean, columns_of, shortened, wrapped, write_table
 
 PIPE = Screen(width=None, colour=False, unicode=True)
 

@@ -66,6 +66,7 @@ def test_given_a_database_error_when_named_then_it_says_whether_trying_again_hel
 
 def test_given_a_full_disk_when_written_then_nothing_is_lost(tmp_path: Path) -> None:
     """SQLite's own limit of pages stands for the disk's."""
+    (tmp_path / "l.db").touch()
     database = Database(f"sqlite:///{tmp_path}/l.db")
     with database.writing() as connection:
         connection.execute(text("CREATE TABLE t (x)"))
@@ -75,7 +76,7 @@ def test_given_a_full_disk_when_written_then_nothing_is_lost(tmp_path: Path) -> 
             connection.execute(text("PRAGMA max_page_count = 1"))
             connection.execute(text("INSERT INTO t VALUES (zeroblob(1000000))"))
 
-    with pytest.raises(LedgerError, match="Free some space"):
+    with pytest.raises(LedgerError, match="Free some space on its disk"):
         fill()
     with database.reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM t")).scalar_one() == 0

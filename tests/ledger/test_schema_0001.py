@@ -87,6 +87,7 @@ def make_0001(url: str, *, entries: str | None = None) -> None:
     database = Database(url)
     if database.path is not None:
         database.path.parent.mkdir(parents=True, exist_ok=True)
+        database.path.touch()
     config = Config()
     config.set_main_option("script_location", str(Path(stocktake.ledger.__file__).parent / "alembic"))
     with database.writing() as connection:

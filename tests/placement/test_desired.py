@@ -173,6 +173,13 @@ def test_given_an_entry_of_provider_yaml_when_desired_then_it_is_added() -> None
     assert problems == ()
 
 
+def test_given_a_node_sold_as_a_whole_when_desired_then_a_class_that_no_scheduler_knows_is_left_out() -> None:
+    whole = {"CUSTOM_GOLD": Inventory(total=1, max_unit=1), "gold": Inventory(total=1, max_unit=1)}
+    tree, problems = desired(host(inventories=whole), tally(), RULES, disabled=False, overrides=NONE)
+    assert tree.root.inventories == {"CUSTOM_GOLD": whole["CUSTOM_GOLD"]}
+    assert [(problem.code, problem.about) for problem in problems] == [("unknown-class", "gold")]
+
+
 @pytest.mark.parametrize("by", ["uuid", "name"])
 def test_given_an_entry_for_a_device_when_desired_then_a_class_that_it_has_is_not_replaced(by: str) -> None:
     given = tally(device("0000:01:00.0"))

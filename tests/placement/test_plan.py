@@ -200,6 +200,12 @@ def test_given_a_child_under_another_uuid_when_settled_then_its_uuid_is_taken() 
     assert plan(wanted, found, NOBODY).steps == ()
 
 
+def test_given_a_provider_of_that_name_below_another_when_settled_then_its_uuid_is_not_taken() -> None:
+    wanted = with_children(NODE, DEVICE)
+    found = by_uuid(there(NODE.root), there(DEVICE, uuid="theirs", parent_uuid="another"))
+    assert settled(wanted, found) == wanted
+
+
 def test_given_children_of_ours_and_of_others_when_compared_then_those_of_others_stand_for_ours() -> None:
     mine, other = there(DEVICE), child(NODE, "0000:02:00.0")
     theirs, root = there(other, uuid="theirs"), there(NODE.root)

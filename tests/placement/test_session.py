@@ -277,9 +277,7 @@ def test_given_the_lock_is_kept_when_asked_then_it_is_unreachable_and_works_once
     monkeypatch.setattr(embedded, "LOCK_WAIT_S", 0.1)
     name = f"node-{uuid.uuid4()}"
     file = embedded_connection.removeprefix("sqlite:///") + ".lock"
-    code = (
-        "import fasteners, sys; k = fasteners.InterProcessLock(sys.argv[1]); k.acquire(); print(1, flush=True); input()"
-    )
+    code = "import fcntl, sys; k = open(sys.argv[1], 'a'); fcntl.lockf(k, fcntl.LOCK_EX); print(1, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as keeper:

@@ -36,11 +36,14 @@ from stocktake.ledger.engine import WAIT_S
 from stocktake.model.access import digest_of
 from stocktake.placement import open_scheduler
 from stocktake.placement.embedded import Embedded
-from stocktake.settings import read_settings
+from stocktake.settings import ServerSection, read_settings
 from stocktake.web.app import make_app
 from stocktake.web.calls import Route
+from stocktake.web.connections import HttpConnection
 from stocktake.web.context import Web
+from stocktake.web.limits import Gate
 from stocktake.web.routes import ROUTES
+from stocktake.web.serving import listen
 
 HOST = "compute-1"
 OTHER_HOST = "compute-2"
@@ -84,6 +87,7 @@ class Served:
     settings: Mapping[str, object]
     environ: Mapping[str, str] = field(default_factory=dict)
     louder: int = 0
+    files_max: int | None = None
     url: str = ""
     verify: Any = True
     process: "subprocess.Popen[str] | None" = field(default=None, repr=False)
@@ -100,7 +104,9 @@ class Served:
         }
         file = self.directory / "stocktake.toml"
         file.touch()
-        command = [sys.executable, "-c", "from stocktake.cli.main import main; main(prog_name='stocktake')"]
+        limit = (self.files_max,) * 2
+        few = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limit}); " if self.files_max else ""
+        command = [sys.executable, "-c", f"{few}from stocktake.cli.main import main; main(prog_name='stocktake')"]
         command += [
             "--config",
             str(file),
@@ -129,6 +135,10 @@ class Served:
         self.process.send_signal(sign)
         self._said(start, lambda line: text in line)
 
+    def said(self, start: int, text: str) -> None:
+        """Wait until its log, from a place in it on, has a line with a text."""
+        self._said(start, lambda line: text in line)
+
     def when_asked(self, path: str) -> None:
         """Wait until a request of a path has arrived; the server has to be `louder`."""
         self._said(0, lambda line: '"DEBUG"' in line and path in line)
@@ -142,6 +152,9 @@ class Served:
                 socket.create_connection((host, int(port)), timeout=5).close()
             except ConnectionRefusedError:
                 return
+            except ConnectionResetError:
+                # It closed meanwhile.
+                continue
             time.sleep(0.05)
         raise RuntimeError("it still listens")
 
@@ -191,13 +204,20 @@ def _text(value: object) -> str:
 
 @contextmanager
 def served(
-    directory: Path, database: str | None = None, *, louder: int = 0, tokens: bool = True, **settings: object
+    directory: Path,
+    database: str | None = None,
+    *,
+    louder: int = 0,
+    files_max: int | None = None,
+    tokens: bool = True,
+    **settings: object,
 ) -> Iterator[Served]:
     """
     Run a server on a free loopback port over a ledger (by its URL; a new SQLite file without one).
 
     Args:
         louder: how often --verbose is given.
+        files_max: how many files it may have open.
         tokens: put those tokens into the ledger.
         settings: dotted names with `__` for the dot, such as `server__rate_per_s`.
     """
@@ -207,7 +227,7 @@ def served(
         with contextlib.closing(open_ledger(database, clock=clock, ids=RandomIds())) as ledger:
             add_tokens(ledger, clock)
     server = Served(directory, database, {name.replace("__", "."): value for name, value in settings.items()})
-    server.louder = louder
+    server.louder, server.files_max = louder, files_max
     try:
         server.start()
         yield server
@@ -216,13 +236,16 @@ def served(
 
 
 @contextmanager
-def served_in_thread(web: Web) -> Iterator[str]:
+def served_in_thread(web: Web, gate: Gate | None = None) -> Iterator[str]:
     """Serve an application over a real socket, from a thread of this process; give its URL."""
     app = make_app(web)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, http="httptools")
-    )
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen(ServerSection(listen="127.0.0.1:0")) as listener:
+        listener.listen()
+        listener.gate = gate or listener.gate
+        kind = type("HttpConnection", (HttpConnection,), {"gate": listener.gate})
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, http=kind, timeout_keep_alive=600)
+        )
         # A server in a thread can't have the signals, and does not ask for them.
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()

@@ -55,10 +55,12 @@ class Host:
     Attributes:
         state: its state path.
         settings: what its settings file says, by dotted name.
+        prefix: what stands before each command, such as what limits it.
     """
 
     state: Path
     settings: dict[str, object] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.state.mkdir(parents=True, exist_ok=True)
@@ -128,7 +130,14 @@ class Host:
 
     @property
     def _command(self) -> list[str]:
-        return [PROGRAM, "--config", str(self.file), "--state-path", str(self.state)]
+        return [
+            *self.prefix,
+            PROGRAM,
+            "--config",
+            str(self.file),
+            "--state-path",
+            str(self.settings.get("state_path", self.state)),
+        ]
 
 
 class Agent:

@@ -44,14 +44,15 @@ def test_given_an_agent_when_scraped_then_promtool_has_no_complaint_and_it_is_wh
         assert row["vcpus_used"] == 2
         for name, value in {
             "vcpus": row["vcpus"],
-            "vcpus_used": row["vcpus_used"],
-            "vcpus_free": row["vcpus"] - row["vcpus_used"],
+            "vcpus_allocated": 2,
+            "vcpus_capacity": row["vcpus"] * row["cpu_allocation_ratio"],
+            "vcpus_free": row["vcpus"] * row["cpu_allocation_ratio"] - 2,
             "vcpus_allocation_ratio": row["cpu_allocation_ratio"],
             "memory_bytes": row["memory_mb"] * MIB,
-            "memory_used_bytes": row["memory_mb_used"] * MIB,
+            "memory_allocated_bytes": (row["memory_mb_used"] - 512) * MIB,
             "memory_reserved_bytes": 512 * MIB,
             "disk_bytes": row["local_gb"] * GIB,
-            "disk_used_bytes": row["local_gb_used"] * GIB,
+            "disk_allocated_bytes": row["local_gb_used"] * GIB,
             "running_guests": 1,
             "stale": 0,
         }.items():
@@ -72,13 +73,13 @@ def test_given_a_node_that_fails_and_comes_back_when_scraped_then_it_is_stale_wi
         fleet.has("one", guests=[], fault={"raise": "DriverError", "text": "it burns"})
         agent.until(lambda: scrape(agent).value("stocktake_node_stale", node="one") == 1)
         there = scrape(agent)
-        assert there.value("stocktake_node_vcpus_used", node="one") == 2
+        assert there.value("stocktake_node_vcpus_allocated", node="one") == 2
         assert there.value("stocktake_node_stale", node="two") == 0
         assert (there.value("stocktake_errors_total", code="DriverError") or 0) >= 1
         assert (there.value("stocktake_passes_total", outcome="partial") or 0) >= 1
         assert health(agent)[0] == 200, "one node's trouble is not the agent's"
         fleet.has("one", guests=[])
-        agent.until(lambda: scrape(agent).value("stocktake_node_vcpus_used", node="one") == 0)
+        agent.until(lambda: scrape(agent).value("stocktake_node_vcpus_allocated", node="one") == 0)
         assert scrape(agent).value("stocktake_node_stale", node="one") == 0
 
 
@@ -139,7 +140,7 @@ def test_given_placement_away_when_asked_then_the_part_is_down_requests_are_coun
         assert health(agent)[0] == 200
         server.behave()
         agent.until(lambda: scrape(agent).value("stocktake_part_up", part="placement") == 1)
-        assert scrape(agent).value("stocktake_node_problems", node="one") is None
+        assert scrape(agent).value("stocktake_node_problems", node="one", code="placement-unreachable") is None
 
 
 def test_given_a_node_that_is_gone_when_scraped_then_it_is_not_shown_and_its_end_is_counted(

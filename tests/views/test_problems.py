@@ -71,3 +71,13 @@ def test_given_a_service_forced_down_and_one_run_by_hand_when_gathered_then_only
         "it was forced down; the figures of its nodes are old"
     ]
     assert fleet_problems([(NODE, ())], [replace(ALIVE, last_seen_up=None)], NOW, 60) == ()
+
+
+def test_given_an_agent_that_never_refreshed_a_node_when_gathered_then_it_is_told_unless_others_have_its_pool() -> None:
+    (problem,) = fleet_problems([], [ALIVE], NOW, 60)
+    assert (problem.code, problem.host, problem.node, problem.severity) == ("never-refreshed", NODE.host, None, "error")
+    assert problem.remedy == f"Run `stocktake doctor` on {NODE.host}: it says why."
+    assert fleet_problems([], [replace(ALIVE, pool={"shard": "a"})], NOW, 60) == ()
+    assert fleet_problems([], [replace(ALIVE, last_seen_up=None)], NOW, 60) == ()
+    silent = replace(ALIVE, last_seen_up=NOW - timedelta(minutes=10))
+    assert [one.code for one in fleet_problems([], [silent], NOW, 60)] == ["agent-down"]

@@ -72,7 +72,7 @@ def test_given_an_address_when_looked_at_then_only_loopback_may_be_listened_on_i
 
 
 def test_given_an_address_in_use_or_none_of_this_machine_when_listened_on_then_the_remedy_is_told() -> None:
-    with contextlib.closing(listen(ServerSection(listen="127.0.0.1:0"))) as taken:
+    with listen(ServerSection(listen="127.0.0.1:0")) as taken:
         taken.listen()
         with pytest.raises(Unreachable, match=r"server\.listen="):
             listen(ServerSection(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
@@ -215,9 +215,6 @@ def test_given_a_head_or_a_body_without_end_when_sent_then_the_connection_ends(t
         assert exchanged(server, b"GET / HTTP/1.1\r\nHost:") == b""
         whole = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
         assert exchanged(server, whole, b"GET / HTTP/1.1\r\nHost:").count(b"HTTP/1.1 200 OK") == 1
-        # A head that is too large, at once or in pieces.
-        assert exchanged(server, b"GET / HTTP/1.1\r\nA: " + b"x" * 100_000) == b""
-        assert exchanged(server, b"GET / HTTP/1.1\r\n", *[b"A: " + b"x" * 8000 + b"\r\n"] * 20) == b""
         # A body that is too large, one that does not come, and one that nobody reads.
         assert exchanged(server, endless, *[b"1000\r\n" + b" " * 4096 + b"\r\n"] * 3).startswith(b"HTTP/1.1 413")
         late = exchanged(server, endless)

@@ -17,7 +17,7 @@ from stocktake.clock import Clock
 from stocktake.errors import StocktakeError
 from stocktake.model.value import encode, replace
 from stocktake.refresh.context import Pass
-from stocktake.settings import Settings, Supervisor, parse_listen
+from stocktake.settings import Settings, Supervisor, parse_listen, placement_of
 from stocktake.telemetry import Outcome, Telemetry
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class AgentHealth:
             interval_s=interval_s,
             limit_s=limit_s(interval_s, settings.metrics.healthy_within_s),
             parts=self._of_use(self._life.parts),
+            own_placement=placement_of(settings).mode == "embedded",
         )
         self._lengthen_watchdog(silence_max_s(settings))
         if self._reloading:

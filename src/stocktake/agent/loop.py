@@ -15,8 +15,9 @@ from types import FrameType
 
 from stocktake import __version__
 from stocktake.agent.health import AgentHealth
+from stocktake.agent.state_watch import StateWatch
 from stocktake.agent.wakeups import WakeupCounts, Wakeups
-from stocktake.clock import ENDING, Clock, cpu_s
+from stocktake.clock import Clock, cpu_s
 from stocktake.drivers.base import Remembering, Watching
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
 from stocktake.refresh.cache import RefreshCache
@@ -95,6 +96,7 @@ class Agent:
         self._beat_due_s = 0.0
         self._journal = Journal()
         self._cache = RefreshCache()
+        self._state = StateWatch()
         self._read_back = ReadBack(clock)
         self._checked = (0, 0)
         self._health = health or AgentHealth(clock)
@@ -125,11 +127,7 @@ class Agent:
         """Let SIGTERM and SIGINT stop, and SIGHUP reload; for the main thread."""
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            if number == signal.SIGHUP:
-                self.reload()
-                return
-            ENDING.set()
-            self.stop()
+            self.reload() if number == signal.SIGHUP else self.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, on_signal)
@@ -178,7 +176,10 @@ class Agent:
         stop = partial(self._between_steps, context, result)
         self._health.begins()
         try:
+            self._state.check(context.settings.state_path)
             refresh(context, stop=stop, into=result, cache=self._cache)
+            # The first pass has made what is to stay.
+            self._state.check(context.settings.state_path)
         except IdentityError as error:
             self._health.refused(error)
             context.close()

@@ -56,11 +56,17 @@ def agent_command(session: Session, *, once: bool) -> int:
     telemetry = Telemetry()
     health = AgentHealth(session.clock, telemetry, read_supervisor(), serve=True)
 
+    opened_before: set[str] = set()
+
     def opened() -> Context:
         settings = session.read_settings()
         session.log_as_asked(settings.log.level, as_json=settings.log.json)
         health.first(settings)
-        return open_context(settings, session.clock, session.ids, telemetry)
+        # A ledger that was there is not made anew: it was removed under us.
+        make = settings.database.connection not in opened_before
+        context = open_context(settings, session.clock, session.ids, telemetry, make=make)
+        opened_before.add(settings.database.connection)
+        return context
 
     agent = Agent(opened, session.clock, secrets.SystemRandom().random, health)
     agent.catch_signals()

@@ -5,14 +5,14 @@
 import click
 
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import Column, Row, TableCell, screen_of, write, write_json, write_table
+from stocktake.cli.screen import Column, Row, TableCell, answer, answer_list
 from stocktake.cli.session import Session
 from stocktake.drivers.base import driver_names
 from stocktake.drivers.monitors import load_monitors
 from stocktake.errors import SettingsError
 from stocktake.model.value import encode
 from stocktake.placement.overrides import read_overrides
-from stocktake.settings import Settings, redacted
+from stocktake.settings import Settings, Shown, redacted
 from stocktake.views.quantities import count
 
 
@@ -37,20 +37,12 @@ def config_command() -> None:
 def show_command(session: Session, *, changed: bool) -> int:
     """Show every setting, its value and where it was set; passwords are hidden."""
     shown = [one for one in redacted(session.settings) if not changed or one.origin != "default"]
-    if session.json:
-        write_json(session, shown)
-        return 0
-    screen = screen_of(session)
-    if not shown:
-        write(screen, "All settings have their default.")
-        return 0
     columns = (Column("SETTING"), Column("FROM", shrinks=True), Column("VALUE", wraps=True))
-    rows: list[Row] = [
-        (one.name, TableCell(one.origin, "dim" if one.origin == "default" else "cyan"), _value(one.value, one.unit))
-        for one in shown
-    ]
-    write_table(screen, columns, rows)
-    return 0
+    return answer_list(session, shown, columns, _row, empty="All settings have their default.")
+
+
+def _row(one: Shown) -> Row:
+    return one.name, TableCell(one.origin, "dim" if one.origin == "default" else "cyan"), _value(one.value, one.unit)
 
 
 def files_of(settings: Settings) -> list[str]:
@@ -90,10 +82,7 @@ def check_command(session: Session) -> int:
         raise SettingsError(f"compute_driver: unknown driver {settings.compute_driver!r}", remedy=remedy)
     load_monitors(settings, session.clock)
     files = files_of(settings)
-    if session.json:
-        write_json(session, {"files": files, "set": len(settings.origins), "provider_entries": entries})
-    else:
-        source = f"from {', '.join(files)}" if files else "no file, defaults"
-        entries_found = count(entries, "provider.yaml entry", "provider.yaml entries")
-        write(screen_of(session), f"The settings are valid: {source}, {len(settings.origins)} set, {entries_found}.")
-    return 0
+    source = f"from {', '.join(files)}" if files else "no file, defaults"
+    entries_found = count(entries, "provider.yaml entry", "provider.yaml entries")
+    data = {"files": files, "set": len(settings.origins), "provider_entries": entries}
+    return answer(session, data, f"The settings are valid: {source}, {len(settings.origins)} set, {entries_found}.")

@@ -18,15 +18,17 @@ from stocktake.accounting.node_availability import is_alive, is_by_hand
 from stocktake.audit import TimeLimit
 from stocktake.cli.commands import Command
 from stocktake.cli.config import files_of, provider_entries
-from stocktake.cli.screen import screen_of, wrapped, write, write_json
+from stocktake.cli.screen import clean, screen_of, wrapped, write, write_json
 from stocktake.cli.session import Session, open_placement
-from stocktake.cli.text import clean
 from stocktake.drivers.base import Driver, load_driver
 from stocktake.errors import StocktakeError, Unreachable
 from stocktake.ledger import Ledger, open_ledger
 from stocktake.ledger.engine import parse_url
 from stocktake.refresh import identity
 from stocktake.settings import Settings, redacted
+from stocktake.state_files import exposure
+from stocktake.views.finding import read_fleet
+from stocktake.views.problems import fleet_problems
 from stocktake.views.quantities import count, since
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -232,6 +234,9 @@ def _permissions(found: Findings) -> Answers:
     else:
         user = f"user {os.geteuid()}"
         yield "fail", f"{state} can't be written by {user}", "Run as root, change its owner, or set state_path."
+    exposed = exposure(state)
+    if exposed is not None:
+        yield "warn", *exposed
     yield from _libvirt_permissions(found)
 
 
@@ -271,14 +276,18 @@ def _agent(found: Findings) -> Answers:
 def _nodes(found: Findings) -> Answers:
     if found.ledger is None:
         return
-    nodes = found.ledger.nodes(host=found.settings.host)
-    troubled = [node for node in nodes if node.wrong]
-    errors = any(node.failure or any(one.severity == "error" for one in node.problems) for node in troubled)
-    if troubled:
-        name = troubled[0].hypervisor_hostname
-        number = sum(len(node.wrong) for node in troubled)
-        text = f"{count(number, 'problem')} on {len(troubled)} of {count(len(nodes), 'node')}"
-        yield "fail" if errors else "warn", text, f"`stocktake show {name}` says which and what to do."
+    host, now, down_s = found.settings.host, found.session.clock.now(), found.settings.service_down_time
+    nodes = read_fleet(found.ledger, now, down_s, host=host)
+    service = found.ledger.service(host)
+    told = fleet_problems(
+        ((view.node, view.own_problems) for view in nodes), (service,) if service else (), now, down_s
+    )
+    if told:
+        troubled = [view for view in nodes if view.problems]
+        verdict: Verdict = "fail" if any(one.severity == "error" for one in told) else "warn"
+        text = f"{count(len(told), 'problem')} on {len(troubled)} of {count(len(nodes), 'node')}"
+        remedy = f"`stocktake show {troubled[0].name}` says which and what to do." if troubled else told[0].remedy
+        yield verdict, text, remedy
     else:
         yield (
             "ok",

@@ -7,7 +7,7 @@ import click
 from stocktake.cli.commands import Command
 from stocktake.cli.nodes import RESOURCE_COLUMNS, allocated_text
 from stocktake.cli.options import complete_node
-from stocktake.cli.screen import Column, hint, screen_of, write, write_json, write_table
+from stocktake.cli.screen import Column, answer_list
 from stocktake.cli.session import Session
 from stocktake.views.finding import find_node
 from stocktake.views.nodes import history_rows
@@ -37,19 +37,16 @@ def history_command(session: Session, node_name: str, since: str) -> int:
     node = find_node(session.ledger, node_name)
     history = session.ledger.history(node.uuid, since_s=back.total_seconds())
     found = history_rows(node, session.ledger.entries(node.uuid), history)
-    if session.json:
-        write_json(session, found)
-        return 0
-    screen = screen_of(session)
-    if not found:
-        write(screen, f"There is no history of {node.hypervisor_hostname} yet.")
-        hint(session, "A refresh in which a figure changes adds to it, unless history.interval_s is 0.")
-        return 0
     columns = (
         Column("FROM"),
         *(Column(title, right=True) for title, _ in RESOURCE_COLUMNS.values() if title != "PCPUS"),
         Column("VMS", right=True, weight=1),
     )
-    rows = [(moment(one.at), *map(allocated_text, one.resources.values()), str(one.running_vms)) for one in found]
-    write_table(screen, columns, rows)
-    return 0
+    return answer_list(
+        session,
+        found,
+        columns,
+        lambda one: (moment(one.at), *map(allocated_text, one.resources.values()), str(one.running_vms)),
+        empty=f"There is no history of {node.hypervisor_hostname} yet.",
+        advice="A refresh in which a figure changes adds to it, unless history.interval_s is 0.",
+    )

@@ -3,12 +3,13 @@
 """
 
 from datetime import datetime
+from functools import partial
 
 import click
 
 from stocktake.accounting.instance_usage import disk_mb
 from stocktake.cli.commands import Command
-from stocktake.cli.screen import Column, Row, TableCell, hint, screen_of, write, write_json, write_list
+from stocktake.cli.screen import Column, Row, TableCell, answer, answer_list
 from stocktake.cli.session import Session
 from stocktake.model.workload import Instance, Migration
 from stocktake.views.finding import find_instance, find_node
@@ -45,14 +46,6 @@ def instances_command(
         host, node_name = host or node.host, node.hypervisor_hostname
     found = session.ledger.instances(host=host, node=node_name, deleted=deleted)
     instances = sorted(found, key=lambda instance: (instance.node or "", instance.name or "", instance.uuid))
-    if session.json:
-        write_json(session, instances)
-        return 0
-    screen = screen_of(session)
-    if not instances:
-        write(screen, "No instances.")
-        hint(session, "Guests without an instance: `stocktake orphans`, `stocktake orphans adopt UUID`.")
-        return 0
     columns = (
         Column("UUID", weight=1),
         Column("NAME", shrinks=True),
@@ -63,19 +56,16 @@ def instances_command(
         Column("MEMORY GiB", right=True, weight=4),
         Column("DISK GB", right=True, weight=2),
     )
-    write_list(session, screen, columns, [_instance(instance) for instance in instances])
-    return 0
+    advice = "Guests without an instance: `stocktake orphans`, `stocktake orphans adopt UUID`."
+    return answer_list(session, instances, columns, _instance, empty="No instances.", advice=advice)
 
 
 def _delete(session: Session, uuid: str) -> int:
     instance = find_instance(session.ledger, uuid)
     session.ledger.delete_instances([instance.uuid])
-    if session.json:
-        write_json(session, {"deleted": instance.uuid})
-        return 0
-    write(screen_of(session), f"Deleted {instance.name or instance.uuid} from the ledger.")
-    hint(session, "`stocktake refresh` frees its room now; a running agent does so by itself.")
-    return 0
+    text = f"Deleted {instance.name or instance.uuid} from the ledger."
+    advice = "`stocktake refresh` frees its room now; a running agent does so by itself."
+    return answer(session, {"deleted": instance.uuid}, text, advice=advice)
 
 
 def _instance(instance: Instance) -> Row:
@@ -106,13 +96,6 @@ def migrations_command(session: Session, *, everything: bool) -> int:
     """List the migrations in progress: they take room on source and destination."""
     found = session.ledger.migrations(all=everything)
     migrations = sorted(found, key=lambda migration: migration.id)
-    if session.json:
-        write_json(session, migrations)
-        return 0
-    screen = screen_of(session)
-    if not migrations:
-        write(screen, "No migrations." if everything else "No migrations in progress.")
-        return 0
     columns = (
         Column("ID", right=True),
         Column("INSTANCE", weight=5),
@@ -122,12 +105,11 @@ def migrations_command(session: Session, *, everything: bool) -> int:
         Column("TO", shrinks=True),
         Column("CHANGED", right=True, weight=2),
     )
-    now = session.clock.now()
-    write_list(session, screen, columns, [_migration(migration, now) for migration in migrations])
-    return 0
+    empty = "No migrations." if everything else "No migrations in progress."
+    return answer_list(session, migrations, columns, partial(_migration, session.clock.now()), empty=empty)
 
 
-def _migration(migration: Migration, now: datetime) -> Row:
+def _migration(now: datetime, migration: Migration) -> Row:
     status = migration.status or "unknown"
     return (
         str(migration.id),

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import screen_of, write, write_json
+from stocktake.cli.screen import answer
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidData, InvalidInput
+from stocktake.state_files import disk_of, replaced
 
 # No record is nearly as long; a line without an end must not fill the memory.
 _LINE_BYTES_MAX = 64 * 1024 * 1024
@@ -47,11 +48,8 @@ def _upgrade(session: Session) -> int:
     ledger = session.database
     ledger.upgrade()
     version = ledger.schema_version()
-    if session.json:
-        write_json(session, {"connection": ledger.name, "schema_version": version})
-    else:
-        write(screen_of(session), f"The ledger {ledger.name} is ready, schema version {version}.")
-    return 0
+    data = {"connection": ledger.name, "schema_version": version}
+    return answer(session, data, f"The ledger {ledger.name} is ready, schema version {version}.")
 
 
 @ledger_command.command(
@@ -62,16 +60,16 @@ def _upgrade(session: Session) -> int:
 def export_command(session: Session, file: Path) -> int:
     """Write every table as JSON lines to FILE, or to stdout, for `ledger import`.
 
-    All tables are of one moment. FILE is written completely or not at all.
+    All tables are of one moment. FILE is written completely or not at all, for
+    its owner alone.
     """
     session.json_lines = str(file) == "-"
     if str(file) == "-":
         session.database.export(lambda line: click.echo(line.rstrip("\n")))
         return 0
-    half = file.with_name(f"{file.name}.part")
     lines = 0
     try:
-        with half.open("w", encoding="utf-8") as out:
+        with replaced(file) as out:
 
             def write(line: str) -> None:
                 nonlocal lines
@@ -79,13 +77,10 @@ def export_command(session: Session, file: Path) -> int:
                 out.write(f"{line.rstrip(chr(10))}\n")
 
             session.database.export(write)
-        half.replace(file)
     except OSError as error:
-        raise InvalidInput(f"can't be written: {error.strerror}", where=str(file)) from error
-    finally:
-        half.unlink(missing_ok=True)
-    _say(session, {"file": str(file), "lines": lines}, f"Wrote {lines:,} lines to {file}.")
-    return 0
+        what = f"can't be written: {error.strerror} (disk {disk_of(file)})"
+        raise InvalidInput(what, where=str(file)) from error
+    return answer(session, {"file": str(file), "lines": lines}, f"Wrote {lines:,} lines to {file}.")
 
 
 @ledger_command.command(
@@ -99,8 +94,7 @@ def import_command(session: Session, file: Path) -> int:
     All or nothing: a line that is not valid is named, and nothing is imported.
     """
     number = session.database.import_(_lines(file))
-    _say(session, {"file": str(file), "rows": number}, f"Imported {number:,} rows.")
-    return 0
+    return answer(session, {"file": str(file), "rows": number}, f"Imported {number:,} rows.")
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -117,10 +111,3 @@ def _lines(file: Path) -> Iterator[str]:
         raise InvalidInput(f"can't be read: {error.strerror}", where=where) from error
     except UnicodeDecodeError as error:
         raise InvalidData(f"is not UTF-8 text: {error.reason}", where=where) from error
-
-
-def _say(session: Session, data: dict[str, object], text: str) -> None:
-    if session.json:
-        write_json(session, data)
-    else:
-        write(screen_of(session), text)

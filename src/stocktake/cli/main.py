@@ -4,13 +4,15 @@ The program `stocktake`. Invariant: every end has its exit code, and nothing tha
 0 fine, 1 a problem was found, 2 wrong input, 3 something could not be reached.
 """
 
+import errno
 import gc
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
-from io import StringIO
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -18,10 +20,12 @@ from click.shell_completion import CompletionItem
 
 from stocktake import __version__
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import complain, write_json
+from stocktake.cli.screen import write_json
 from stocktake.cli.session import Session
-from stocktake.cli.text import clean
-from stocktake.errors import InvalidInput, StocktakeError, exit_code, redact
+from stocktake.errors import InvalidInput, MachineFault, StocktakeError, exit_code
+from stocktake.state_files import disk_of
+
+LOG = logging.getLogger(__name__)
 
 # What a shell reports for a program that a signal ended.
 _INTERRUPTED = 130
@@ -147,26 +151,42 @@ def _run(main: Any, session: Session, args: Sequence[Any], extra: dict[str, Any]
             session.close()
             gc.set_threshold(*session.collector)
     except click.ClickException as error:
-        _show(error)
+        error.show()
         return _fail(session, InvalidInput(error.format_message()), error.exit_code)
     except StocktakeError as error:
-        complain(str(error))
-        return _fail(session, error, exit_code(error))
+        return _told(session, error)
     except (_PipeBroken, BrokenPipeError):
         # What Python has buffered for the pipe must not fail again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_BROKEN
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
+    except (OSError, MemoryError) as error:
+        LOG.debug("the machine failed", exc_info=error)
+        return _told(session, _machine_fault(error))
     return code if isinstance(code, int) else 0
 
 
-def _show(error: click.ClickException) -> None:
-    """Write a usage error as click does, with nothing of what was typed that controls a terminal or is secret."""
-    with StringIO() as text:
-        error.show(text)
-        usage = text.getvalue().partition("Error: ")[0]
-    click.echo(f"{usage}Error: {clean(redact(error.format_message()))}", err=True)
+def _told(session: Session, error: StocktakeError) -> int:
+    """Say what is wrong."""
+    click.echo(f"stocktake: {' '.join(str(error).split())}", err=True)
+    return _fail(session, error, exit_code(error))
+
+
+def _machine_fault(error: OSError | MemoryError) -> MachineFault:
+    """Name what the machine refused and nobody expected where it happened: that is no bug, and no page of Python."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
+    if number in (errno.ENOMEM, errno.EAGAIN):
+        remedy = "Give it more memory: look at `ulimit -v`, at MemoryMax= of the unit, and at who has the memory."
+        return MachineFault("there is not enough memory", remedy=remedy)
+    assert isinstance(error, OSError), "a MemoryError was named"
+    file = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    place = f" (disk {disk_of(file)})" if file is not None else ""
+    what = f"{error.strerror or type(error).__name__}{place}"
+    remedy = ""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "Free some space there; where no file is named it is what the output goes to, or /tmp."
+    return MachineFault(what, where=str(file or ""), remedy=remedy)
 
 
 def _fail(session: Session, error: StocktakeError, code: int) -> int:

@@ -16,12 +16,14 @@ from stocktake.cli.screen import (
     Column,
     Screen,
     TableCell,
+    answer,
+    clean,
     hint,
     screen_of,
     write,
     write_json,
+    write_list,
     write_prose,
-    write_table,
 )
 from stocktake.cli.session import Session
 from stocktake.errors import NotFound
@@ -119,16 +121,15 @@ def write_nodes(
     matching = matching or views
     columns = _columns(views, matching, now)
     sums = _sums(views, matching) if len(matching) > 1 else {}
-    left_out = write_table(
+    write_list(
+        session,
         screen,
         [column for column, _ in columns],
         [[text(view) for _, text in columns] for view in views],
         sums=[TableCell(sums.get(column.title, ""), "bold") for column, _ in columns] if sums else None,
     )
     for line in (*_states(matching), *_reasons(matching)):
-        write_prose(screen, line, colour="yellow")
-    if left_out:
-        hint(session, f"({left_out} more columns in a wider terminal, or with --json)")
+        write_prose(screen, clean(line), colour="yellow")
 
 
 def _columns(
@@ -242,8 +243,5 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
     else:
         told = partial(open_bus, settings.notifications, settings.host, session.clock, session.ids)
         remove(ledger, session.scheduler, node, told)
-    if session.json:
-        write_json(session, {"deleted": name, "uuid": node.uuid})
-    else:
-        write(screen_of(session), f"Deleted node {name} and its resource provider.")
-    return 0
+    data = {"deleted": name, "uuid": node.uuid}
+    return answer(session, data, f"Deleted node {name} and its resource provider.")

@@ -9,15 +9,15 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import click
 import msgspec
 
 from stocktake.cli.session import Session
-from stocktake.cli.text import clean, clean_painted
-from stocktake.errors import StocktakeError, redact
+from stocktake.errors import StocktakeError
 from stocktake.model.value import plain
 from stocktake.views.quantities import count
 
@@ -53,8 +53,7 @@ class Screen:
     unicode: bool
 
     def paint(self, text: str, **style: str | bool | None) -> str:
-        """Clean text, and style it where colours are wanted."""
-        text = clean(text)
+        """Style text, where colours are wanted."""
         return click.style(text, **style) if self.colour and text and any(style.values()) else text  # type: ignore[arg-type]
 
 
@@ -67,8 +66,7 @@ def screen_of(session: Session) -> Screen:
 
 
 def write(screen: Screen, text: str = "") -> None:
-    """Write one line of an answer, cleaned of whatever could control a terminal."""
-    text = clean_painted(text) if screen.colour else clean(text)
+    """Write one line or more of an answer."""
     if not screen.unicode:
         text = ascii_of(text)
     click.echo(text, color=screen.colour)
@@ -92,7 +90,7 @@ def wrapped(screen: Screen, text: str, *, indent: int = 0) -> list[str]:
 
 def write_prose(screen: Screen, text: str, *, indent: int = 0, colour: str = "", bold: bool = False) -> None:
     """Write running text, each line with the indent and in the colour."""
-    for line in wrapped(screen, clean(text), indent=indent):
+    for line in wrapped(screen, text, indent=indent):
         write(screen, f"{'':{indent}}{screen.paint(line, fg=colour or None, bold=bold)}")
 
 
@@ -101,13 +99,8 @@ def hint(session: Session, text: str) -> None:
     if not session.quiet and not session.json:
         screen = screen_of(session)
         painted = sys.stderr.isatty() and screen.colour
-        for line in wrapped(screen, clean(text)):
+        for line in wrapped(screen, text):
             click.echo(click.style(line, dim=True) if painted else line, err=True, color=painted)
-
-
-def complain(text: str) -> None:
-    """Write on stderr what went wrong, on one line."""
-    click.echo(f"stocktake: {clean(' '.join(redact(text).split()))}", err=True)
 
 
 def error_shown(error: StocktakeError) -> dict[str, str]:
@@ -127,6 +120,13 @@ def write_json(session: Session, data: object, *, exit_code: int = 0, error: Sto
     click.echo(msgspec.json.encode(answer))
 
 
+def clean(text: str) -> str:
+    """Make control characters visible, so that a name can neither paint nor move the cursor."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def columns_of(text: str) -> int:
     """Count the columns that text takes on a terminal."""
     if text.isascii():
@@ -140,6 +140,18 @@ def _columns(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
+def answer(session: Session, data: object, text: str, *, advice: str = "") -> int:
+    """Write an answer that is one sentence, for programs its data; on stderr what to try next. Gives exit code 0."""
+    if session.json:
+        write_json(session, data)
+        return 0
+    write(screen_of(session), text)
+    if advice:
+        hint(session, advice)
+    return 0
+
+
+T = TypeVar("T")
 _GAP = "  "
 _TEXT_MIN = 8
 _PROSE_MIN = 16
@@ -206,6 +218,22 @@ def write_list(
     left_out = write_table(screen, columns, rows, sums=sums)
     if left_out:
         hint(session, f"({count(left_out, 'more column')} in a wider terminal, or with --json)")
+
+
+def answer_list(
+    session: Session,
+    found: Sequence[T],
+    columns: Sequence[Column],
+    row: Callable[[T], Row],
+    *,
+    empty: str,
+    advice: str = "",
+) -> int:
+    """Write a list, for programs its data, as a table; the sentence `empty` if it is. Gives exit code 0."""
+    if session.json or not found:
+        return answer(session, found, empty, advice=advice)
+    write_list(session, screen_of(session), columns, [row(one) for one in found])
+    return 0
 
 
 def _cell(value: str | TableCell) -> TableCell:

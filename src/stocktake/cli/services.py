@@ -3,15 +3,15 @@
 """
 
 from datetime import datetime
+from functools import partial
 
 import click
 
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import COLOURS, Column, Row, TableCell, hint, screen_of, write, write_json, write_table
+from stocktake.cli.screen import COLOURS, Column, Row, TableCell, answer, answer_list
 from stocktake.cli.session import Session
-from stocktake.model.workload import Service
 from stocktake.views.finding import find_service
-from stocktake.views.problems import service_shown, service_word
+from stocktake.views.problems import ServiceShown, service_shown
 from stocktake.views.quantities import since
 
 
@@ -39,14 +39,7 @@ def services_command(context: click.Context) -> int:
     session = context.ensure_object(Session)
     services = sorted(session.ledger.services(), key=lambda service: service.host)
     now, down_time_s = session.clock.now(), session.settings.service_down_time
-    if session.json:
-        write_json(session, [service_shown(service, now, down_time_s) for service in services])
-        return 0
-    screen = screen_of(session)
-    if not services:
-        write(screen, f"The ledger {session.ledger.name} has no services yet.")
-        hint(session, "`stocktake agent` (or one `stocktake refresh`) makes this host's.")
-        return 0
+    shown = [service_shown(service, now, down_time_s) for service in services]
     columns = (
         Column("HOST", shrinks=True),
         Column("STATUS"),
@@ -55,16 +48,21 @@ def services_command(context: click.Context) -> int:
         Column("VERSION", weight=1),
         Column("REASON", wraps=True),
     )
-    write_table(screen, columns, [_row(service, now, down_time_s) for service in services])
-    return 0
+    return answer_list(
+        session,
+        shown,
+        columns,
+        partial(_row, now),
+        empty=f"The ledger {session.ledger.name} has no services yet.",
+        advice="`stocktake agent` (or one `stocktake refresh`) makes this host's.",
+    )
 
 
-def _row(service: Service, now: datetime, down_time_s: float) -> Row:
-    word = service_word(service, now, down_time_s)
+def _row(now: datetime, service: ServiceShown) -> Row:
     return (
         service.host,
         TableCell("disabled", "yellow") if service.disabled else "enabled",
-        TableCell(word, COLOURS[word]),
+        TableCell(service.state, COLOURS[service.state]),
         since(service.last_seen_up, now) if service.last_seen_up else "never",
         service.version,
         service.disabled_reason or ("forced down" if service.forced_down else ""),
@@ -94,9 +92,5 @@ def disable_command(session: Session, host: str, reason: str) -> int:
 def _set(session: Session, host: str, *, disabled: bool, reason: str | None) -> int:
     find_service(session.ledger, host)
     session.ledger.set_service(host, disabled=disabled, reason=reason)
-    if session.json:
-        write_json(session, session.ledger.service(host))
-    else:
-        text = f"{host} is disabled: {reason}" if disabled else f"{host} is enabled"
-        write(screen_of(session), f"{text}. Placement is updated with the agent's next pass.")
-    return 0
+    text = f"{host} is disabled: {reason}" if disabled else f"{host} is enabled"
+    return answer(session, session.ledger.service(host), f"{text}. Placement is updated with the agent's next pass.")

@@ -152,9 +152,12 @@ class Session:
             vars(self).pop(name, None)
 
 
-def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
+def open_books(settings: "Settings", clock: Clock, ids: Ids, *, make: bool = True) -> "Ledger":
     """
     Open the ledger: behind the server that the settings name, or the database.
+
+    Args:
+        make: as `open_database`.
 
     Raises:
         SettingsError: the certificate file does not exist.
@@ -164,7 +167,7 @@ def open_books(settings: "Settings", clock: Clock, ids: Ids) -> "Ledger":
     from stocktake.settings import front_of
 
     if front_of(settings) is None:
-        return open_database(settings, clock, ids)
+        return open_database(settings, clock, ids, make=make)
     return open_fleet(settings, clock, ids).ledger
 
 
@@ -184,9 +187,12 @@ def open_fleet(settings: "Settings", clock: Clock, ids: Ids) -> "Fleet":
     return Fleet(transport, clock, ids, expiry_s=settings.claim_expiry_s)
 
 
-def open_database(settings: "Settings", clock: Clock, ids: Ids) -> "DatabaseLedger":
+def open_database(settings: "Settings", clock: Clock, ids: Ids, *, make: bool = True) -> "DatabaseLedger":
     """
     Open the ledger's database.
+
+    Args:
+        make: make a SQLite file if there is none.
 
     Raises:
         LedgerUnreachable: the database does not answer.
@@ -201,6 +207,7 @@ def open_database(settings: "Settings", clock: Clock, ids: Ids) -> "DatabaseLedg
         clock=clock,
         ids=ids,
         ages=ages(settings),
+        make=make,
     )
 
 
@@ -217,9 +224,14 @@ def open_placement(settings: "Settings", clock: Clock, telemetry: Telemetry | No
     return open_scheduler(placement_of(settings), clock, state_path=settings.state_path, telemetry=telemetry)
 
 
-def open_context(settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetry | None = None) -> "Context":
+def open_context(
+    settings: "Settings", clock: Clock, ids: Ids, telemetry: Telemetry | None = None, *, make: bool = True
+) -> "Context":
     """
     Open all that a pass works with; what was opened is closed again if a later part fails.
+
+    Args:
+        make: as `open_database`.
 
     Raises:
         StocktakeError: what could not be opened, and what to do.
@@ -235,7 +247,7 @@ def open_context(settings: "Settings", clock: Clock, ids: Ids, telemetry: Teleme
     counts = telemetry or Telemetry()
     with ExitStack() as opened:
         overrides = read_overrides(settings.provider_config_location)
-        ledger = open_books(settings, clock, ids)
+        ledger = open_books(settings, clock, ids, make=make)
         opened.callback(ledger.close)
         driver = load_driver(settings, clock)
         opened.callback(driver.close)

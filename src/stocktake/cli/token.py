@@ -8,7 +8,7 @@ from datetime import datetime
 import click
 
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import Column, hint, screen_of, write, write_json, write_table
+from stocktake.cli.screen import Column, answer, answer_list
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput
 from stocktake.model.access import Role, Token, digest_of
@@ -58,14 +58,8 @@ def create_command(session: Session, role: Role, host: str | None, expires: str 
     secret = PREFIX + secrets.token_urlsafe(_BYTES)
     until = session.clock.now() + span_of(expires, where="--expires") if expires is not None else None
     token = session.database.tokens.add(digest_of(secret), role=role, host=host, note=note, expires_at=until)
-    if session.json:
-        write_json(session, {**plain(token), "token": secret})
-        return 0
-    write(screen_of(session), secret)
-    hint(
-        session, f"Token {token.uuid}, role {role}{f' of {host}' if host else ''}. Store it now: it is not shown again."
-    )
-    return 0
+    advice = f"Token {token.uuid}, role {role}{f' of {host}' if host else ''}. Store it now: it is not shown again."
+    return answer(session, {**plain(token), "token": secret}, secret, advice=advice)
 
 
 @token_command.command("list", example="$ stocktake token list --json")
@@ -73,14 +67,6 @@ def create_command(session: Session, role: Role, host: str | None, expires: str 
 def list_command(session: Session) -> int:
     """List the tokens: uuid, role, host, state, note; the secrets are not stored."""
     tokens = session.database.tokens.all()
-    if session.json:
-        write_json(session, tokens)
-        return 0
-    screen = screen_of(session)
-    if not tokens:
-        write(screen, "There are no tokens: anybody on the server's host may read, nobody may write.")
-        hint(session, "`stocktake token create --role operator` makes one.")
-        return 0
     columns = (
         Column("TOKEN"),
         Column("ROLE"),
@@ -89,8 +75,14 @@ def list_command(session: Session) -> int:
         Column("NOTE", wraps=True),
     )
     now = session.clock.now()
-    write_table(screen, columns, [(one.uuid, one.role, one.host or "", _state(one, now), one.note) for one in tokens])
-    return 0
+    return answer_list(
+        session,
+        tokens,
+        columns,
+        lambda one: (one.uuid, one.role, one.host or "", _state(one, now), one.note),
+        empty="There are no tokens: anybody on the server's host may read, nobody may write.",
+        advice="`stocktake token create --role operator` makes one.",
+    )
 
 
 def _state(token: Token, now: datetime) -> str:
@@ -107,11 +99,5 @@ def _state(token: Token, now: datetime) -> str:
 def revoke_command(session: Session, uuid: str) -> int:
     """Revoke the token UUID; servers refuse it within seconds."""
     token = session.database.tokens.revoke(uuid)
-    if session.json:
-        write_json(session, token)
-    else:
-        write(
-            screen_of(session),
-            f"Token {token.uuid} ({token.role}{f' of {token.host}' if token.host else ''}) is revoked.",
-        )
-    return 0
+    text = f"Token {token.uuid} ({token.role}{f' of {token.host}' if token.host else ''}) is revoked."
+    return answer(session, token, text)

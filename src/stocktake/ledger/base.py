@@ -316,14 +316,18 @@ class DatabaseLedger(Ledger):
         """Read the schema's version; None for an empty database."""
         return schema.version(self._database)
 
-    def upgrade(self) -> None:
+    def upgrade(self, *, make: bool = True) -> None:
         """
         Bring the schema up to date; does nothing if it is.
 
+        Args:
+            make: make the SQLite file if there is none.
+
         Raises:
+            LedgerUnreachable: there is no file, and none is to be made.
             LedgerError: it is newer than this program.
         """
-        schema.upgrade(self._database)
+        schema.upgrade(self._database, make=make)
 
     def ping(self) -> None:
         """Ask the database for a sign of life."""
@@ -375,6 +379,7 @@ def open_ledger(
     clock: Clock,
     ids: Ids,
     upgrade: bool = True,
+    make: bool = True,
     wait_s: float = WAIT_S,
     ages: Ages | None = None,
 ) -> DatabaseLedger:
@@ -384,7 +389,8 @@ def open_ledger(
     Args:
         url: `sqlite:////path/to/file`, whose directory is made, or `postgresql://user:password@host/name`.
         replica_url: another URL that may serve reads, with the same schema.
-        upgrade: False connects to nothing and makes nothing; the first call does.
+        upgrade: False connects to nothing and changes nothing; the first call connects.
+        make: False makes no SQLite file: there has been one.
         wait_s: how long to wait for a lock or a connection.
         ages: how much history is kept.
 
@@ -393,12 +399,12 @@ def open_ledger(
         LedgerUnreachable: locked, gone, can't connect.
         LedgerError: the schema is newer than this program.
     """
-    database = Database(url, wait_s=wait_s, create=upgrade)
-    replica = Database(replica_url, wait_s=wait_s, create=False) if replica_url else None
+    database = Database(url, wait_s=wait_s)
+    replica = Database(replica_url, wait_s=wait_s) if replica_url else None
     ledger = DatabaseLedger(database, replica, clock, ids, ages)
     with ExitStack() as opened:
         opened.callback(ledger.close)
         if upgrade:
-            ledger.upgrade()
+            ledger.upgrade(make=make)
         opened.pop_all()
     return ledger

@@ -22,7 +22,8 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from stocktake.errors import InvalidData, LedgerError, LedgerUnreachable, SettingsError, StocktakeError, quoted
+from stocktake.errors import InvalidData, LedgerError, LedgerUnreachable, SettingsError, StocktakeError
+from stocktake.state_files import FileId, file_id, sqlite_fault
 
 WAIT_S: Final = 5.0
 STATEMENT_S: Final = 60
@@ -38,14 +39,14 @@ _OPTION = "stocktake_told"
 # SQLite's `user_version` is a signed number of 32 bits.
 _VERSIONS = 2**31
 
+_MISSING_REMEDY = (
+    "`stocktake refresh` and `stocktake ledger init` make it; or check database.connection and state_path."
+)
+_LOST_REMEDY = (
+    "Nothing was saved. Put the file back; or restart what has it open, which goes on with what is there then, "
+    "and makes an empty ledger if nothing is."
+)
 _UNREACHABLE_REMEDY = "Check that the database runs and is not locked; nothing was saved, trying again is safe."
-_SQLITE_AWAY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
-_SQLITE_REMEDIES = {
-    sqlite3.SQLITE_FULL: "Free some space on the ledger's disk.",
-    sqlite3.SQLITE_READONLY: "Give this user write permission on the ledger's file and its directory.",
-    sqlite3.SQLITE_CORRUPT: "The file is damaged: restore it from an export.",
-    sqlite3.SQLITE_NOTADB: "The file is no ledger: check database.connection.",
-}
 # Classes and codes of SQLSTATE that trying again may cure: connection, resources, lock and statement time-outs,
 # deadlocks, a server that starts or stops.
 _PG_AWAY = ("08", "53", "40", "55P03", "57014", "57P01", "57P02", "57P03", "57P05", "25P03")
@@ -62,19 +63,29 @@ class Database:
         path: the SQLite file; None for a server.
         wait_s: how long to wait for a lock or a connection.
         engine: SQLAlchemy's.
+
+    A SQLite file is made by `schema.upgrade`, never here; one that is removed or replaced is not written to any more.
     """
 
-    def __init__(self, url: str, *, wait_s: float = WAIT_S, create: bool = True) -> None:
+    def __init__(self, url: str, *, wait_s: float = WAIT_S) -> None:
         parsed = parse_url(url)
         self.name = parsed.render_as_string(hide_password=True)
         self.sqlite = parsed.get_backend_name() == "sqlite"
         self.path = Path(parsed.database) if self.sqlite and parsed.database else None
         self.wait_s = wait_s
+        self._file: FileId | None = None
         try:
-            self.engine: Engine = _sqlite(parsed, wait_s, create=create) if self.sqlite else _postgresql(parsed, wait_s)
+            self.engine: Engine = _sqlite(parsed, wait_s) if self.sqlite else _postgresql(parsed, wait_s)
         except ImportError as error:
             remedy = "Install stocktake[postgresql]."
             raise SettingsError(f"the database driver is missing: {error}", where=self.name, remedy=remedy) from error
+        if self.path is not None:
+            event.listen(self.engine, "connect", self._note_file)
+
+    def _note_file(self, *_connected: object) -> None:
+        """Remember which file is open, since the first connection to it."""
+        if self._file is None and self.path is not None:
+            self._file = file_id(self.path)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -119,16 +130,34 @@ class Database:
                 _send(connection)
 
     def close(self) -> None:
-        """Close the pool's connections."""
+        """Close the pool's connections; who uses it again opens what is there then."""
         self.engine.dispose()
+        self._file = None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn the database's errors into ours, here and nowhere else."""
+        if self.path is not None:
+            self._check_file(self.path)
         try:
             yield
         except (SQLAlchemyError, OverflowError, UnicodeEncodeError) as error:
-            raise typed(error, self.name) from error
+            raise typed(error, self.name, self.path) from error
+
+    def _check_file(self, path: Path) -> None:
+        """Refuse a file other than the one that is open: SQLite would go on with one that nobody finds any more."""
+        try:
+            found = file_id(path)
+        except OSError as error:
+            raise LedgerUnreachable(f"can't be looked at: {error.strerror}", where=self.name) from error
+        if found is None:
+            what = "the file is not there" if self._file is None else "the file was removed while it was open"
+            remedy = _MISSING_REMEDY if self._file is None else _LOST_REMEDY
+            raise LedgerUnreachable(what, where=self.name, remedy=remedy)
+        if self._file not in (None, found):
+            raise LedgerUnreachable(
+                "another file took the place of the one that is open", where=self.name, remedy=_LOST_REMEDY
+            )
 
 
 def tell(connection: Connection, hosts: Iterable[str | None]) -> None:
@@ -173,16 +202,18 @@ def parse_url(url: str) -> URL:
         raise SettingsError("not a database URL", where="database.connection", remedy=remedy) from error
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
         raise SettingsError(f"no such ledger database: {parsed.drivername}", where="database.connection", remedy=remedy)
-    if backend == "sqlite" and (parsed.host or parsed.username):
-        what = "a SQLite ledger is a file, on no host"
-        raise SettingsError(what, where="database.connection", remedy="Give sqlite:////path/to/file, four slashes.")
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise SettingsError("a SQLite ledger needs a file", where="database.connection", remedy=remedy)
     return parsed
 
 
-def typed(error: Exception, where: str) -> StocktakeError:
-    """Name a database error: LedgerUnreachable if trying again may help, InvalidData for a value, else LedgerError."""
+def typed(error: Exception, where: str, file: Path | None = None) -> StocktakeError:
+    """
+    Name a database error: LedgerUnreachable if trying again may help, InvalidData for a value, else LedgerError.
+
+    Args:
+        file: the SQLite file.
+    """
     if isinstance(error, PoolTimeout):
         return LedgerUnreachable("all connections to it are in use", where=where, remedy=_UNREACHABLE_REMEDY)
     if isinstance(error, DataError | OverflowError | UnicodeEncodeError):
@@ -193,8 +224,8 @@ def typed(error: Exception, where: str) -> StocktakeError:
     cause = error.orig
     text = _first_line(cause)
     if isinstance(cause, sqlite3.Error):
-        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-        away, remedy = code in _SQLITE_AWAY, _SQLITE_REMEDIES.get(code, "")
+        fault = sqlite_fault(cause, file, "ledger")
+        away, remedy = fault.away, fault.remedy
         outdated = "no such table" in text or "no such column" in text
     else:
         state = getattr(cause, "sqlstate", None)
@@ -207,7 +238,7 @@ def typed(error: Exception, where: str) -> StocktakeError:
         remedy = ""
         outdated = _starts(state, _PG_OUTDATED)
     if away:
-        return LedgerUnreachable(text, where=where, remedy=_UNREACHABLE_REMEDY)
+        return LedgerUnreachable(text, where=where, remedy=remedy or _UNREACHABLE_REMEDY)
     if outdated:
         remedy = "Run `stocktake ledger upgrade`."
     return LedgerError(text, where=where, remedy=remedy)
@@ -219,14 +250,13 @@ def _starts(state: str | None, prefixes: tuple[str, ...]) -> bool:
 
 def _first_line(error: BaseException | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return quoted(lines[0]) if lines else type(error).__name__
+    return lines[0] if lines else type(error).__name__
 
 
-def _sqlite(url: URL, wait_s: float, *, create: bool) -> Engine:
+def _sqlite(url: URL, wait_s: float) -> Engine:
     path = Path(url.database or "").absolute()
-    mode = "rwc" if create else "rw"
     engine = create_engine(
-        url.set(database=f"file:{quote(str(path))}", query={**url.query, "mode": mode, "uri": "true"}),
+        url.set(database=f"file:{quote(str(path))}", query={**url.query, "mode": "rw", "uri": "true"}),
         connect_args={"timeout": wait_s, "check_same_thread": False},
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,

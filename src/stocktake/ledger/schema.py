@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from fasteners import InterProcessLock
 from sqlalchemy import Connection, inspect, text
 
 from stocktake.errors import LedgerError, LedgerUnreachable
 from stocktake.ledger.engine import Database
+from stocktake.state_files import FileLock, disk_of, make_directory, make_file
 
 # The versions this program knows, oldest first; a test compares them with the alembic scripts.
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
@@ -36,9 +36,12 @@ def version(database: Database) -> str | None:
         return _version(connection)
 
 
-def upgrade(database: Database) -> None:
+def upgrade(database: Database, *, make: bool = True) -> None:
     """
     Make an empty database a ledger, an older ledger a current one.
+
+    Args:
+        make: make the SQLite file, and its directory, if there is none.
 
     Programs that start at once wait for each other; none sees a half-made schema, and a failure leaves the old one.
 
@@ -46,7 +49,7 @@ def upgrade(database: Database) -> None:
         LedgerUnreachable: another program holds it for too long.
         LedgerError: the schema is newer than this program, or the database is no ledger.
     """
-    if database.path is not None:
+    if database.path is not None and make:
         _prepare_file(database, database.path)
     if _known(version(database), database) == HEAD:
         return
@@ -86,26 +89,23 @@ def _run_scripts(connection: Connection) -> None:
 
 
 def _prepare_file(database: Database, path: Path) -> None:
-    """Make the directory, and connect alone for the first time, which turns on write-ahead logging."""
-    lock = InterProcessLock(f"{path}.lock")
+    """Make the directory and the file, and connect alone for the first time, which turns on write-ahead logging."""
     # The file's lock is between processes, the other between this one's threads.
     with _FIRST:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             if _is_wal(path):
                 return
             # Connections that turn it on at once don't wait for each other: SQLite refuses all but one.
-            locked = lock.acquire(timeout=database.wait_s, delay=0.01, max_delay=0.1)
-        except OSError as error:
-            remedy = "Check the directory and its permissions, or set state_path or database.connection."
-            raise LedgerUnreachable(f"can't make it: {error.strerror}", where=str(path), remedy=remedy) from error
-        if not locked:
+            with FileLock(Path(f"{path}.lock")).hold(database.wait_s):
+                make_file(path)
+                version(database)
+        except TimeoutError as error:
             what = f"another program has been making it for {database.wait_s:g} s"
-            raise LedgerUnreachable(what, where=str(path), remedy="Try again.")
-        try:
-            version(database)
-        finally:
-            lock.release()
+            raise LedgerUnreachable(what, where=str(path), remedy="Try again.") from error
+        except OSError as error:
+            remedy = f"Check the directory and its disk ({disk_of(path)}), or set state_path or database.connection."
+            raise LedgerUnreachable(f"can't make it: {error.strerror}", where=str(path), remedy=remedy) from error
 
 
 def _is_wal(path: Path) -> bool:

@@ -109,11 +109,6 @@ class ComputeNode(Value, frozen=True, kw_only=True):
     created_at: datetime | None = None
     updated_at: datetime | None = None
 
-    @property
-    def wrong(self) -> tuple[Problem, ...]:
-        """Why it could not be refreshed, and then what is inconsistent."""
-        return (*((self.failure,) if self.failure else ()), *self.problems)
-
 
 class Tally(Value, frozen=True, kw_only=True):
     """

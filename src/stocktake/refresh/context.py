@@ -55,6 +55,7 @@ class Pass:
 
     Attributes:
         known: this host's records as they were at the start.
+        compute_id: this host's id as it was at the start; None if it had none.
         nodes: the records as they are now, by name.
         entries: what makes their figures, by name.
         guests: how many guests run on them, by name; without those whose driver can't list guests.
@@ -71,6 +72,7 @@ class Pass:
     """
 
     known: tuple[ComputeNode, ...] = ()
+    compute_id: str | None = None
     nodes: dict[str, ComputeNode] = field(default_factory=dict)
     entries: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
     guests: dict[str, int] = field(default_factory=dict)

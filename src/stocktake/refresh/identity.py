@@ -16,6 +16,7 @@ from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host
 from stocktake.model.value import UUID
 from stocktake.refresh.context import Context, Pass, failure_of
+from stocktake.state_files import disk_of, make_directory, read_file, write_once
 
 LOG = logging.getLogger(__name__)
 FILE = "compute_id"
@@ -30,11 +31,13 @@ def read_compute_id(state_path: Path) -> str | None:
     """
     path = state_path / FILE
     try:
-        text = path.read_text(encoding="ascii").strip().lower()
+        text = read_file(path).strip().lower()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise IdentityError(f"can't be read: {error}", where=str(path)) from error
+    except OSError as error:
+        raise IdentityError(f"can't be read: {error.strerror}", where=str(path)) from error
     if not UUID.fullmatch(text):
         remedy = "Put back the uuid of this host's compute node (`stocktake nodes`), or delete the file if it has none."
         raise IdentityError(f"holds no UUID but {text[:60]!r}", where=str(path), remedy=remedy)
@@ -43,19 +46,18 @@ def read_compute_id(state_path: Path) -> str | None:
 
 def write_compute_id(state_path: Path, compute_id: str) -> None:
     """
-    Keep this host's id; the file is there whole or not at all.
+    Keep this host's id; the file is there whole or not at all, and survives a power cut. One that is there stays.
 
     Raises:
         IdentityError: the state path can't be written.
     """
     path = state_path / FILE
-    half = path.with_suffix(".new")
     try:
-        state_path.mkdir(parents=True, exist_ok=True)
-        half.write_text(compute_id + "\n", encoding="ascii")
-        half.replace(path)
+        make_directory(state_path)
+        write_once(path, compute_id + "\n")
     except OSError as error:
-        raise IdentityError(f"can't be written: {error}", where=str(path)) from error
+        what = f"can't be written: {error.strerror} (disk {disk_of(path)})"
+        raise IdentityError(what, where=str(path)) from error
 
 
 def compute_id(state_path: Path, ours: Sequence[ComputeNode], ids: Ids) -> str:
@@ -70,7 +72,8 @@ def compute_id(state_path: Path, ours: Sequence[ComputeNode], ids: Ids) -> str:
         return kept
     made = ours[0].uuid if len(ours) == 1 else ids.uuid()
     write_compute_id(state_path, made)
-    return made
+    # Another process may have been faster: what is kept counts.
+    return read_compute_id(state_path) or made
 
 
 def node_uuids(
@@ -163,30 +166,35 @@ def identified(
     _take_over(context, new, hosts, result)
     if not hosts:
         # Nothing needs a name now, and a row that no driver vouches for is no ground to settle this host's id.
-        kept = read_compute_id(context.settings.state_path)
-        if kept is not None:
-            guard_nodes(kept, names, ours)
+        if result.compute_id is not None:
+            guard_nodes(result.compute_id, names, ours)
         return {}
     if reported.keys() >= hosts.keys():
         return {node: reported[node] for node in hosts}
     nameless = [row for row in ours if row.hypervisor_hostname not in reported]
-    if not ours and read_compute_id(context.settings.state_path) is not None:
+    if not ours and result.compute_id is not None:
         LOG.warning(
             "this host was in a ledger before, and %s knows nothing of it: if a ledger was lost, its instances and "
             "migrations are too (`stocktake ledger import` brings an export back)",
             context.ledger.name,
         )
-    own = compute_id(context.settings.state_path, nameless, context.ids)
+    # Read once: a file that is removed in mid-pass is not made anew.
+    own = result.compute_id or compute_id(context.settings.state_path, nameless, context.ids)
     guard_nodes(own, names, ours)
     return node_uuids(own, tuple(hosts), reported, ours)
 
 
-def check_host(context: Context, ours: Sequence[ComputeNode]) -> None:
-    """Stop if this host's id is another host's node; asks the ledger only where the id is none of our rows'."""
+def check_host(context: Context, ours: Sequence[ComputeNode]) -> str | None:
+    """
+    Stop if this host's id is another host's node; asks the ledger only where the id is none of our rows'.
+
+    Returns:
+        This host's id; None if it has none yet.
+    """
     own = read_compute_id(context.settings.state_path)
-    if own is None or any(row.uuid == own for row in ours):
-        return
-    guard_host(context.rules.host, own, context.ledger.owners([own]).get(own))
+    if own is not None and all(row.uuid != own for row in ours):
+        guard_host(context.rules.host, own, context.ledger.owners([own]).get(own))
+    return own
 
 
 def _take_over(context: Context, uuids: Mapping[str, str], hosts: dict[str, Host], result: Pass) -> None:

@@ -114,7 +114,7 @@ def _known(context: Context, result: Pass) -> Sequence[ComputeNode]:
     result.known = tuple(ours)
     if context.bus is not None:
         context.bus.begin(ours)
-    check_host(context, ours)
+    result.compute_id = check_host(context, ours)
     return ours
 
 

@@ -297,6 +297,24 @@ class ServerSection(Section, frozen=True, kw_only=True):
         float, about("Requests that one token (without one: one address) may make; 0 is any number.", unit="1/s", ge=0)
     ] = 200.0
     threads: Annotated[int, about("How many requests run at once.", ge=1, le=200)] = 16
+    connections_max: Annotated[
+        int,
+        about(
+            "How many connections may be open, streams among them; 0, and any number above it, is as many as the "
+            "process may have files open (`LimitNOFILE`), less some for its own.",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0
+    connections_per_client_max: Annotated[
+        int,
+        about(
+            "How many connections one address may have open (this machine's own, where a proxy may be, any number), "
+            "and how many requests, streams among them, one token at once; never more than a quarter of all.",
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 100
     shutdown_s: Annotated[
         float, about("How long running requests may continue once it is told to stop.", unit="s", ge=0, le=3600)
     ] = 10.0

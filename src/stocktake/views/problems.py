@@ -6,8 +6,8 @@ States. `up`: its agent lives and the last refresh went well. `manual`: no agent
 by hand, and the last time went well. `stale`: it could not be refreshed because a part was not there, and keeps its
 last figures. `failed`: somebody has to do something before it can be refreshed. `down`: its agent is silent.
 
-Problems: silent agents, nodes that could not be refreshed, what a refresh found inconsistent, resources of which more
-is allocated than there is capacity for, unmanaged guests.
+Problems: silent agents, agents without nodes, nodes that could not be refreshed, what a refresh found inconsistent,
+resources of which more is allocated than there is capacity for, unmanaged guests.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,7 +121,9 @@ def own_problems(
         resources: what it may give out and gave.
     """
     over = (_over_allocated(one) for one in resources if one.over_allocated)
-    return (*node.wrong, *over, *(_unmanaged(entry) for entry in entries if entry.kind in UNMANAGED))
+    failed = (node.failure,) if node.failure else ()
+    unmanaged = (_unmanaged(entry) for entry in entries if entry.kind in UNMANAGED)
+    return (*failed, *node.problems, *over, *unmanaged)
 
 
 def agent_problem(host: str, service: Service | None, now: datetime, down_time_s: float) -> Problem | None:
@@ -148,17 +150,35 @@ def fleet_problems(
 
     Args:
         found: nodes, each with its own problems.
+        services: those that may have these nodes; one whose nodes are left out seems never to have refreshed any.
     """
     told: list[FleetProblem] = []
+    refreshed: set[str] = set()
     by_host: dict[str, Service | None] = {one.host: one for one in services}
     for node, problems in found:
         by_host.setdefault(node.host)
         told += (_placed(problem, node.host, node) for problem in problems)
+        refreshed.add(node.host)
     for host, service in by_host.items():
         problem = agent_problem(host, service, now, down_time_s)
+        if problem is None and service is not None and host not in refreshed:
+            problem = _never_refreshed(service)
         if problem is not None:
             told.append(_placed(problem, host, None))
     return tuple(sorted(told, key=lambda problem: problem.key))
+
+
+def _never_refreshed(service: Service) -> Problem | None:
+    """Tell of an agent that reports and has no node; one of a pool may have left all to the others."""
+    if is_by_hand(service) or service.pool is not None:
+        return None
+    return Problem(
+        code="never-refreshed",
+        about=service.host,
+        text="its agent reports, but none of its nodes has ever been refreshed",
+        remedy=f"Run `stocktake doctor` on {service.host}: it says why.",
+        severity="error",
+    )
 
 
 def _over_allocated(one: ResourceTotals) -> Problem:

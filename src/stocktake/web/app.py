@@ -19,15 +19,17 @@ from typing import Any
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stocktake.errors import AccessDenied, NotSignedIn, StocktakeError
-from stocktake.web.auth import Authenticator, Caller, Rates, not_signed_in
+from stocktake.web.auth import Authenticator, Caller, Rates, not_signed_in, secret_of
 from stocktake.web.calls import Call, Reply, Route, Stage, encoded
 from stocktake.web.context import Web
+from stocktake.web.limits import InProgress, LogLimit, limits_of
 from stocktake.web.openapi import document
 from stocktake.web.reading import body_of, check_accepts, path_of, query_of, value_of
 from stocktake.web.routes import ROUTES
@@ -35,6 +37,7 @@ from stocktake.web.status import NotServed, answer_of, headers_of, problem_of, s
 
 LOG = logging.getLogger(__name__)
 AUDIT = logging.getLogger("stocktake.audit")
+ACCESS = logging.getLogger("stocktake.access")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -47,6 +50,7 @@ def make_app(web: Web, routes: Sequence[Route] = ROUTES) -> ASGIApp:
         front.stage = app.state.stage = Stage(CapacityLimiter(web.settings.server.threads), app.state.stopping)
         yield
         app.state.stopping.set()
+        front.refusals.end()
 
     by_path: dict[str, dict[str, Route]] = defaultdict(dict)
     for one in routes:
@@ -56,6 +60,7 @@ def make_app(web: Web, routes: Sequence[Route] = ROUTES) -> ASGIApp:
             Path(path, front.endpoint(methods), methods=list(methods), include_in_schema=False)
             for path, methods in by_path.items()
         ],
+        middleware=[Middleware(_Counted, in_progress=front.in_progress)],
         exception_handlers={HTTPException: _unknown, Exception: _broken},
         lifespan=living,
     )
@@ -73,6 +78,8 @@ class Front:
         self.stage = Stage(CapacityLimiter(web.settings.server.threads), asyncio.Event())
         self._authenticator = Authenticator(web)
         self._rates = Rates(web.settings.server.rate_per_s, web.clock)
+        self.in_progress = InProgress(limits_of(web.settings.server).per_client)
+        self.refusals = LogLimit(_say_left_out)
 
     def endpoint(self, methods: dict[str, Route]) -> Any:
         """Make what answers the calls of one path."""
@@ -94,12 +101,16 @@ class Front:
         except StocktakeError as error:
             response = _refusal(route, error, request)
             status = response.status_code
+            # To read without a token is how everybody begins.
+            if isinstance(error, AccessDenied) and (route.writes or secret_of(request) is not None):
+                request.state.refused = error.what
         except ClientDisconnect:
             # Nobody is there to read it.
             response = Response(status_code=HTTPStatus.BAD_REQUEST)
         finally:
-            if route.writes:
+            if route.writes and status != HTTPStatus.UNAUTHORIZED:
                 _audit(route, request, status)
+            self._log_refusal(request, status)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         return response
 
@@ -109,6 +120,7 @@ class Front:
             async with asyncio.timeout(limit_s):
                 if route.roles is not None:
                     request.state.caller = await self._signed_in(request.state.caller, request)
+                    self._begin(request)
                 self._check(route, request.state.caller, request)
                 return await self._run(route, request.state.caller, request)
         except TimeoutError as error:
@@ -126,6 +138,29 @@ class Front:
             # Guesses are counted too.
             self._count(caller)
             raise
+
+    def _begin(self, request: Request) -> None:
+        """Count a request in progress; `_Counted` counts its end."""
+        token = request.state.caller.token
+        if token is None:
+            return
+        if not self.in_progress.begin(token):
+            what, remedy = "too many requests of this token are in progress", "Close some streams, or open pages."
+            raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, what, remedy=remedy)
+        request.state.counted = token
+
+    def _log_refusal(self, request: Request, status: int) -> None:
+        """Write down who was refused, and why."""
+        why, shown = getattr(request.state, "refused", None), getattr(request.state, "shown", None)
+        caller: Caller = request.state.caller
+        if why is not None and self.refusals.allows(caller.address):
+            told = {
+                "by": caller.note or (shown.note if shown else "") or "unknown",
+                "token": caller.token or (shown.uuid if shown else ""),
+                "address": caller.address,
+                "status": status,
+            }
+            ACCESS.warning("%s %s is refused: %s", request.method, _path(request), why, extra=told)
 
     def _count(self, caller: Caller) -> None:
         wait_s = self._rates.take(caller.key)
@@ -159,6 +194,27 @@ class Front:
         if inspect.iscoroutinefunction(route.handler):
             return _written(route, await route.handler(call), request)
         return await to_thread.run_sync(_worked, route, call, limiter=self.stage.limiter, abandon_on_cancel=True)
+
+
+class _Counted:
+    """Counts the end of each request, also of one whose answer is a stream, or that nobody awaits any more."""
+
+    def __init__(self, app: ASGIApp, in_progress: InProgress) -> None:
+        self._app = app
+        self._in_progress = in_progress
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            token = scope.get("state", {}).get("counted")
+            if token is not None:
+                self._in_progress.end(token)
+
+
+def _say_left_out(total: int, addresses: int) -> None:
+    ACCESS.warning("%d more requests of %d addresses were refused within a minute", total, addresses)
 
 
 def _worked(route: Route, call: Call[Any, Any]) -> Response:

@@ -95,6 +95,7 @@ class Authenticator:
             if secret is None:
                 return Caller(address=_address(request))
         if token is None or not token.good(self._web.clock.now()):
+            request.state.shown = token
             raise NotSignedIn("the token is unknown, expired or revoked", remedy=_REMEDY)
         return _holder(token, request)
 

@@ -1,14 +1,12 @@
 """
-The server's process: its socket, its TLS, its signals, its connections. Invariant: no other network reaches it unless
+The server's process: its socket, its TLS, its signals. Invariant: no other network reaches it unless
 the settings say so.
 
-SIGTERM and SIGINT end it once the requests in progress are answered, SIGHUP reads the certificate again. A request's
-head ends, in time and in size, or its connection does: uvicorn limits neither (bodies are limited where they are read).
+SIGTERM and SIGINT end it once the requests in progress are answered, SIGHUP reads the certificate again.
 """
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -19,19 +17,17 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from stocktake.errors import SettingsError, Unreachable
 from stocktake.settings import ServerSection, parse_listen
 from stocktake.web.app import make_app
+from stocktake.web.connections import HttpConnection, ListeningSocket, on_loop_error
 from stocktake.web.context import Web
+from stocktake.web.limits import Gate, is_loopback_address, limits_of
 
 LOG = logging.getLogger(__name__)
 # How often the certificate's file is looked at.
 LOOK_S = 10.0
-HEAD_BYTES_MAX = 64 * 1024
 _BACKLOG = 1024
 _IDLE_S = 30
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -40,10 +36,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def is_loopback(settings: ServerSection) -> bool:
     """Say whether only this machine can reach the address that is listened on."""
     host, _port = _address(settings)
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "localhost" or is_loopback_address(host)
 
 
 def check_exposure(settings: ServerSection) -> None:
@@ -104,67 +97,6 @@ class Certificate:
         return [self._cert, *([self._key] if self._key else [])]
 
 
-class HttpConnection(HttpToolsProtocol):
-    """uvicorn's protocol, for heads that end."""
-
-    # Set by the server before it listens: how long a head may take.
-    head_s = 30.0
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._head_bytes = 0
-        self._head_due: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Wait for a first head, but not for ever."""
-        super().connection_made(transport)
-        self._await_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Read on, unless what is read has been a head for too long."""
-        if self._head_due is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._give_up()
-                return
-        super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        """Wait for the end of a head that has begun."""
-        super().on_message_begin()
-        if self._head_due is None:
-            self._await_head()
-
-    def on_headers_complete(self) -> None:
-        """Wait no more: the request is the application's now."""
-        self._stop_waiting()
-        super().on_headers_complete()
-
-    def _await_head(self) -> None:
-        self._head_bytes = 0
-        self._head_due = self.loop.call_later(self.head_s, self._give_up)
-
-    def _stop_waiting(self) -> None:
-        if self._head_due is not None:
-            self._head_due.cancel()
-            self._head_due = None
-
-    def _give_up(self) -> None:
-        self._stop_waiting()
-        self.transport.abort()
-
-
 class _Quiet(uvicorn.Server):
     """uvicorn's server, which leaves the signals to us."""
 
@@ -189,10 +121,11 @@ def serve(web: Web, ready: Callable[[str], None]) -> None:
     check_exposure(settings)
     certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
     app: Any = make_app(web)
+    listener = listen(settings)
     config = uvicorn.Config(
         app,
         lifespan="on",
-        http=type("HttpConnection", (HttpConnection,), {"head_s": settings.request_timeout_s}),
+        http=type("HttpConnection", (HttpConnection,), {"head_s": settings.request_timeout_s, "gate": listener.gate}),
         ws="none",
         loop="asyncio",
         log_config=None,
@@ -204,7 +137,7 @@ def serve(web: Web, ready: Callable[[str], None]) -> None:
         forwarded_allow_ips="127.0.0.1,::1",
         **({"ssl_context_factory": lambda *_: certificate.context} if certificate else {}),  # type: ignore[arg-type]
     )
-    listener = listen(settings)
+    listener.secure = certificate is not None
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     with contextlib.closing(listener):
@@ -219,9 +152,9 @@ def _address(settings: ServerSection) -> tuple[str, int]:
     return where
 
 
-def listen(settings: ServerSection) -> socket.socket:
+def listen(settings: ServerSection) -> ListeningSocket:
     """
-    Open the socket.
+    Open the socket, with a gate for as many connections as there may be.
 
     Raises:
         SettingsError: there is no such address here.
@@ -231,7 +164,7 @@ def listen(settings: ServerSection) -> socket.socket:
     try:
         family, kind, proto, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # With its protocol named: asyncio turns Nagle's delay off for TCP only, and every answer would take 40 ms.
-        listener = socket.socket(family, kind, proto)
+        listener = ListeningSocket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
@@ -243,6 +176,11 @@ def listen(settings: ServerSection) -> socket.socket:
     except OSError as error:
         remedy = "Is another stocktake serving? Give another port: --set server.listen=127.0.0.1:8791."
         raise Unreachable(f"can't listen: {error.strerror}", where=settings.listen, remedy=remedy) from error
+    limits = limits_of(settings)
+    if settings.connections_max > limits.served:
+        what = "server.connections_max is %d, and there are file descriptors for %d connections: raise LimitNOFILE"
+        LOG.warning(what, settings.connections_max, limits.served)
+    listener.gate = Gate(limits)
     return listener
 
 
@@ -254,6 +192,7 @@ async def _served(
     ready: Callable[[], None],
 ) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(on_loop_error)
 
     def stop() -> None:
         stopping.set()

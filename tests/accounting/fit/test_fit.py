@@ -199,11 +199,14 @@ def test_given_a_node_that_sells_cpus_apart_when_counted_then_pinned_and_shared_
 
 def test_given_a_machine_that_isolates_when_compared_then_the_rest_of_its_cores_is_taken_too() -> None:
     node = replace(count(a_host(numa_topology=two_cells())).node, owned_classes=SOLD_APART)
-    want = wanted(a_flavor(DEDICATED | {"hw:cpu_thread_policy": "isolate"}), ())
-    answer = fit(node, (), want, table={}, limits=limits_of(node, ()))
-    assert isinstance(answer, Placed)
-    found = {room.what: room.asked for room in resource_fits(node, (), want, limits_of(node, ()), placed=answer.numa)}
-    assert (found["VCPU"], found["PCPU"]) == (0, 4)
+    limits = limits_of(node, ())
+    # Two threads a core: each vCPU takes its core's other thread, and no more.
+    for vcpus, taken in ((1, 2), (2, 4)):
+        want = wanted(a_flavor(DEDICATED | {"hw:cpu_thread_policy": "isolate"}, vcpus=vcpus), ())
+        answer = fit(node, (), want, table={}, limits=limits)
+        assert isinstance(answer, Placed)
+        found = {room.what: room.asked for room in resource_fits(node, (), want, limits, placed=answer.numa)}
+        assert (found["VCPU"], found["PCPU"]) == (0, taken)
 
 
 def test_given_a_node_that_sells_pinned_cpus_without_cells_when_asked_for_some_then_there_are_none() -> None:

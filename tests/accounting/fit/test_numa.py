@@ -97,6 +97,19 @@ RATIO_1 = Limits(numa_cpu_ratio=1.0, numa_ram_ratio=1.0)
             None,
             {"numa.pages.4": (524288, 291456, 6291456)},
         ),
+        # A page that is named is never given out twice, whatever the ratio; one below 1 holds for it too.
+        (
+            a_request(memory_mb=2048, page_size="small"),
+            busy(pages=FULL_PAGES),
+            Limits(numa_ram_ratio=1.5),
+            {"numa.pages.4": (524288, 291456, 6291456)},
+        ),
+        (
+            a_request(memory_mb=1024, page_size="small"),
+            busy(pages=(NodePages(size_kb=4, total=1000000, reserved=0, used=400000),)),
+            Limits(numa_ram_ratio=0.5),
+            {"numa.pages.4": (262144, 100000, 1000000)},
+        ),
         (a_request(page_size="large"), busy(pages=FULL_PAGES), None, {"numa.pages.2048": (512, 1, 4096)}),
         (
             a_request(memory_mb=2048, page_size="any"),
@@ -155,6 +168,8 @@ def test_given_what_does_not_fit_when_tried_then_each_dimension_says_its_numbers
         (a_request(4), busy(cpu_usage=99, memory_usage_mb=99999, pages=FULL_PAGES), Limits()),
         (a_request(4), busy(cpu_usage=12), Limits(numa_cpu_ratio=4.0)),
         (a_request(memory_mb=24576), busy(memory_usage_mb=8192), RATIO_1),
+        # Small pages that are not named may be overcommitted as memory is.
+        (a_request(memory_mb=2048), busy(pages=FULL_PAGES), Limits(numa_ram_ratio=1.5)),
         (a_request(memory_mb=1024, page_size="small"), busy(memory_usage_mb=99999), None),
         (a_request(memory_mb=8000, page_size=2048), busy(), RATIO_1),
     ],
@@ -427,6 +442,16 @@ def test_given_a_reason_then_its_text_has_the_numbers() -> None:
         "8 cores wanted for one guest cell, 3 wholly free of 4 on host cell 0",
         "8 CPUs to pin wanted for one guest cell, 7 free of 8 on host cell 0",
         "7 CPUs on sibling threads wanted for one guest cell, 6 free of 8 on host cell 0",
+    ]
+
+
+def test_given_cpus_memory_and_pages_that_are_short_then_each_text_names_its_unit() -> None:
+    answer = fit_numa(a_request(5, memory_mb=40000, page_size=2048), busy())
+    assert not isinstance(answer, GuestTopology)
+    assert [reason.text for reason in answer] == [
+        "40000 MiB of memory wanted for one guest cell, 32768 free of 32768 on host cell 0",
+        "20000 pages of 2048 KiB wanted for one guest cell, 4000 free of 4096 on host cell 0",
+        "5 shared CPUs wanted for one guest cell, 4 free of 4 on host cell 0",
     ]
 
 

@@ -66,7 +66,8 @@ def test_given_a_refreshed_node_when_kept_then_it_has_its_record_its_holders_and
 def test_given_a_node_that_fails_after_it_was_fine_when_kept_then_its_figures_stay_and_are_stale() -> None:
     before = after({}, told("one", "two"), None, 1000.0)
     now = after(before, told("two", known=("one", "two"), failed={"one": AWAY}), None, 1060.0)
-    assert now["one"] == replace(before["one"], stale=True)
+    assert now["one"] == replace(before["one"], stale=True, failure=("DriverUnreachable", "error"))
+    assert now["one"].wrong == {("DriverUnreachable", "error"): 1}
     assert (now["two"].stale, now["two"].refreshed_at_s) == (False, 1060.0)
 
 
@@ -75,7 +76,14 @@ def test_given_an_agent_that_just_started_when_a_node_fails_then_the_ledgers_rec
     result = Pass(known=(node("one", failure=failure, vcpus_used=7),), failed={"one": AWAY})
     figures = after({}, result, None, 1000.0)["one"]
     assert (figures.stale, figures.refreshed_at_s, dict(figures.holders)) == (True, None, {})
-    assert figures.problems == {("DriverUnreachable", "warning"): 1}
+    assert figures.wrong == {("DriverUnreachable", "error"): 1}
+
+
+def test_given_a_node_whose_first_refresh_fails_when_kept_then_it_is_there_with_the_failure_alone() -> None:
+    figures = after({}, Pass(failed={"one": AWAY}), None, 1000.0)
+    assert figures == {"one": NodeFigures(stale=True, failure=("DriverUnreachable", "error"))}
+    fine = after(figures, told("one"), None, 1060.0)
+    assert (fine["one"].stale, fine["one"].wrong) == (False, {})
 
 
 def test_given_a_pass_that_broke_off_when_kept_then_all_is_stale_even_what_only_the_ledger_knew() -> None:
@@ -121,7 +129,7 @@ def test_given_any_pass_when_kept_then_what_it_refreshed_is_fresh_and_nothing_el
     assert fresh == (set() if broke else good)
     assert all(now[name].stale for name in bad & now.keys())
     assert not any(now[name].stale for name in fresh)
-    assert now.keys() == (known | before.keys() if broke else known | good)
+    assert now.keys() == (known | before.keys() if broke else known | good | bad)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stocktake.accounting.capacity import ResourceTotals, resources_of
-from stocktake.errors import DriverUnreachable, LedgerUnreachable, PlacementUnreachable, StocktakeError
+from stocktake.errors import DriverUnreachable, LedgerUnreachable, PlacementUnreachable, StateLost, StocktakeError
 from stocktake.model.books import ComputeNode, Entry
 from stocktake.model.value import Value, replace
-from stocktake.refresh.context import Pass
+from stocktake.refresh.context import Pass, failure_of
 from stocktake.views.problems import own_problems
 
 HOLDERS = ("instance", "migration", "orphan", "misplaced")
@@ -23,25 +23,33 @@ class NodeFigures(Value, frozen=True, kw_only=True):
     One node as it is shown: MiB, GiB, whole CPUs.
 
     Attributes:
+        uuid: empty for a node that was never refreshed, of which there is no record.
         resources: by name; of a record that this agent has not tallied yet only totals and ratios are known.
         holders: how many entries of each kind; empty for such a record.
-        problems: how many of each code and severity.
+        problems: how many of each code and severity, without the failure.
+        failure: code and severity of why it could not be refreshed; None if it was.
         running_guests: None if the driver can't list guests.
         stale: the last try to refresh it failed; the figures are older.
         updated_at_s: when the record last changed, seconds since 1970.
         refreshed_at_s: when this agent last refreshed it well, seconds since 1970; None for never.
     """
 
-    uuid: str
+    uuid: str = ""
     hypervisor_type: str = ""
     disk_available_least: int | None = None
     resources: Mapping[str, ResourceTotals] = {}
     holders: Mapping[str, int] = {}
     problems: Mapping[tuple[str, str], int] = {}
+    failure: tuple[str, str] | None = None
     running_guests: int | None = None
     stale: bool = False
     updated_at_s: float | None = None
     refreshed_at_s: float | None = None
+
+    @property
+    def wrong(self) -> Mapping[tuple[str, str], int]:
+        """Count all that is wrong with it by code and severity, the failed refresh too."""
+        return Counter(self.problems) + Counter([self.failure] if self.failure else ())
 
 
 class Life(Value, frozen=True, kw_only=True):
@@ -55,7 +63,8 @@ class Life(Value, frozen=True, kw_only=True):
         began_s: when the pass under way began; None if none is.
         completed_s, completed_at_s: when a pass last ended without an error of its own.
         ended_at_s, took_s: when a pass last ended, however, and how long it took.
-        parts: what is wrong with the driver, the ledger and Placement; empty text if nothing.
+        parts: what is wrong with the driver, the ledger, Placement and the state path; empty text if nothing.
+        own_placement: Placement is embedded in this agent, which is not healthy without it.
         nodes: by name.
     """
 
@@ -69,6 +78,7 @@ class Life(Value, frozen=True, kw_only=True):
     ended_at_s: float | None = None
     took_s: float | None = None
     parts: Mapping[str, str] = {}
+    own_placement: bool = False
     nodes: Mapping[str, NodeFigures] = {}
 
 
@@ -94,10 +104,14 @@ def after(
             running_guests=result.guests.get(name),
             refreshed_at_s=now_at_s,
         )
-    for name in (*result.failed, *result.kept):
-        if name in figures:
-            figures[name] = replace(figures[name], stale=True)
-    ours = {row.hypervisor_hostname for row in result.known} | result.nodes.keys()
+    for name, failed in result.failed.items():
+        problem = failure_of(failed)
+        # One that was never refreshed has no record.
+        before_it = figures.get(name, NodeFigures())
+        figures[name] = replace(before_it, stale=True, failure=(problem.code, problem.severity))
+    for name in result.kept.keys() & figures.keys():
+        figures[name] = replace(figures[name], stale=True)
+    ours = {row.hypervisor_hostname for row in result.known} | result.nodes.keys() | result.failed.keys()
     return {name: one for name, one in figures.items() if name in ours and name not in result.deleted}
 
 
@@ -109,9 +123,10 @@ def parts_after(before: Mapping[str, str], result: Pass, error: StocktakeError |
     """
     if error is not None:
         # These steps go through only with an answer.
-        answered = {part: "" for part, step in (("ledger", "read"), ("driver", "list")) if step in result.seconds}
+        steps = (("state", "read"), ("ledger", "read"), ("driver", "list"))
+        answered = {part: "" for part, step in steps if step in result.seconds}
         return {**before, **answered, **_away(error)}
-    parts = {**before, "driver": "", "ledger": ""}
+    parts = {**before, "driver": "", "ledger": "", "state": ""}
     if result.nodes:
         # Without a saved record nobody asks Placement.
         parts["placement"] = ""
@@ -126,7 +141,12 @@ def parts_after(before: Mapping[str, str], result: Pass, error: StocktakeError |
 
 
 def _away(error: StocktakeError) -> dict[str, str]:
-    kinds = {"driver": DriverUnreachable, "ledger": LedgerUnreachable, "placement": PlacementUnreachable}
+    kinds = {
+        "driver": DriverUnreachable,
+        "ledger": LedgerUnreachable,
+        "placement": PlacementUnreachable,
+        "state": StateLost,
+    }
     return {part: str(error) for part, kind in kinds.items() if isinstance(error, kind)}
 
 
@@ -141,7 +161,8 @@ def _figures(
     kinds: Counter[str] = Counter(entry.kind for entry in entries)
     resources = resources_of(record, entries)
     # Without entries nobody knows what of a record is reserved.
-    problems = own_problems(record, entries, resources if entries else ())
+    problems = own_problems(replace(record, failure=None), entries, resources if entries else ())
+    failure = record.failure
     return NodeFigures(
         uuid=record.uuid,
         hypervisor_type=record.hypervisor_type or "",
@@ -149,6 +170,7 @@ def _figures(
         resources={one.name: one for one in resources},
         holders={kind: kinds[kind] for kind in HOLDERS} if entries else {},
         problems=dict(Counter((problem.code, problem.severity) for problem in problems)),
+        failure=(failure.code, failure.severity) if failure else None,
         running_guests=running_guests,
         stale=stale,
         updated_at_s=record.updated_at.timestamp() if record.updated_at else None,
@@ -200,6 +222,6 @@ def _reasons(life: Life, now_s: float) -> Iterator[Reason]:
     elif life.began_s is not None and now_s - life.began_s > life.limit_s:
         age_s = now_s - life.began_s
         yield Reason("long-pass", f"a pass has been running for {age_s:.0f} s; the limit is {life.limit_s:g} s")
-    for part in ("ledger", "driver"):
+    for part in ("state", "ledger", "driver", *(["placement"] if life.own_placement else [])):
         if life.parts.get(part):
             yield Reason(f"{part}-away", life.parts[part])

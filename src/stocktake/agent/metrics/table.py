@@ -104,8 +104,8 @@ def steps(view: ScrapeView) -> Iterator[Sample]:
 
 
 def node_info(view: ScrapeView) -> Iterator[Sample]:
-    """Say which nodes there are."""
-    yield from (((name, node.uuid, node.hypervisor_type), 1) for name, node in view.life.nodes.items())
+    """Say which nodes there are in the ledger."""
+    yield from (((name, node.uuid, node.hypervisor_type), 1) for name, node in view.life.nodes.items() if node.uuid)
 
 
 def holders(view: ScrapeView) -> Iterator[Sample]:
@@ -117,7 +117,7 @@ def holders(view: ScrapeView) -> Iterator[Sample]:
 def problems(view: ScrapeView) -> Iterator[Sample]:
     """Count the problems of each kind."""
     for name, node in view.life.nodes.items():
-        yield from (((name, *which), number) for which, number in node.problems.items())
+        yield from (((name, *which), number) for which, number in node.wrong.items())
 
 
 def error_codes(kind: type[StocktakeError] = StocktakeError) -> Iterator[str]:
@@ -234,7 +234,7 @@ NODES = (
     ExportedMetric(
         "stocktake_node_problems",
         "gauge",
-        "What is wrong with the node, by code and severity (warning, error).",
+        "What is wrong with the node, by code and severity (warning, error): the failed refresh too, also the first.",
         problems,
         labels=("node", "code", "severity"),
     ),

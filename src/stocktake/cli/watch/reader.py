@@ -79,7 +79,7 @@ class Reader:
 
     def _read_entries(self, ledger: Ledger, nodes: Sequence[ComputeNode]) -> None:
         known = self._entries
-        changed = [node for node in nodes if known.get(node.uuid, ("",))[0] != node.entries_digest]
+        changed = [node for node in nodes if node.uuid not in known or known[node.uuid][0] != node.entries_digest]
         entries = entries_shown(ledger, changed)
         fresh = {node.uuid: (node.entries_digest, entries.get(node.uuid, ())) for node in changed}
         self._entries = {node.uuid: fresh.get(node.uuid) or known[node.uuid] for node in nodes}

@@ -44,11 +44,12 @@ async def signed_in(call: Call[None, None]) -> Response:
     secret = fields.get("token", [""])[0].strip()
     there = _inside(fields.get("next", ["/"])[0])
     found = await call.blocking(call.web.ledger.tokens.find, digest_of(secret))
+    call.request.state.shown = found
     if found is None or not found.good(call.web.clock.now()):
-        said = "That token is unknown, expired or revoked."
+        said = call.request.state.refused = "That token is unknown, expired or revoked."
         return page(call, "sign_in.html", status=HTTPStatus.FORBIDDEN, next=there, said=said)
     if found.role not in READERS:
-        said = "That is an agent's token: pages take one of a viewer or an operator."
+        said = call.request.state.refused = "That is an agent's token: pages take one of a viewer or an operator."
         return page(call, "sign_in.html", status=HTTPStatus.FORBIDDEN, next=there, said=said)
     response = RedirectResponse(there, HTTPStatus.SEE_OTHER, headers=HEADERS)
     response.set_cookie(
