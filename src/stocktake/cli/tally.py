@@ -10,6 +10,7 @@ already (`restart`, `periodic`: the one that a refresh without instances makes, 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -26,7 +27,7 @@ from stocktake.errors import InvalidData
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import DeviceStatus
-from stocktake.model.provider import Inventory, Provider, ProviderTree
+from stocktake.model.provider import Inventory, ProviderTree
 from stocktake.model.rules import Rules
 from stocktake.model.value import Value, convert, encode, plain, replace
 from stocktake.model.workload import Instance, Migration, NodeWork
@@ -259,12 +260,8 @@ def _providers(tree: ProviderTree) -> list[dict[str, Any]]:
             "traits": sorted(provider.traits),
             "uuid": None if provider.parent_uuid else provider.uuid,
         }
-        for provider in (tree.root, *_by_name(tree.providers[1:]))
+        for provider in (tree.root, *sorted(tree.providers[1:], key=attrgetter("name")))
     ]
-
-
-def _by_name(providers: Sequence[Provider]) -> list[Provider]:
-    return sorted(providers, key=lambda provider: provider.name)
 
 
 def _shown(inventory: Inventory) -> dict[str, int | float]:

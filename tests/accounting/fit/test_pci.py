@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from stocktake.accounting.fit import pci as pci_fit
-from stocktake.accounting.fit.pci import TRIES_MAX, fit_pci
+from stocktake.accounting.fit.pci import TRIES_MAX, chosen_devices, lacking_devices
 from stocktake.accounting.pci import Table, excluded
 from stocktake.model.fitting import NoRoom
 from stocktake.model.pci import Chosen, DeviceStatus, PciAffinity, PciAlias, PciRecord, PciRequest
@@ -56,7 +56,9 @@ def fit(
     cells: set[int] | None = None,
     sockets: Mapping[int, int | None] = SOCKETS,
 ) -> tuple[Chosen, ...] | tuple[NoRoom, ...]:
-    return fit_pci(tuple(requests), a_table(records), cells=cells, sockets=sockets)
+    asked, table = tuple(requests), a_table(records)
+    chosen = chosen_devices(asked, table, cells=cells, sockets=sockets)
+    return lacking_devices(asked, table, cells=cells, sockets=sockets) if chosen is None else chosen
 
 
 def addresses(answer: tuple[Chosen, ...] | tuple[NoRoom, ...]) -> list[list[str]]:

@@ -6,7 +6,7 @@ from itertools import combinations, combinations_with_replacement, product
 import pytest
 from hypothesis import given, settings
 
-from stocktake.accounting.fit.pci import fit_pci
+from stocktake.accounting.fit.pci import chosen_devices, lacking_devices
 from stocktake.model.fitting import NoRoom
 from stocktake.model.pci import DeviceType, PciAffinity, PciAlias, PciRecord, PciRequest
 from tests.accounting.drawing import AFFINITIES, CELLS, PCI_REQUESTS, SOCKETS, a_card, tables
@@ -56,7 +56,9 @@ def judge(
     requests: list[PciRequest], records: list[PciRecord], cells: brute_pci.Cells, sockets: brute_pci.Sockets
 ) -> bool:
     """Hold an answer to what trying everything gives; say whether the devices are to be had."""
-    answer = fit_pci(requests, {record.address: record for record in records}, cells=cells, sockets=sockets)
+    table = {record.address: record for record in records}
+    found = chosen_devices(requests, table, cells=cells, sockets=sockets)
+    answer = lacking_devices(requests, table, cells=cells, sockets=sockets) if found is None else found
     missing = [one for one in answer if isinstance(one, NoRoom)]
     if missing:
         assert not brute_pci.fits(requests, records, cells, sockets), answer

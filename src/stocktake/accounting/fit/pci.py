@@ -90,11 +90,11 @@ class _Card:
 _Held = list[list[_Device]]
 
 
-def fit_pci(
+def chosen_devices(
     requests: Sequence[PciRequest], table: Table, *, cells: Collection[int] | None, sockets: Sockets
-) -> tuple[Chosen, ...] | tuple[NoRoom, ...]:
+) -> tuple[Chosen, ...] | None:
     """
-    Find free devices for all that a guest asks for.
+    Find free devices for all that a guest asks for; None if they can't be had, without the reasons.
 
     Args:
         table: the node's devices, after `pci.excluded`; only available ones are taken.
@@ -103,16 +103,8 @@ def fit_pci(
         sockets: the socket of each host cell; None is unknown.
 
     Returns:
-        The devices of each request, in order; or each request that no devices are left for.
+        The devices of each request, in order.
     """
-    chosen = chosen_devices(requests, table, cells=cells, sockets=sockets)
-    return lacking_devices(requests, table, cells=cells, sockets=sockets) if chosen is None else chosen
-
-
-def chosen_devices(
-    requests: Sequence[PciRequest], table: Table, *, cells: Collection[int] | None, sockets: Sockets
-) -> tuple[Chosen, ...] | None:
-    """Find the devices as `fit_pci` does; None if they can't be had, without the reasons."""
     devices = _devices(requests, table, cells, sockets)
     held = _shared_out(devices, [request.count for request in requests])
     if held is None:

@@ -152,7 +152,7 @@ def _troubles(node: Node) -> list[Problem]:
     """Say what somebody has to put right before the node is available again."""
     problems: list[Problem] = []
     state = node.provision_state or ""
-    words = f": {_one_line(node.last_error)}" if node.last_error else ""
+    words = f": {' '.join(node.last_error.split())[:_TEXT_MAX]}" if node.last_error else ""
     if state.endswith("failed") or state == "error":
         remedy = "Repair it in Ironic, then `openstack baremetal node manage` and `provide` it."
         problems.append(_wrong("provision-failed", state, f"its state is {state!r}{words}", remedy))
@@ -183,7 +183,3 @@ def _doubt(code: str, about: str, text: str, remedy: str) -> Problem:
 
 def _shown(value: object) -> str:
     return repr(value)[:_SHOWN_MAX]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_TEXT_MAX]
