@@ -24,10 +24,9 @@ test: ## install what the tests need (private servers, nothing of the machine's 
 	@tools/bootstrap test
 	@$(PYTHON) -m tools.run_tests
 
-soak: ## the races of claims for a minute each, and their histories and the fuzzing of the API for longer
+soak: ## try for long: 2,000 histories of a fleet, races, claims, the API (PART=, SEEDS=, SEED=: see tools/soak.py)
 	@tools/bootstrap test
-	@STOCKTAKE_TEST_RACE_S=60 STOCKTAKE_TEST_TIMES=20 STOCKTAKE_TEST_FUZZ_S=120 $(BIN)/pytest --timeout 1200 \
-		tests/claims/test_races.py tests/claims/test_machine.py tests/web/test_fuzz.py
+	@$(PYTHON) -m tools.soak "part=$(PART)" "seeds=$(SEEDS)" "seed=$(SEED)"
 
 lint: ## formatter, linter, types, layers
 	@tools/bootstrap test

@@ -87,7 +87,8 @@ class PlacementServer:
         Misbehave on requests of this method whose path contains `path`.
 
         Args:
-            how: `answer` (with status and code), `hang` (answer after 30 s) or `close` (end in mid-answer).
+            how: `answer` (with status and code), `hang` (answer after 30 s) or `close` (end in mid-answer); `lose` and
+                `stall` do what they were asked to first, then end in mid-answer, or give none until told to behave.
             times: how often; None for ever.
             skip: let so many pass first.
         """
@@ -166,16 +167,21 @@ class _Front:
         if fault is not None and fault["how"] == "hang":
             self._behave.wait(30)
         if fault is not None and fault["how"] == "close":
-            # Less than was announced: waitress closes the connection.
-            start_response("200 OK", [("Content-Length", "1000"), ("Content-Type", "application/json")])
-            return [b"{"]
+            return _cut_short(start_response)
         if fault is not None and fault["how"] == "answer":
             error = {"status": fault["status"], "title": "told to", "detail": "told to", "code": fault["code"]}
             return _json(start_response, f"{fault['status']} told to", {"errors": [error]})
         if not self._known(environ):
             error = {"status": 401, "title": "Unauthorized", "detail": "wrong credentials"}
             return _json(start_response, "401 Unauthorized", {"errors": [error]})
-        if method == "GET":
+        unheard = fault is not None and fault["how"] in ("lose", "stall")
+        answer = self._asked(environ, (lambda *_: None) if unheard else start_response)
+        if fault is not None and fault["how"] == "stall":
+            self._behave.wait(30)
+        return _cut_short(start_response) if unheard else answer
+
+    def _asked(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "GET":
             return self._app(environ, start_response)
         with self._writing:
             return list(self._app(environ, start_response))
@@ -211,6 +217,12 @@ class _Front:
                 self._behave.set()
                 self._faults.clear()
             return _json(start_response, "200 OK", self._counts)
+
+
+def _cut_short(start_response: Callable[..., object]) -> list[bytes]:
+    """Answer less than was announced: waitress closes the connection."""
+    start_response("200 OK", [("Content-Length", "1000"), ("Content-Type", "application/json")])
+    return [b"{"]
 
 
 def _json(start_response: Callable[..., object], status: str, body: object) -> list[bytes]:

@@ -1,22 +1,21 @@
-"""A fleet under seeds: whatever happens, in whatever order, one healthy refresh puts everything right."""
+"""
+A fleet under seeds: whatever happens, in whatever order, one healthy refresh puts everything right.
+
+`make soak` tells thousands of histories; `make soak SEED=...` tells one again.
+"""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from stocktake.errors import LedgerUnreachable
 from tests.servers.placement import PlacementServer, private_placement
-from tests.sim.events import LIFE, TROUBLE, a_node_comes
-from tests.sim.oracle import check
-from tests.sim.world import HOSTS, World
+from tests.sim import oracle
+from tests.sim.history import History, said, shortest, told
 
 pytestmark = pytest.mark.system
 
 # Enough for every commit; any other number is a history too. The even ones are of services that allocate themselves.
 SEEDS = (1, 2, 3, 4, 105, 106)
-STEPS = 60
-ROUNDS_MAX = 4
 
 
 @pytest.fixture(scope="module")
@@ -27,54 +26,38 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlacementServer
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_given_any_history_when_a_healthy_refresh_ran_then_books_and_scheduler_are_right(
-    seed: int, tmp_path: Path, server: PlacementServer
+    seed: int, server: PlacementServer
 ) -> None:
-    world = World(seed, tmp_path, server)
-    try:
-        for _ in range(3):
-            world.trace.append(a_node_comes(world))
-        for step in range(STEPS):
-            happen(world)
-            if step % 12 == 11:
-                settle(world)
-    except BaseException as error:
-        error.add_note(f"seed {seed}, after:\n" + "\n".join(world.trace))
-        raise
-    finally:
-        world.close()
+    history = told(seed, server)
+    assert not history.failure, said(history)
+    assert history.checks
+    assert history.events
 
 
-def happen(world: World) -> None:
-    """Let one thing happen, mostly of life, sometimes trouble; then perhaps refresh, and check if nothing is wrong."""
-    events = TROUBLE if world.dice.below(8) == 0 else LIFE
-    event = world.dice.pick(events)
-    try:
-        world.trace.append(event(world))
-    except LedgerUnreachable:
-        # The event itself met the lock that stands round the ledger.
-        assert world.faulty
-        world.trace.append(f"{event.__name__} met a locked ledger")
-    if world.dice.below(2):
-        return
-    service = world.any_service()
-    cut = world.dice.below(4) if world.dice.below(6) == 0 else None
-    healthy = not world.faulty
-    result = world.refresh(service, stop_after=cut)
-    if result is not None and healthy:
-        check(world, service, result)
+@pytest.mark.unmeasured
+def test_given_a_seed_when_its_history_is_told_again_then_the_same_happens(server: PlacementServer) -> None:
+    first, second = (told(108, server, range(8)) for _ in range(2))
+    assert first.trace == second.trace
+    assert first.events == second.events
 
 
-def settle(world: World) -> None:
-    """End all trouble: one pass each is right at once, and soon nobody has anything left to write."""
-    world.heal()
-    for _ in range(ROUNDS_MAX):
-        quiet = True
-        for host in HOSTS:
-            service = world.services[host]
-            result = world.refresh(service)
-            assert result is not None
-            check(world, service, result)
-            quiet = quiet and not (result.changed or result.writes or result.deleted)
-        if quiet:
-            return
-    pytest.fail(f"after {ROUNDS_MAX} healthy passes of each there is still something to write")
+@pytest.mark.unmeasured
+def test_given_a_history_that_fails_when_it_is_made_short_then_only_what_it_takes_is_left(
+    server: PlacementServer,
+) -> None:
+    def nobody_is_unmanaged(case: oracle.Case) -> None:
+        entries = [entry for several in case.books.entries.values() for entry in several]
+        assert not [entry for entry in entries if entry["kind"] == "orphan"], "planted"
+
+    failed = first_that_fails(server, nobody_is_unmanaged)
+    assert "planted" in failed.failure
+    short = shortest(failed, server, nobody_is_unmanaged)
+    assert short.mark == failed.mark
+    (step,) = short.steps
+    assert f"{step}: guest" in "\n".join(short.trace)
+    assert f"seed {failed.seed}" in said(short)
+
+
+def first_that_fails(server: PlacementServer, check: oracle.Check) -> History:
+    histories = (told(seed, server, range(6), check) for seed in range(1, 100, 2))
+    return next(history for history in histories if history.failure)
