@@ -11,7 +11,9 @@ from stocktake.accounting.capacity import (
     ResourceTotals,
     added,
     capacity_of,
+    cpu_totals,
     has_dedicated_cpus,
+    node_cpu_totals,
     resources_of,
     resources_then,
 )
@@ -84,6 +86,8 @@ def test_given_a_resource_then_its_names_are_those_of_placement_the_record_and_t
         (8, 0, 0.0, 0, False),
         # An unmanaged guest may be counted where nothing is to be had.
         (0, 3, 1.0, 100, True),
+        (0, 1, 1.0, 100, True),
+        (1, 2, 2.0, 200, True),
         (0, 0, 0.0, None, False),
     ],
 )
@@ -146,8 +150,14 @@ def test_given_no_set_of_cpus_then_all_count_as_shared() -> None:
     assert not has_dedicated_cpus(NODE)
     # A list of many nodes is read without their cells: the classes say it.
     assert has_dedicated_cpus(replace(NODE, owned_classes=frozenset({"VCPU", "PCPU"})))
-    vcpu, *_ = resources_of(replace(NODE, numa_topology=both), ())
-    assert (vcpu.name, vcpu.total) == ("vcpus", 4)
+    vcpu, memory, _disk = resources_of(replace(NODE, numa_topology=both, vcpus_used=12), (KEPT,))
+    assert (vcpu.name, vcpu.total, vcpu.reserved, vcpu.allocated) == ("vcpus", 4, 1, 11)
+    assert memory.name == "memory_mb"
+    assert node_cpu_totals(replace(NODE, numa_topology=both)) == (4, 0)
+    # How many are dedicated may be said apart from the cells.
+    assert cpu_totals(both, 4, 3) == (4, 3)
+    assert cpu_totals(both, 4, None) == (4, 4)
+    assert cpu_totals(None, 7, None) == (7, 0)
 
 
 def test_given_more_reserved_than_there_is_then_all_is_and_nothing_can_be_given_out() -> None:
@@ -160,6 +170,8 @@ def test_given_more_reserved_than_there_is_then_all_is_and_nothing_can_be_given_
 def test_given_many_nodes_when_added_then_free_is_what_those_have_that_have_some() -> None:
     full, empty = replace(NODE, memory_mb_used=1524), replace(NODE, numa_topology=half(2, 2), vcpus=4)
     sums = {one.name: one for one in added([resources_of(full, ()), resources_of(empty, ())])}
+    kept = {one.name: one.reserved for one in added([resources_of(full, (KEPT,)), resources_of(full, (KEPT,))])}
+    assert kept == {"vcpus": 2, "memory_mb": 48, "local_gb": 4}
     assert list(sums) == ["vcpus", "pcpus", "memory_mb", "local_gb"]
     memory = sums["memory_mb"]
     assert (memory.total, memory.capacity, memory.allocated, memory.free) == (2048, 2048, 1524, 1024)
@@ -195,8 +207,12 @@ def test_given_a_moment_of_its_history_then_it_is_told_by_todays_reserves_and_ra
     assert (memory.total, memory.capacity, memory.allocated) == (512, 488, 76)
     assert (disk.total, disk.capacity, disk.allocated) == (10, 8, 3)
     apart: ComputeNode = replace(NODE, vcpus=4, numa_topology=half(2, 2))
-    cpus, *_ = resources_then(replace(then, vcpus=4), apart, {one.name: one for one in resources_of(apart, ())})
+    cpus, memory, disk = resources_then(
+        replace(then, vcpus=4), apart, {one.name: one for one in resources_of(apart, ())}
+    )
     assert (cpus.name, cpus.total, cpus.capacity) == ("vcpus", 4, 10)
+    # The dedicated CPUs are no memory and no disk.
+    assert (memory.total, memory.capacity, disk.total, disk.capacity) == (512, 512, 10, 10)
 
 
 def test_given_pinned_guests_when_tallied_then_they_are_allocated_dedicated_cpus() -> None:

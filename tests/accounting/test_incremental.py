@@ -291,6 +291,33 @@ def test_given_a_cell_that_was_too_full_when_its_guest_goes_then_that_is_over() 
     assert after == count(host).node
 
 
+def test_given_an_instance_at_work_when_it_goes_or_another_comes_then_the_workload_does() -> None:
+    books = count(promised=work([an_instance(1, task_state="rebooting")]))
+    (mine,) = books.entries[1:]
+    assert books.node.current_workload == 1
+    assert with_entries(books.node, (mine,), ()).current_workload == 0
+    assert with_entries(books.node, (), (replace(mine, id=uuid_of(2)),)).current_workload == 2
+    assert with_entries(books.node, (mine,), (mine,)).current_workload == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "flavor-missing",
+        "guest-cell-unknown",
+        "guest-exceeds-flavor",
+        "instance-without-guest",
+        "page-size-unknown",
+        "pci-device-taken",
+        "pinned-cpu-taken",
+        "pinned-cpu-unknown",
+    ],
+)
+def test_given_what_a_count_said_of_an_instance_when_it_is_counted_anew_then_it_is_over(code: str) -> None:
+    node = replace(count().node, problems=(a_problem(code),))
+    assert judged(node, uuid_of(1), ()).problems == ()
+
+
 def test_given_a_cpu_that_another_has_when_placed_then_it_is_told_and_not_pinned() -> None:
     host = a_host(numa_topology=two_cells())
     books = count(host, work([an_instance(1, numa_topology=pinned({0: 4}))]))

@@ -149,5 +149,6 @@ def test_given_any_state_when_unshelved_then_only_what_was_shelved_and_offloaded
 
 def test_given_a_claim_of_an_unshelve_when_it_is_given_back_then_the_instance_is_nowhere_as_it_was() -> None:
     assert lifecycle.reshelved(lifecycle.unshelving(SHELVED, THERE, NEW, NOON)) == SHELVED
+    assert lifecycle.reshelved(replace(SHELVED, power_state=1)).power_state is None
     there = lifecycle.built(lifecycle.unshelving(SHELVED, THERE, NEW, NOON))
     assert (there.vm_state, there.host, there.numa_topology) == ("active", THERE.host, NEW)

@@ -322,6 +322,26 @@ def test_given_a_resize_on_this_node_without_its_new_flavor_when_counted_then_th
     assert codes(books) == ["flavor-missing"]
 
 
+def test_given_migrations_of_several_instances_when_chosen_then_each_is_decided_by_itself_and_they_are_by_uuid() -> (
+    None
+):
+    first, second, third = (a_migration(number, of=number) for number in (1, 2, 3))
+    moving = {
+        uuid_of(3): a_resize(3, migration_context=MigrationContext(migration_id=3)),
+        uuid_of(2): a_resize(2),
+        uuid_of(1): a_resize(1, migration_context=MigrationContext(migration_id=1)),
+    }
+    assert chosen((third, second, first), moving) == ((first, second, third), ())
+
+
+def test_given_a_move_that_does_not_say_what_it_is_when_counted_then_its_flavors_do() -> None:
+    resized = one(count(promised=work([a_resize()], [a_migration(migration_type=None)])))
+    assert resized.why.startswith("migration 1: resize to this node")
+    same = a_migration(migration_type=None, new_instance_type_id=SMALL.id)
+    moved = one(count(promised=work([a_resize(new_flavor=SMALL)], [same])))
+    assert moved.why.startswith("migration 1: migration to this node")
+
+
 def test_given_a_migration_between_two_others_when_counted_then_it_takes_nothing() -> None:
     migration = a_migration(dest_compute="cn-3", dest_node="cn-3")
     assert entries_of(count(promised=work([a_resize()], [migration])), "migration") == {}

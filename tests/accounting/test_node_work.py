@@ -38,9 +38,9 @@ def test_given_devices_that_instances_have_when_recorded_then_one_that_is_gone_k
     device = a_device("0000:01:00.0")
     given = {"0000:01:00.0": (uuid_of(1), "claimed"), "0000:02:00.0": (uuid_of(2), "allocated")}
     records = device_records(given, (device, a_device("0000:03:00.0")))  # type: ignore[arg-type] # the keys are literals
-    assert [(one.address, one.vendor_id, one.status, one.instance_uuid) for one in records] == [
-        ("0000:01:00.0", "8086", "claimed", uuid_of(1)),
-        ("0000:02:00.0", "", "allocated", uuid_of(2)),
+    assert [(one.address, one.vendor_id, one.product_id, one.status, one.instance_uuid) for one in records] == [
+        ("0000:01:00.0", "8086", "1515", "claimed", uuid_of(1)),
+        ("0000:02:00.0", "", "", "allocated", uuid_of(2)),
     ]
 
 

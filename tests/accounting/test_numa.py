@@ -13,6 +13,7 @@ from stocktake.model.topology import (
     HostPages,
     HostTopology,
     NodeCell,
+    NodeTopology,
     PagesTaken,
     ThreadPolicy,
 )
@@ -279,6 +280,39 @@ def test_given_two_guest_cells_on_one_host_cell_when_counted_then_both_count() -
     guest = GuestTopology(cells=(floating(1).cells[0], replace(floating(2).cells[0], memory_mb=3)))
     first = cells_of(hosted(guest))[0]
     assert (first.cpu_usage, first.memory_usage_mb, first.pages[0].used) == (3, 1027, 1027 * 256)
+
+
+def test_given_a_cpu_that_was_pinned_before_when_placed_then_it_is_another_guests() -> None:
+    topology = unused(two_cells())
+    assert topology is not None
+    cells = Cells(NodeTopology(cells=(replace(topology.cells[0], pinned_cpus=frozenset({4})),)))
+    _, (problem,) = cells.place("a", pinned({0: 4}))
+    assert problem.text == "guest a: it pins CPU 4 of cell 0, held by another guest"
+
+
+def test_given_an_unknown_cell_before_a_known_one_when_counted_then_the_known_one_counts() -> None:
+    guest = GuestTopology(cells=(floating(2, cell=7).cells[0], floating(3, cell=1).cells[0]))
+    books = hosted(guest)
+    assert [cell.cpu_usage for cell in cells_of(books)] == [0, 3]
+    assert codes(books) == ["guest-cell-unknown"]
+
+
+def test_given_what_a_cell_has_not_when_counted_then_the_text_says_what_it_has() -> None:
+    def text(guest: GuestTopology, **changes: object) -> str:
+        (problem,) = hosted(guest, host=a_host(numa_topology=two_cells(**changes))).node.problems
+        return problem.text.removeprefix(f"guest {uuid_of(1)}: ")
+
+    assert text(floating(pagesize_kb=9)) == "it asks for pages of 9 KiB, cell 0 has pages of 4, 2048 KiB"
+    assert text(floating(pagesize_kb=9), pages=()) == "it asks for pages of 9 KiB, cell 0 reports no pages"
+    assert text(floating(), pages=()) == "it takes the smallest pages, cell 0 reports no pages"
+    assert text(pinned({0: 0}), pcpuset=frozenset()) == "it pins CPU 0, cell 0 has none to pin"
+
+
+def test_given_one_page_of_a_cell_that_reserves_all_when_counted_then_that_is_too_much() -> None:
+    pages = (HostPages(size_kb=4, total=10**7), HostPages(size_kb=2048, total=20, reserved=20))
+    guest = floating(memory_mb=2, pagesize_kb=2048)
+    texts = [one.text for one in hosted(guest, host=a_host(numa_topology=two_cells(pages=pages))).node.problems]
+    assert texts == ["1 pages of 2048 KiB are allocated of cell 0, whose capacity is 0"]
 
 
 def test_given_cpus_that_two_others_have_when_placed_then_both_are_named() -> None:

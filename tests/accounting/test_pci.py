@@ -77,9 +77,14 @@ def holders(books: Tally) -> Mapping[str, str | None]:
         (DeviceSpec(address="0000:05:00.1"), GPU, False),
         (DeviceSpec(address="0001:05:00.0"), GPU, False),
         (DeviceSpec(address="05:00.0"), GPU, True),
+        (DeviceSpec(address="06:00.0"), GPU, False),
+        (DeviceSpec(address="05:00.1"), GPU, False),
         (DeviceSpec(vendor_id="8086", address="*:05:00.*"), GPU, False),
         (DeviceSpec(address_regex={"bus": "0[5-7]"}), GPU, True),
         (DeviceSpec(address_regex={"bus": "0[6-7]"}), GPU, False),
+        (DeviceSpec(address_regex={"domain": "0001"}), GPU, False),
+        (DeviceSpec(address_regex={"slot": "01"}), GPU, False),
+        (DeviceSpec(address_regex={"function": "[1-7]"}), GPU, False),
         (DeviceSpec(address_regex={"domain": ".*", "bus": "05", "slot": "00", "function": "[0-2]"}), GPU, True),
         # The exact address of a PF stands for its VFs too; a glob does not.
         (DeviceSpec(address=PF.address), VF1, True),
@@ -255,11 +260,15 @@ def test_given_a_claimed_one_when_closed_off_then_the_others_are_unclaimable() -
 
 
 def test_given_a_pf_and_its_vf_that_are_both_held_when_counted_then_it_is_told() -> None:
-    books = counted((PF, VF1), work([an_instance()], pci_devices=(a_record(PF), a_record(VF1))))
-    assert statuses(books) == {PF.address: "allocated", VF1.address: "allocated"}
-    assert codes(books) == ["pci-function-conflict"]
-    assert VF1.address in books.node.problems[0].text
-    assert books.node.problems[0].severity == "error"
+    saved = (a_record(PF), a_record(VF1), a_record(VF2))
+    books = counted((PF, VF1, VF2), work([an_instance()], pci_devices=saved))
+    assert statuses(books) == dict.fromkeys((PF.address, VF1.address, VF2.address), "allocated")
+    (problem,) = books.node.problems
+    assert (problem.code, problem.about, problem.severity) == ("pci-function-conflict", PF.address, "error")
+    assert problem.text == (
+        f"PCI device {PF.address} is held by {uuid_of(1)}, "
+        f"and its virtual functions {VF1.address}, {VF2.address} are too"
+    )
 
 
 def test_given_a_vf_of_a_pf_that_is_not_tracked_when_used_then_nothing_else_is_closed_off() -> None:
@@ -280,6 +289,20 @@ def test_given_an_orphan_with_devices_when_counted_then_it_holds_them_while_it_r
     assert again.pci_devices == books.pci_devices
     off = count(a_host(pci_devices=(GPU,), guests=(replace(guest, active=False),)), work(pci_devices=books.pci_devices))
     assert off.pci_devices == ()
+
+
+def test_given_an_orphan_of_several_devices_when_counted_then_each_is_looked_at_by_itself() -> None:
+    # One that is not tracked, one that an instance holds, and a free one.
+    guest = a_guest(9, pci_addresses=("0000:00:01.0", VF1.address, GPU.address))
+    promised = work([an_instance(1, vm_state="stopped")], pci_devices=(a_record(VF1),))
+    books = count(a_host(pci_devices=(VF1, GPU), guests=(guest,)), promised, RULES)
+    assert holders(books) == {VF1.address: uuid_of(1), GPU.address: guest.uuid}
+    assert codes(books) == ["pci-device-taken"]
+
+
+def test_given_a_device_whose_instance_is_gone_when_counted_then_nothing_of_the_request_stays() -> None:
+    (record,) = counted((GPU,), work(pci_devices=(a_record(GPU),))).pci_devices
+    assert (record.status, record.instance_uuid, record.request_id) == ("available", None, None)
 
 
 def test_given_an_orphan_that_gave_a_device_back_when_counted_then_the_device_is_free() -> None:

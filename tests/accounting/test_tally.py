@@ -98,10 +98,22 @@ def test_given_all_kinds_when_counted_then_the_entries_say_who_and_sum_to_the_re
         ("migration", "03"),
         ("orphan", "09"),
     ]
+    assert books.entries[0].id == "host"
     assert books.node.vcpus_used == sum(entry.vcpus for entry in books.entries) == 14
     assert books.node.memory_mb_used == 512 + 3 * 2048 + 8192
     assert books.node.local_gb_used == 20 + 20 + 80 + 20
     assert (books.node.running_vms, books.node.current_workload) == (2, 1)
+
+
+def test_given_a_move_whose_uuid_comes_first_when_counted_then_instances_still_do() -> None:
+    books = count(promised=work([a_resize(1), an_instance(2)], [a_migration(of=1)]))
+    assert [entry.kind for entry in books.entries] == ["reserved", "instance", "migration"]
+
+
+def test_given_a_node_that_is_allocated_as_a_whole_when_counted_then_nothing_is_reserved() -> None:
+    kept = rules(reserved_host_cpus=2, reserved_host_disk_mb=2048, cpu_allocation_ratio=8.0)
+    node = count(a_host(inventories={}), rules=kept).node
+    assert (node.vcpus_used, node.memory_mb_used, node.local_gb_used, node.cpu_allocation_ratio) == (0, 0, 0, 1.0)
 
 
 def test_given_a_move_of_an_instance_that_the_ledger_has_not_when_counted_then_it_takes_nothing() -> None:
@@ -127,6 +139,11 @@ def test_given_an_instance_without_its_guest_when_counted_then_it_is_missed_if_i
     books = count(a_host(guests=()), work([an_instance(**instance)]))
     assert codes(books) == ["instance-without-guest"] * missed
     assert books.node.vcpus_used == 2
+    # The one that is settled is found after one that is not.
+    after = count(a_host(guests=()), work([an_instance(1, **instance), an_instance(2, name="web")]))
+    assert [problem.text for problem in after.node.problems][-1] == (
+        "web is active in the ledger, and the hypervisor has no such guest"
+    )
 
 
 def test_given_facts_of_the_host_when_counted_then_they_are_in_the_record() -> None:

@@ -201,8 +201,8 @@ def test_given_a_machine_that_isolates_when_compared_then_the_rest_of_its_cores_
     node = replace(count(a_host(numa_topology=two_cells())).node, owned_classes=SOLD_APART)
     limits = limits_of(node, ())
     # Two threads a core: each vCPU takes its core's other thread, and no more.
-    for vcpus, taken in ((1, 2), (2, 4)):
-        want = wanted(a_flavor(DEDICATED | {"hw:cpu_thread_policy": "isolate"}, vcpus=vcpus), ())
+    for policy, vcpus, taken in (("isolate", 1, 2), ("isolate", 2, 4), ("prefer", 1, 1)):
+        want = wanted(a_flavor(DEDICATED | {"hw:cpu_thread_policy": policy}, vcpus=vcpus), ())
         answer = fit(node, (), want, table={}, limits=limits)
         assert isinstance(answer, Placed)
         found = {room.what: room.asked for room in resource_fits(node, (), want, limits, placed=answer.numa)}

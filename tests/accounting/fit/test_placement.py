@@ -227,16 +227,24 @@ def test_given_what_does_not_fit_then_it_is_told_what_is_short_and_where_it_is(
     assert texts(place(numa, pci, host, table)) == expected
 
 
-def test_given_a_device_that_somebody_else_manages_then_no_alias_means_it() -> None:
+# As oslo.utils reads a yes, which Nova uses for the tag.
+@pytest.mark.parametrize("yes", ["1", "t", "true", "True", "on", "y", "yes"])
+def test_given_a_device_that_somebody_else_manages_then_no_alias_means_it(yes: str) -> None:
     table = a_table(0, nics=(0, 0))
     free = [
-        replace(pool, tags={**pool.tags, "remote_managed": "True"}) if pool.tags["address"] == "0000:20:00.0" else pool
+        replace(pool, tags={**pool.tags, "remote_managed": yes}) if pool.tags["address"] == "0000:20:00.0" else pool
         for pool in free_of(table)
     ]
     assert where(place(guest(1), [asks("nic")], a_host(0), table, pools=free)) == ([0], [["21"]])
     assert texts(place(guest(1), [asks("nic", 2)], a_host(0), table, pools=free)) == {
         "pci.nic": "2 of nic wanted, 1 free of 1"
     }
+
+
+def test_given_a_place_then_it_says_which_alias_takes_which_device() -> None:
+    answer = place(guest(1), [asks("nic", 2), asks("gpu")], a_host(0), a_table(0, nics=(0, 0)))
+    assert isinstance(answer, Placed)
+    assert answer.takes == {"0000:20:00.0": "nic", "0000:21:00.0": "nic", "0000:10:00.0": "gpu"}
 
 
 def test_given_pools_without_tags_then_they_say_only_where_devices_are() -> None:

@@ -197,3 +197,10 @@ def test_given_devices_when_weighed_then_few_weigh_more_and_over_99_are_99() -> 
         for one in weigh(nodes, Weights())
     }
     assert found == {"a": 100, "b": 96, "c": 1, "d": 1}
+
+
+def test_given_a_wish_to_pack_or_spread_then_only_the_sign_of_what_is_free_changes() -> None:
+    weights = Weights(ram=-2.0, cpu=3.0, disk=0.5, io_ops=-1.0)
+    packed, spread = leaning(weights, pack=True), leaning(weights, pack=False)
+    assert packed == replace(weights, ram=-2.0, cpu=-3.0, disk=-0.5)
+    assert spread == replace(weights, ram=2.0, cpu=3.0, disk=0.5)
