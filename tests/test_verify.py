@@ -16,8 +16,8 @@ from stocktake.model.pci import DeviceSpec
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Inventory
 from stocktake.model.rules import Rules
-from stocktake.model.topology import GuestCell, GuestTopology
-from stocktake.model.value import decode, encode, replace
+from stocktake.model.topology import CPU_MAX, GuestCell, GuestTopology
+from stocktake.model.value import LARGEST, decode, encode, replace
 from stocktake.model.workload import Flavor, Instance, NodeWork
 from stocktake.verify import REQUIRED, verify
 
@@ -231,6 +231,7 @@ def test_given_none_for_what_may_be_left_out_when_verified_then_it_is_as_if_left
         ({"vcpus_used": -1, "local_gb_used": -1}, ["used-negative", "used-negative"]),
         ({"memory_mb_used": 16385}, ["used-above-total"]),
         ({"local_gb_used": 101}, ["used-above-total"]),
+        ({"memory_mb_used": 16384, "local_gb_used": 100}, []),
         ({"vcpus_used": 100}, []),
         ({"disk_available_least": 101}, ["used-above-total"]),
         ({"disk_available_least": 100}, []),
@@ -245,6 +246,12 @@ def test_given_none_for_what_may_be_left_out_when_verified_then_it_is_as_if_left
         (cells({**CELL, "memory": 8028}, {**OTHER, "memory": 8029}), []),
         (cells({**CELL, "memory": 8028}, {**OTHER, "memory": 8027}), ["cells-differ-from-host"]),
         (cells(CELL, {**OTHER, "memory": 8193 + 327}), ["cells-differ-from-host"]),
+        # A fiftieth of 16,400 MiB, and more.
+        ({"memory_mb": 16400, **cells({**CELL, "memory": 8036}, {**OTHER, "memory": 8036})}, []),
+        (
+            {"memory_mb": 16400, **cells({**CELL, "memory": 8036}, {**OTHER, "memory": 8035})},
+            ["cells-differ-from-host"],
+        ),
         (
             cells(CELL, OTHER, {**OTHER, "memory": 1}),
             ["cells-overlap"],
@@ -294,6 +301,32 @@ def test_given_guests_when_verified_then_what_is_wrong_with_one_is_told_and_chan
     host = believed(guests=(GUEST, bad, replace(GUEST, name="again")))
     assert host.guests == (GUEST, replace(bad, vcpus=0, memory_mb=0))
     assert sorted(codes(host)) == ["guest-impossible", "guest-twice", "guest-unreadable"]
+
+
+def test_given_a_guest_twice_when_verified_then_those_after_it_are_kept() -> None:
+    other = replace(GUEST, uuid="3")
+    assert believed(guests=(GUEST, GUEST, other)).guests == (GUEST, other)
+
+
+def test_given_figures_at_the_limits_when_verified_then_they_are_believed_and_one_more_is_not() -> None:
+    most = replace(GUEST, vcpus=LARGEST, memory_mb=LARGEST, disk_mb=LARGEST)
+    none = replace(GUEST, uuid="2", vcpus=0, memory_mb=0, disk_mb=0)
+    host = believed(guests=(most, none))
+    assert (host.guests, host.problems) == ((most, none), ())
+    for name in ("vcpus", "memory_mb", "disk_mb"):
+        host = believed(guests=(replace(GUEST, **{name: LARGEST + 1}),))
+        assert (host.guests, codes(host)) == ((replace(GUEST, **{name: 0}),), ["guest-impossible"])
+
+
+@pytest.mark.parametrize("memory_mb", [0, LARGEST])
+def test_given_a_cell_at_the_limits_when_verified_then_it_is_believed(memory_mb: int) -> None:
+    host = believed(**cells({**CELL, "memory": memory_mb, "cpuset": [0, CPU_MAX]}))
+    assert host.numa_topology is not None
+    assert [(cell.memory_mb, set(cell.cpuset)) for cell in host.numa_topology.cells] == [(memory_mb, {0, CPU_MAX})]
+
+
+def test_given_dedicated_cpus_said_apart_when_verified_then_they_are_in_the_host() -> None:
+    assert (believed(pcpus=3).pcpus, believed().pcpus) == (3, None)
 
 
 def test_given_a_driver_that_lists_no_guests_when_verified_then_that_is_not_the_same_as_none() -> None:
@@ -416,3 +449,51 @@ def test_given_figures_that_contradict_each_other_when_verified_then_the_problem
         "local_gb_used",
         "Check the driver; the figures are recorded as they were reported.",
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "about"),
+    [
+        ({"memory_mb_used": 16385}, "used-above-total", "memory_mb_used"),
+        ({"disk_available_least": 101}, "used-above-total", "disk_available_least"),
+        ({"vcpus_used": -1}, "used-negative", "vcpus_used"),
+        ({"hypervisor_hostname": "other"}, "node-name-differs", "hypervisor_hostname"),
+        (cells(CELL), "cells-differ-from-host", "numa_topology"),
+    ],
+)
+def test_given_a_figure_that_is_doubted_when_verified_then_every_problem_is_about_its_key(
+    changes: Mapping[str, Any], code: str, about: str
+) -> None:
+    assert {(problem.code, problem.about) for problem in believed(**changes).problems} == {(code, about)}
+
+
+def test_given_pages_at_the_limits_when_verified_then_they_are_believed_and_beyond_them_not() -> None:
+    pages = [{"size_kb": 1, "total": LARGEST, "reserved": LARGEST}, {"size_kb": LARGEST, "total": 0, "reserved": 0}]
+    host = believed(**cells({**CELL, "mempages": pages}, OTHER))
+    assert host.numa_topology is not None
+    assert [(one.size_kb, one.total, one.reserved) for one in host.numa_topology.cells[0].pages] == [
+        (1, LARGEST, LARGEST),
+        (LARGEST, 0, 0),
+    ]
+    assert refused(**cells({**CELL, "mempages": [{"size_kb": 4, "total": -1, "reserved": -2}]}, OTHER)) == (
+        "numa_topology: cell 0 has -1 pages of 4 KiB",
+        "numa_topology: cell 0 has -2 reserved pages of 4 KiB",
+    )
+
+
+def test_given_an_impossible_guest_when_verified_then_the_text_names_each_figure() -> None:
+    host = believed(guests=(replace(GUEST, vcpus=-1, disk_mb=-2),))
+    assert [problem.text for problem in host.problems] == [
+        "guest g: vcpus -1, disk_mb -2 is impossible and counts as nothing"
+    ]
+
+
+@pytest.mark.parametrize(("memory_mb", "kept"), [(0, True), (LARGEST, True), (-1, False), (LARGEST + 1, False)])
+def test_given_a_guest_with_cells_when_verified_then_they_are_kept_if_their_memory_is_possible(
+    memory_mb: int, *, kept: bool
+) -> None:
+    numa = GuestTopology(cells=(GuestCell(id=0, memory_mb=memory_mb),))
+    host = believed(guests=(replace(GUEST, numa=numa),))
+    assert host.guests == (replace(GUEST, numa=numa if kept else None),)
+    told = "guest g: the memory of its cells is impossible: it is placed on no cell"
+    assert [problem.text for problem in host.problems] == ([] if kept else [told])

@@ -186,6 +186,34 @@ def test_given_a_child_of_ours_that_is_not_wanted_when_planned_then_it_goes_if_i
     assert (again.steps, [problem.code for problem in again.problems]) == ((), codes)
 
 
+def test_given_several_children_in_use_when_they_are_not_wanted_then_each_is_closed_and_told() -> None:
+    other = child(NODE, "0000:02:00.0")
+    found = by_uuid(there(NODE.root), there(DEVICE), there(other))
+    made = plan(NODE, found, {DEVICE.uuid: {"CUSTOM_PCI_10DE_1DB6"}, other.uuid: {"CUSTOM_PCI_10DE_1DB6"}})
+    assert {step.uuid for step in made.steps if isinstance(step, SetInventories)} == {DEVICE.uuid, other.uuid}
+    # Another plan finds them closed already, and tells both again.
+    again = plan(
+        NODE, simulated(found, made.steps), {one: {"CUSTOM_PCI_10DE_1DB6"} for one in (DEVICE.uuid, other.uuid)}
+    )
+    assert again.steps == ()
+    assert {problem.about for problem in again.problems} == {DEVICE.name, other.name}
+
+
+def test_given_units_and_steps_when_planned_then_they_are_written() -> None:
+    whole = {"CUSTOM_GOLD": stock(8, min_unit=2, step_size=4)}
+    steps = plan(with_root(NODE, inventories=whole), {}, NOBODY).steps
+    assert [step.inventories for step in steps if isinstance(step, SetInventories)] == [whole]
+
+
+@pytest.mark.parametrize(("ratio", "written"), [(1000.0001, False), (1000.1, True), (999.9, True)])
+def test_given_a_large_ratio_when_it_came_back_a_little_off_then_it_is_not_written(
+    ratio: float, *, written: bool
+) -> None:
+    wanted = with_root(NODE, inventories={"VCPU": stock(8, allocation_ratio=1000.0)})
+    found = by_uuid(there(wanted.root, inventories={"VCPU": stock(8, allocation_ratio=ratio)}))
+    assert bool(plan(wanted, found, NOBODY).steps) is written
+
+
 def test_given_a_child_of_others_when_planned_then_it_is_left_alone() -> None:
     found = by_uuid(there(NODE.root), Found(uuid="theirs", name="n_numa0", parent_uuid=ROOT, generation=3))
     assert plan(NODE, found, NOBODY).steps == ()

@@ -220,6 +220,17 @@ def test_given_bare_metal_when_a_guest_is_fitted_then_it_sells_no_part_of_itself
     assert refused(a_flavor(), node) == {"VCPU": (2, 0, 0), "MEMORY_MB": (2048, 0, 0), "DISK_GB": (20, 0, 0)}
 
 
+def test_given_classes_that_ran_out_when_fitted_then_each_text_has_the_numbers() -> None:
+    full = (taking(vcpus=62, memory_mb=64000),)
+    answer = fit(NODE, full, wanted(replace(PLAIN, vcpus=4, root_gb=2000), ()), table={}, limits=limits_of(NODE, full))
+    assert not isinstance(answer, Placed)
+    assert [reason.text for reason in answer] == [
+        "4 vCPUs wanted, 2 free of 64",
+        "2,048 MiB of memory wanted, 1,536 free of 65,536",
+        "2,000 GiB of disk wanted, at most 1,000 per machine",
+    ]
+
+
 def test_given_cells_when_asked_for_then_the_answer_names_the_hosts_cells_and_lacks_stand_beside_the_others() -> None:
     node = count(a_host(numa_topology=two_cells())).node
     want = wanted(a_flavor({"hw:numa_nodes": "2"}), ())

@@ -119,6 +119,14 @@ RATIO_1 = Limits(numa_cpu_ratio=1.0, numa_ram_ratio=1.0)
         ),
         (a_request(memory_mb=1025, page_size=2048), busy(), None, {"numa.pages.2048": (513, 4000, 4096)}),
         (a_request(page_size=1048576), busy(), None, {"numa.pages.1048576": (1, 0, 0)}),
+        (a_request(memory_mb=3000, page_size=1048576), busy(), None, {"numa.pages.1048576": (3, 0, 0)}),
+        # A pinned guest's memory is never given out twice; a ratio below 1 holds for it too.
+        (
+            a_request(memory_mb=20000, dedicated=True),
+            busy(),
+            Limits(numa_ram_ratio=0.5),
+            {"numa.memory": (20000, 16384, 32768), "numa.pages.4": (5120000, 3145728, 6291456)},
+        ),
         (a_request(page_size="large"), busy(pages=FULL_PAGES[:1]), None, {"numa.pages.large": (1024, 0, 0)}),
         (a_request(), busy(pages=()), None, {"numa.pages.small": (1024, 0, 0)}),
         (a_request(5, dedicated=True), busy(), None, {"numa.pinned_cpus": (5, 4, 4)}),
@@ -168,6 +176,15 @@ def test_given_what_does_not_fit_when_tried_then_each_dimension_says_its_numbers
         (a_request(4), busy(cpu_usage=99, memory_usage_mb=99999, pages=FULL_PAGES), Limits()),
         (a_request(4), busy(cpu_usage=12), Limits(numa_cpu_ratio=4.0)),
         (a_request(memory_mb=24576), busy(memory_usage_mb=8192), RATIO_1),
+        (a_request(memory_mb=20000), busy(memory_usage_mb=20000), Limits(numa_ram_ratio=1.5)),
+        # The ratio is that of memory, not of large pages.
+        (a_request(memory_mb=8000, page_size=2048), busy(), Limits(numa_ram_ratio=0.5)),
+        # The only core of a cell is free as a whole.
+        (
+            a_request(1, dedicated=True, cpu_thread_policy="isolate"),
+            busy(pcpuset=frozenset({4, 5}), siblings=(frozenset({4, 5}),)),
+            None,
+        ),
         # Small pages that are not named may be overcommitted as memory is.
         (a_request(memory_mb=2048), busy(pages=FULL_PAGES), Limits(numa_ram_ratio=1.5)),
         (a_request(memory_mb=1024, page_size="small"), busy(memory_usage_mb=99999), None),
@@ -443,6 +460,28 @@ def test_given_a_reason_then_its_text_has_the_numbers() -> None:
         "8 CPUs to pin wanted for one guest cell, 7 free of 8 on host cell 0",
         "7 CPUs on sibling threads wanted for one guest cell, 6 free of 8 on host cell 0",
     ]
+
+
+def test_given_a_guest_without_cpus_of_its_own_when_placed_then_it_has_no_pins() -> None:
+    answer = fit_numa(a_request(2), a_node())
+    assert isinstance(answer, GuestTopology)
+    assert [cell.cpu_pinning for cell in answer.cells] == [None]
+
+
+@pytest.mark.parametrize(
+    ("page_size", "pages", "text"),
+    [
+        (None, (), "host cell 0 has no small pages"),
+        ("large", FULL_PAGES[:1], "host cell 0 has no large pages"),
+        (1048576, FULL_PAGES, "host cell 0 has no pages of 1048576 KiB"),
+    ],
+)
+def test_given_pages_that_a_cell_has_not_then_the_text_says_which(
+    page_size: int | PageKind | None, pages: tuple[NodePages, ...], text: str
+) -> None:
+    answer = fit_numa(a_request(page_size=page_size), busy(pages=pages))
+    assert not isinstance(answer, GuestTopology)
+    assert [reason.text for reason in answer] == [text]
 
 
 def test_given_cpus_memory_and_pages_that_are_short_then_each_text_names_its_unit() -> None:

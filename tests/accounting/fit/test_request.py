@@ -18,7 +18,7 @@ from stocktake.accounting.fit.request import (
 )
 from stocktake.errors import InvalidData
 from stocktake.model.pci import PciAlias, PciRequest
-from stocktake.model.topology import parse_cpu_set
+from stocktake.model.topology import CPU_MAX, parse_cpu_set
 from stocktake.model.value import replace
 from stocktake.model.workload import Flavor
 from tests.accounting.making import SMALL
@@ -182,7 +182,8 @@ def test_given_an_affinity_when_read_then_it_is_known_without_cells_too(word: st
         ({"resources:PCPU": "4", "resources1:VCPU": "4"}, "resources:PCPU", "shared or dedicated"),
         ({"resources:PCPU": "3"}, "resources:PCPU", "takes 4 dedicated CPUs, not 3"),
         ({"resources2:PCPU": "4", EMULATOR: "isolate"}, "resources2:PCPU", "takes 5 dedicated CPUs, not 4"),
-        ({"resources:VCPU": "x"}, "resources:VCPU", "is not a number of CPUs"),
+        ({"resources:VCPU": "x"}, "resources:VCPU", "'x' is not a number of CPUs"),
+        ({"resources:PCPU": "x"}, "resources:PCPU", "'x' is not a number of CPUs"),
         ({**DEDICATED, THREADS: "prefer", HT: "forbidden"}, HT, "it repeats"),
         ({HT: "required"}, HT, "needs CPUs of the guest's own"),
         ({**DEDICATED, MASK: "0"}, MASK, "needs the mixed policy"),
@@ -439,3 +440,33 @@ def test_given_the_resource_classes_then_each_has_its_unit() -> None:
         "MEMORY_MB": "MiB of memory",
         "DISK_GB": "GiB of disk",
     }
+
+
+def test_given_the_spec_of_pci_devices_then_its_name_is_novas() -> None:
+    assert ALIAS == "pci_passthrough:alias"
+
+
+@pytest.mark.parametrize("yes", ["1", "t", "true", "True", "on", "y", "yes", " yes "])
+def test_given_any_way_of_saying_yes_when_realtime_is_asked_for_then_it_is_refused(yes: str) -> None:
+    with pytest.raises(InvalidData, match="realtime guests are not supported"):
+        numa_request(flavor({POLICY: "dedicated", "hw:cpu_realtime": yes}))
+
+
+@pytest.mark.parametrize("vcpus", [1, CPU_MAX])
+def test_given_the_fewest_and_the_most_vcpus_when_read_then_all_are_in_the_cell(vcpus: int) -> None:
+    request = numa_request(flavor({NODES: "1"}, vcpus=vcpus))
+    assert request is not None
+    assert [len(cell.cpuset) for cell in request.cells] == [vcpus]
+
+
+@pytest.mark.parametrize(("mask", "which"), [("0-3", "all"), ("^0-3", "none")])
+def test_given_a_mask_of_all_or_none_when_read_then_the_text_says_which(mask: str, which: str) -> None:
+    said = f"^{MASK}: {which} of the vCPUs would be dedicated, and a mixed guest has both"
+    with pytest.raises(InvalidData, match=said):
+        numa_request(flavor({POLICY: "mixed", MASK: mask}, vcpus=4))
+
+
+def test_given_a_mixed_guest_when_it_has_a_thread_policy_then_that_is_no_contradiction() -> None:
+    request = numa_request(flavor({POLICY: "mixed", MASK: "0", THREADS: "prefer"}, vcpus=4))
+    assert request is not None
+    assert (request.cpu_policy, request.cpu_thread_policy) == ("mixed", "prefer")
