@@ -23,6 +23,7 @@ Every error this program raises on purpose. Invariant: what failed, where, and w
     │   └── AlreadyThere         there is such a thing already (HTTP 409)
     ├── MachineFault             this machine has no memory, no disk or no leave for what was to be done
     ├── PlacementError           the scheduler refused a request (4xx)
+    │   └── ProviderNotOurs      a resource provider is Nova's or another's: nothing of it is written or deleted
     └── PlacementConflict        a generation conflict outlived its bounded retries
 """
 
@@ -143,11 +144,7 @@ class NodeNotFound(StocktakeError):
 
 
 class ReportRefused(StocktakeError):
-    """What the hypervisor said of a node can't be believed."""
-
-    def __init__(self, reasons: Sequence[str], *, where: str = "", remedy: str = "") -> None:
-        super().__init__("; ".join(reasons), where=where, remedy=remedy)
-        self.reasons = tuple(reasons)
+    """What the hypervisor said of a node can't be believed; says every reason."""
 
 
 class LedgerError(StocktakeError):
@@ -164,6 +161,10 @@ class MachineFault(StocktakeError):
 
 class PlacementError(StocktakeError):
     """The scheduler refused a request."""
+
+
+class ProviderNotOurs(PlacementError):
+    """A resource provider is Nova's or another's: nothing of it is written or deleted."""
 
 
 class PlacementConflict(StocktakeError):

@@ -8,7 +8,7 @@ import pytest
 
 from stocktake.errors import PlacementUnreachable, StocktakeError
 from stocktake.model.provider import ProviderTree
-from stocktake.placement.scheduler import NoScheduler, Synced, never
+from stocktake.placement.scheduler import STRICT, Guard, NoScheduler, Synced, never
 from tests.agent.test_loop import START, Stage, SteppedClock, again, stage
 
 __all__ = ["stage"]
@@ -23,13 +23,18 @@ class SlowScheduler(NoScheduler):
         self.beats: list[object] = []
 
     def sync(
-        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+        self,
+        trees: Mapping[str, ProviderTree],
+        guard: Guard = STRICT,
+        *,
+        full: bool = False,
+        stop: Callable[[], bool] = never,
     ) -> dict[str, Synced | StocktakeError]:
         for _ in range(4):
             self._clock.now_s += 25
             stop()
             self.beats.append(self._seen())
-        return super().sync(trees, full=full, stop=stop)
+        return super().sync(trees, guard, full=full, stop=stop)
 
 
 def test_given_a_pass_that_takes_minutes_when_it_runs_then_it_is_no_silence_even_if_it_is_the_first(

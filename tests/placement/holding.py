@@ -7,7 +7,7 @@ from stocktake.model.provider import Allocation, Holdings, ProviderTree
 from stocktake.placement import Scheduler, SyncedAllocations
 from stocktake.placement.allocations import read_held
 from stocktake.placement.scheduler import Ask
-from tests.placement.schedulers import Door, agreed
+from tests.placement.schedulers import EVERYBODY, Door, agreed
 
 DEVICE = "CUSTOM_PCI_10DE_1DB6"
 
@@ -33,7 +33,7 @@ def healed(
     ask: Ask | None = None,
 ) -> SyncedAllocations:
     """Take one node through a pass."""
-    agreed(scheduler.sync({"n": node})["n"])
+    agreed(scheduler.sync({"n": node}, EVERYBODY)["n"])
     answer = scheduler.sync_allocations({"n": holdings(node, held)}, ask or knowing())["n"]
     assert isinstance(answer, SyncedAllocations), answer
     return answer

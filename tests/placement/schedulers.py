@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stocktake.clock import SystemClock
+from stocktake.clock import Clock, SystemClock
 from stocktake.placement import Scheduler, open_scheduler
 from stocktake.placement.client import PlacementClient
 from stocktake.placement.embedded import Embedded
-from stocktake.placement.scheduler import Synced
+from stocktake.placement.scheduler import Guard, Synced
 from stocktake.placement.session import Answer, PlacementSession, open_embedded, open_remote
 from tests.placement.making import Section
 from tests.servers.placement import TOKEN, PlacementServer
+
+# A ledger that knows whoever holds something.
+EVERYBODY = Guard(known=lambda consumers: consumers)
 
 
 @dataclass(slots=True)
@@ -23,9 +26,9 @@ class Door:
     section: Section
     other: PlacementSession
 
-    def open(self, section: Section | None = None) -> Scheduler:
+    def open(self, section: Section | None = None, *, clock: Clock | None = None) -> Scheduler:
         """Open a scheduler that remembers nothing; it does not wait between retries."""
-        return open_scheduler(section or self.section, Hurried(), jitter=lambda: 0.0)
+        return open_scheduler(section or self.section, clock or Hurried(), jitter=lambda: 0.0)
 
     def put(self, path: str, body: object) -> Answer:
         """Write as somebody else, and insist that it works."""

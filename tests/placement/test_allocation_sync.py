@@ -7,7 +7,7 @@ import pytest
 from stocktake.placement import NoScheduler, Scheduler, SyncedAllocations, allocation_sync
 from tests.placement.holding import DEVICE, healed, holdings, knowing, on, some_consumer
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.schedulers import Door, agreed, seen, some_name
+from tests.placement.schedulers import EVERYBODY, Door, agreed, seen, some_name
 
 
 def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_steady_state_is_two_requests(
@@ -285,11 +285,11 @@ def test_given_a_device_that_is_gone_and_still_held_when_healed_then_it_is_let_g
     held = {consumer: {node.root.uuid: {"VCPU": 1}, device.uuid: {DEVICE: 1}}}
     for _ in range(2):
         healed(scheduler, with_children(node, device), held)
-    assert agreed(scheduler.sync({"n": node})["n"]).problems
+    assert agreed(scheduler.sync({"n": node}, EVERYBODY)["n"]).problems
     without = {consumer: {node.root.uuid: {"VCPU": 1}}}
     healed(scheduler, node, without)
     assert seen(door, consumer).resources == without[consumer]
-    assert agreed(scheduler.sync({"n": node})["n"]).problems == ()
+    assert agreed(scheduler.sync({"n": node}, EVERYBODY)["n"]).problems == ()
     assert [there.uuid for there in scheduler.providers(root_uuid=node.root.uuid)] == [node.root.uuid]
 
 
@@ -307,7 +307,7 @@ def test_given_a_deleted_node_when_it_comes_back_then_its_allocations_do_too(doo
     held = {consumer: {node.root.uuid: {"VCPU": 1}}}
     for _ in range(2):
         healed(scheduler, node, held)
-    scheduler.delete_tree(node.root.uuid)
+    scheduler.delete_tree(node.root.uuid, EVERYBODY)
     healed(scheduler, node, held)
     assert on(door, node) == held
 

@@ -12,7 +12,7 @@ from stocktake.model.value import replace
 from stocktake.placement import NoScheduler, Scheduler
 from stocktake.placement.client import PlacementClient
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.schedulers import Door, before_writes, seen, some_name
+from tests.placement.schedulers import EVERYBODY, Door, before_writes, seen, some_name
 
 DEVICE = "CUSTOM_PCI_10DE_1DB6"
 
@@ -256,7 +256,7 @@ def test_given_a_node_that_shrank_below_its_use_when_allocated_then_what_was_hel
     consumer, root = some_consumer(), node.root.uuid
     door.allocate(consumer, {root: {"MEMORY_MB": 1000}})
     small = with_root(node, inventories={**node.root.inventories, "MEMORY_MB": stock(1024, reserved=624)})
-    scheduler.sync({"n": small})
+    scheduler.sync({"n": small}, EVERYBODY)
     assert scheduler.allocate([of(consumer, {root: {"MEMORY_MB": 900}})]) == ()
     (lack,) = scheduler.allocate([of(consumer, {root: {"MEMORY_MB": 1000}})])
     assert (lack.asked, lack.free, lack.total) == (1000, 400, 400)

@@ -20,7 +20,7 @@ from stocktake.placement.allocations import read_held
 from stocktake.placement.scheduler import never
 from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
-from stocktake.report.save import Books, Reported, carried, save, sync
+from stocktake.report.save import Books, Reported, Terms, carried, save, sync
 from tests.context import Fleet, an_instance, context_of
 from tests.placement.making import tree
 from tests.placement.schedulers import Door, seen, some_name
@@ -71,7 +71,7 @@ def report(
     """Save the books and tell the scheduler."""
     named = {book.tree.root.name: book for book in books}
     result = save(ledger, named, lambda names: {name: named[name] for name in names}, nobody)
-    sync(ledger, scheduler, result, full=full, stop=never, own=own)
+    sync(ledger, scheduler, result, Terms(own=own, full=full), stop=never)
     return result
 
 

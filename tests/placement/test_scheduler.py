@@ -9,7 +9,7 @@ from stocktake.errors import PlacementError
 from stocktake.model.provider import Allocation, Found
 from stocktake.placement import Scheduler
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.schedulers import Door, agreed, embedded_door, http_door, some_name
+from tests.placement.schedulers import EVERYBODY, Door, agreed, embedded_door, http_door, some_name
 
 
 @pytest.fixture(params=["embedded", "http"])
@@ -86,8 +86,8 @@ def test_given_one_of_many_changed_elsewhere_when_synced_then_only_that_one_is_r
     requests = scheduler.requests
     answers = scheduler.sync(trees)
     assert [agreed(answer).writes for answer in answers.values()] == [1, 0, 0, 0, 0]
-    # The list, inventories and traits of one, and one write.
-    assert scheduler.requests - requests == 4
+    # The list, inventories, traits and allocations of one, and one write.
+    assert scheduler.requests - requests == 5
     root = next(iter(trees.values())).root
     assert found(scheduler, changed)[root.name].traits == {"COMPUTE_NODE", "HW_CPU_X86_AVX"}
 
@@ -128,21 +128,21 @@ def test_given_a_class_in_use_when_it_goes_then_it_stays_reserved_and_goes_once_
     full = with_root(node, inventories={**node.root.inventories, "CUSTOM_OURS": stock(2)})
     scheduler.sync({name: full})
     door.allocate(consumer, {node.root.uuid: {"CUSTOM_OURS": 1, "VCPU": 6}})
-    answer = agreed(scheduler.sync({name: node})[name])
+    answer = agreed(scheduler.sync({name: node}, EVERYBODY)[name])
     assert [problem.code for problem in answer.problems] == ["inventory-in-use"]
     assert answer.kept_classes == {"CUSTOM_OURS"}
     assert found(scheduler, node.root.uuid)[name].inventories["CUSTOM_OURS"] == stock(2, reserved=2)
     # In steady state the problem is remembered, and nothing is tried again.
     requests = scheduler.requests
-    again = agreed(scheduler.sync({name: node})[name])
+    again = agreed(scheduler.sync({name: node}, EVERYBODY)[name])
     assert (again.problems, again.writes, again.kept_classes) == (answer.problems, 0, answer.kept_classes)
     assert scheduler.requests - requests == 1
     # To shrink below what is used is allowed.
     small = with_root(node, inventories={"VCPU": stock(2)})
-    assert agreed(scheduler.sync({name: small})[name]).writes == 1
+    assert agreed(scheduler.sync({name: small}, EVERYBODY)[name]).writes == 1
     assert scheduler.allocate([Allocation(consumer=consumer)]) == ()
     assert not scheduler.is_as_agreed(node.root.uuid)
-    assert agreed(scheduler.sync({name: small})[name]).problems == ()
+    assert agreed(scheduler.sync({name: small}, EVERYBODY)[name]).problems == ()
     assert scheduler.is_as_agreed(node.root.uuid)
     assert found(scheduler, node.root.uuid)[name].inventories.keys() == {"VCPU"}
 
@@ -155,14 +155,14 @@ def test_given_a_device_in_use_when_it_vanishes_then_its_provider_stays_reserved
     device, idle = child(node, "0000:01:00.0"), child(node, "0000:02:00.0")
     scheduler.sync({name: with_children(node, device, idle)})
     door.allocate(consumer, {device.uuid: {"CUSTOM_PCI_10DE_1DB6": 1}})
-    answer = agreed(scheduler.sync({name: node})[name])
+    answer = agreed(scheduler.sync({name: node}, EVERYBODY)[name])
     assert [problem.code for problem in answer.problems] == ["provider-in-use"]
     there = found(scheduler, node.root.uuid)
     assert there.keys() == {name, device.name}
     assert there[device.name].inventories == {"CUSTOM_PCI_10DE_1DB6": stock(1, reserved=1)}
     scheduler.allocate([Allocation(consumer=consumer)])
     assert not scheduler.is_as_agreed(node.root.uuid)
-    assert agreed(scheduler.sync({name: node})[name]).problems == ()
+    assert agreed(scheduler.sync({name: node}, EVERYBODY)[name]).problems == ()
     assert found(scheduler, node.root.uuid).keys() == {name}
 
 
@@ -248,8 +248,8 @@ def test_given_allocations_when_a_tree_is_deleted_then_they_go_with_it_and_only_
     both, only = str(uuid.uuid4()), str(uuid.uuid4())
     door.allocate(both, {device.uuid: {"CUSTOM_PCI_10DE_1DB6": 1}, other.root.uuid: {"VCPU": 2}})
     door.allocate(only, {node.root.uuid: {"VCPU": 1}})
-    scheduler.delete_tree(node.root.uuid)
-    scheduler.delete_tree(node.root.uuid)
+    scheduler.delete_tree(node.root.uuid, EVERYBODY)
+    scheduler.delete_tree(node.root.uuid, EVERYBODY)
     assert scheduler.providers(root_uuid=node.root.uuid) == ()
     assert scheduler.allocations(other.root.uuid) == {both: {other.root.uuid: {"VCPU": 2}}}
     assert scheduler.allocations(node.root.uuid) == {}

@@ -15,7 +15,7 @@ from stocktake.model.provider import Allocation
 from stocktake.model.value import replace
 from stocktake.placement import Scheduler
 from tests.placement.making import Section, child, tree, with_children, with_root
-from tests.placement.schedulers import Door, agreed, http_door, some_name
+from tests.placement.schedulers import EVERYBODY, Door, agreed, http_door, some_name
 from tests.servers.placement import PASSWORD, USER, PlacementServer, free_port, private_placement
 
 CONCURRENT = "placement.concurrent_update"
@@ -160,9 +160,9 @@ def test_given_allocations_keep_changing_when_a_tree_is_deleted_then_it_ends_wit
     door.allocate(stuck, {node.root.uuid: {"VCPU": 1}})
     server.misbehave("PUT", f"/allocations/{stuck}", status=409, code=CONCURRENT)
     with pytest.raises(PlacementConflict):
-        scheduler.delete_tree(node.root.uuid)
+        scheduler.delete_tree(node.root.uuid, EVERYBODY)
     server.behave()
-    scheduler.delete_tree(node.root.uuid)
+    scheduler.delete_tree(node.root.uuid, EVERYBODY)
     assert scheduler.providers(root_uuid=node.root.uuid) == ()
 
 

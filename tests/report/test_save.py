@@ -16,8 +16,8 @@ from stocktake.model.provider import Inventory, Provider, ProviderTree
 from stocktake.model.value import replace
 from stocktake.model.workload import NodeWork
 from stocktake.placement import NoScheduler, Synced
-from stocktake.placement.scheduler import never
-from stocktake.report.save import ROUNDS_MAX, Books, Reported, carried, changed, save, save_of, sync
+from stocktake.placement.scheduler import STRICT, Guard, never
+from stocktake.report.save import ROUNDS_MAX, Books, Reported, Terms, carried, changed, save, save_of, sync
 from tests.context import dump
 from tests.refresh.test_identity import THEIRS, a_node
 from tests.servers.postgres import postgres, postgres_url
@@ -35,9 +35,14 @@ class Answering(NoScheduler):
         self.told: list[Mapping[str, ProviderTree]] = []
 
     def sync(
-        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+        self,
+        trees: Mapping[str, ProviderTree],
+        guard: Guard = STRICT,
+        *,
+        full: bool = False,
+        stop: Callable[[], bool] = never,
     ) -> dict[str, Synced | StocktakeError]:
-        del full, stop
+        del guard, full, stop
         self.told.append(trees)
         return dict.fromkeys(trees, self.answer)
 
@@ -205,7 +210,7 @@ def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_
 
 def test_given_an_unsaved_node_when_synced_then_the_scheduler_is_not_told_of_it(ledger: DatabaseLedger) -> None:
     scheduler = Answering(Synced())
-    sync(ledger, scheduler, Reported(books={"n": books(a_node())}), full=False, stop=never)
+    sync(ledger, scheduler, Reported(books={"n": books(a_node())}), Terms(), stop=never)
     assert scheduler.told == [{}]
 
 
@@ -216,7 +221,7 @@ def test_given_an_agreeing_scheduler_when_synced_then_only_wanted_names_stay_our
         ledger,
         Answering(Synced(writes=2, kept_classes=frozenset({"CUSTOM_HELD"}))),
         result,
-        full=False,
+        Terms(),
         stop=never,
     )
     kept = ledger.node(node.uuid)
@@ -231,16 +236,16 @@ def test_given_a_scheduler_that_is_away_when_synced_then_the_node_carries_it_unt
     node = carried(a_node(), a_tree(a_node().uuid), None)
     result = save(ledger, {"n": books(node)}, nobody, nobody)
     away = PlacementUnreachable("no answer", where="the scheduler")
-    sync(ledger, Answering(away), result, full=False, stop=never)
+    sync(ledger, Answering(away), result, Terms(), stop=never)
     carrying = ledger.node(node.uuid)
     assert result.unsynced == {"n": away}
     assert [problem.code for problem in carrying.problems] == ["placement-unreachable"]
 
     again = carried(replace(carrying, problems=()), a_tree(node.uuid), carrying)
     unchanged = save(ledger, {"n": books(again, carrying)}, nobody, nobody)
-    sync(ledger, Answering(away), unchanged, full=False, stop=never)
+    sync(ledger, Answering(away), unchanged, Terms(), stop=never)
     assert (unchanged.changed, ledger.node(node.uuid)) == (set(), carrying)
 
     back = save(ledger, {"n": books(again, carrying)}, nobody, nobody)
-    sync(ledger, Answering(Synced()), back, full=False, stop=never)
+    sync(ledger, Answering(Synced()), back, Terms(), stop=never)
     assert ledger.node(node.uuid).problems == ()

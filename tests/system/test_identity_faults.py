@@ -191,6 +191,9 @@ def test_given_a_node_that_vanishes_when_refreshed_then_its_row_provider_childre
 ) -> None:
     alpha, _ = pair
     assert there.providers().keys() == {*UUIDS, CHILD}
+    # What the ledger knew, deleted as it is.
+    alpha.ledger.put_instances([an_instance(FOREIGN, host="alpha", node="bm1")])
+    alpha.ledger.delete_instances([FOREIGN])
     there.allocate(FOREIGN, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}, "bm2": {"VCPU": 1}})
     fleets[0].loses("bm1")
     assert refresh(alpha).deleted == ["bm1"]
@@ -226,11 +229,30 @@ def test_given_a_service_whose_only_node_was_not_there_for_a_pass_when_it_moves_
     assert refresh(beta).fine
 
 
+def test_given_a_vanished_node_that_others_hold_something_of_when_refreshed_then_only_its_row_goes(
+    fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context], there: Readback
+) -> None:
+    alpha, _ = pair
+    there.allocate(FOREIGN, {CHILD: {"CUSTOM_PCI_10DE_20B5": 1}})
+    before = json.loads(there.everything())
+    fleets[0].loses("bm1")
+    result = refresh(alpha)
+    assert (result.deleted, result.fine) == (["bm1"], True)
+    assert FOREIGN in result.left["bm1"]
+    assert json.loads(there.everything()) == before
+    # It is not tried again.
+    assert alpha.ledger.deleted_nodes("alpha") == ()
+    assert refresh(alpha).left == {}
+    assert json.loads(there.everything()) == before
+
+
 @pytest.mark.parametrize("why", ["instances", "still there", "many"])
 def test_given_nodes_that_vanish_and_may_not_go_when_refreshed_then_nothing_of_theirs_changes(
     fleets: tuple[Fleet, Fleet], pair: tuple[Context, Context], there: Readback, why: str
 ) -> None:
     alpha, _ = pair
+    alpha.ledger.put_instances([an_instance(FOREIGN, host="alpha", node="bm1")])
+    alpha.ledger.delete_instances([FOREIGN])
     there.allocate(FOREIGN, {"bm1": {"VCPU": 3}, CHILD: {"CUSTOM_PCI_10DE_20B5": 1}})
     before = json.loads(there.everything())
     if why == "instances":

@@ -16,7 +16,6 @@ from stocktake.cli.screen import (
     Column,
     Screen,
     TableCell,
-    answer,
     clean,
     hint,
     screen_of,
@@ -57,10 +56,22 @@ RESOURCE_COLUMNS: Mapping[str, tuple[str, int]] = {
 @choice_options
 @click.option("--delete", "doomed", metavar="NODE", help="Delete a node's record and its resource provider.")
 @click.option("--force", is_flag=True, help="With --delete: even if its service is alive and will make it again.")
+@click.option(
+    "--force-provider",
+    metavar="UUID",
+    help="With --delete: its resource provider of this uuid goes even if it is Nova's or others hold something of it.",
+)
 @click.option("--yes", is_flag=True, help="With --delete: do not ask.")
 @click.pass_obj
 def nodes_command(
-    session: Session, host: str | None, doomed: str | None, *, choice: Choice, force: bool, yes: bool
+    session: Session,
+    host: str | None,
+    doomed: str | None,
+    force_provider: str | None,
+    *,
+    choice: Choice,
+    force: bool,
+    yes: bool,
 ) -> int:
     """List the nodes: state, how full they are, problems.
 
@@ -75,11 +86,15 @@ def nodes_command(
     Of bare metal MACHINE is what Ironic says: its state, its power, maintenance;
     --state takes these words too. The sums are of all nodes that match, also
     where --limit shows fewer.
+
+    A resource provider that is Nova's, or of which consumers that the ledger does
+    not know hold something, is left where it is when its node is deleted: exit
+    code 1, and why.
     """
     if doomed is not None:
-        return _delete(session, doomed, force=force, yes=yes)
-    if force or yes:
-        raise click.UsageError("--force and --yes go with --delete NODE.")
+        return _delete(session, doomed, force=force, force_provider=force_provider, yes=yes)
+    if force or yes or force_provider:
+        raise click.UsageError("--force, --force-provider and --yes go with --delete NODE.")
 
     now = session.clock.now()
     views = read_fleet(session.ledger, now, session.settings.service_down_time, host=host)
@@ -226,7 +241,7 @@ def _reasons(views: Sequence[NodeView]) -> list[str]:
     return texts
 
 
-def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
+def _delete(session: Session, name: str, *, force: bool, force_provider: str | None, yes: bool) -> int:
     """Delete the record, then the resource provider; one that still has instances stays."""
     from stocktake.refresh.node_removal import check_removable, remove
     from stocktake.report.notifications import open_bus
@@ -239,9 +254,18 @@ def _delete(session: Session, name: str, *, force: bool, yes: bool) -> int:
         confirm(f"Delete node {name} of host {node.host} and its resource provider {node.uuid}?")
     settings = session.settings
     if session.server is not None:
-        session.fleet.delete_node(node.uuid, force=force)
+        left = session.fleet.delete_node(node.uuid, force=force, force_provider=force_provider)
     else:
         told = partial(open_bus, settings.notifications, settings.host, session.clock, session.ids)
-        remove(ledger, session.scheduler, node, told)
-    data = {"deleted": name, "uuid": node.uuid}
-    return answer(session, data, f"Deleted node {name} and its resource provider.")
+        left = remove(ledger, session.scheduler, node, told, force_provider=force_provider)
+    data = {"deleted": name, "uuid": node.uuid, "provider_left": left}
+    code = 0 if left is None else 1
+    if session.json:
+        write_json(session, data, exit_code=code)
+    elif left is None:
+        write(screen_of(session), f"Deleted node {name} and its resource provider.")
+    else:
+        screen = screen_of(session)
+        write(screen, f"Deleted node {name}; its resource provider stays.")
+        write_prose(screen, clean(f"{left}."), colour="yellow")
+    return code

@@ -20,7 +20,7 @@ from stocktake.clock import Clock
 from stocktake.errors import StocktakeError
 from stocktake.model.books import ComputeNode
 from stocktake.model.value import plain
-from stocktake.refresh.context import Pass
+from stocktake.refresh.context import Override, Pass
 from stocktake.refresh.run import refresh
 from stocktake.views.finding import entries_shown
 from stocktake.views.nodes import called, machine, views_of
@@ -58,8 +58,13 @@ _TOLD = (
 @click.option(
     "--full", is_flag=True, help="Read everything back from Placement, even if its generations are unchanged."
 )
+@click.option(
+    "--force-provider",
+    metavar="UUID",
+    help="Write the node's resource provider of this uuid even if it is Nova's or others hold something of it.",
+)
 @click.pass_obj
-def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
+def refresh_command(session: Session, only: str | None, force_provider: str | None, *, full: bool) -> int:
     """Take stock now: ask the hypervisor, add up, save, report to Placement.
 
     Ledger and Placement are embedded unless the settings say otherwise: the first
@@ -70,7 +75,8 @@ def refresh_command(session: Session, only: str | None, *, full: bool) -> int:
     before = {node.hypervisor_hostname: node for node in context.ledger.nodes(host=context.rules.host)}
     only = next((name for name, node in before.items() if called(node) == only), only)
     with progress_of(session.clock, quiet=session.quiet) as progress:
-        result = refresh(context, only=only, full=full, stop=progress.stop, progress=progress)
+        override = Override(provider=force_provider)
+        result = refresh(context, only=only, full=full, override=override, stop=progress.stop, progress=progress)
     code = INTERRUPTED if progress.interrupted else exit_code_of(result)
     if session.json:
         write_json(session, _plain(result, before), exit_code=code)
@@ -113,7 +119,7 @@ def exit_code_of(result: Pass) -> int:
     if not result.fine:
         return 3
     errors = any(problem.severity == "error" for node in result.nodes.values() for problem in node.problems)
-    return 1 if errors or result.kept else 0
+    return 1 if errors or result.kept or result.left else 0
 
 
 def _changes(name: str, result: Pass, before: Mapping[str, ComputeNode]) -> dict[str, list[object]]:
@@ -143,6 +149,8 @@ def _others(result: Pass, before: Mapping[str, ComputeNode]) -> list[tuple[str, 
     told = [
         (f"{_called(name, result, before)}: deleted, the driver no longer reports it", "") for name in result.deleted
     ]
+    for name, why in result.left.items():
+        told.append((f"{_called(name, result, before)}: its resource provider stays: {why}", "yellow"))
     for name, why in result.kept.items():
         told.append((f"{_called(name, result, before)}: no longer reported, but kept: {why}", "yellow"))
     for host, number in Counter(result.moved.values()).items():
@@ -193,6 +201,7 @@ def _plain(result: Pass, before: Mapping[str, ComputeNode]) -> dict[str, object]
         "unsynced": errors(result.unsynced),
         "deleted": result.deleted,
         "kept": result.kept,
+        "left": result.left,
         "moved": result.moved,
         "handed_over": result.handed_over,
         "adopted": result.adopted,

@@ -79,10 +79,11 @@ class Fleet:
         """Read what a node had and what was allocated, the oldest first; of the last day unless told."""
         return tuple(self._pages(f"/v1/nodes/{_part(node)}/history", HistoryRow, {"since_s": since_s}))
 
-    def delete_node(self, node: str, *, force: bool = False) -> None:
-        """Delete a node's record and its resource provider."""
-        path = f"/v1/nodes/{_part(node)}{_query({'force': force})}"
-        self._transport.ask("DELETE", path, None, None, retryable=False)
+    def delete_node(self, node: str, *, force: bool = False, force_provider: str | None = None) -> str | None:
+        """Delete a node's record and its resource provider; give why the provider was left, None if it is gone."""
+        path = f"/v1/nodes/{_part(node)}{_query({'force': force, 'force_provider': force_provider})}"
+        said: dict[str, str | None] = self._transport.ask("DELETE", path, None, dict[str, str | None], retryable=False)
+        return said["provider_left"]
 
     def instances(self, **filters: Filter) -> Iterator[Instance]:
         """List the instances, the first made first."""

@@ -23,7 +23,6 @@ from stocktake.errors import (
     LedgerError,
     LedgerUnreachable,
     NotSignedIn,
-    ReportRefused,
     SettingsError,
     StocktakeError,
 )
@@ -198,8 +197,6 @@ def _error_of(status: int, content: bytes, where: str) -> StocktakeError:
         return NotSignedIn(what, where=where, remedy=remedy)
     if kind is ClaimRefused:
         return ClaimRefused(said.reasons, where=said.where, remedy=said.remedy, refused=said.refused)
-    if kind is ReportRefused:
-        return ReportRefused(said.reasons, where=said.where, remedy=said.remedy)
     made: StocktakeError = kind(what, where=said.where or (where if kind is LedgerError else ""), remedy=said.remedy)
     return made
 

@@ -6,9 +6,10 @@ Step 7b: the scheduler. Invariant: Placement is made to agree with the books, an
 """
 
 from stocktake.placement.overrides import NodeOverrides, Overrides, overrides_for, read_overrides
-from stocktake.placement.scheduler import NoScheduler, Scheduler, Synced, SyncedAllocations, open_scheduler
+from stocktake.placement.scheduler import Guard, NoScheduler, Scheduler, Synced, SyncedAllocations, open_scheduler
 
 __all__ = [
+    "Guard",
     "NoScheduler",
     "NodeOverrides",
     "Overrides",

@@ -16,7 +16,7 @@ from stocktake.errors import PlacementConflict
 from stocktake.model.fitting import NoRoom
 from stocktake.model.provider import Allocation, Inventory, Resources
 from stocktake.model.value import replace
-from stocktake.placement.providers import Listed, delete_provider, list_tree
+from stocktake.placement.providers import Listed, delete_provider
 from stocktake.placement.session import CONSUMER_TYPES, Answer, PlacementSession
 
 CONFLICT = "placement.concurrent_update"
@@ -140,14 +140,13 @@ def release_one(
     check(session.write("PUT", f"/allocations/{consumer}", body, version=version))
 
 
-def delete_tree(session: PlacementSession, root_uuid: str) -> None:
+def delete_tree(session: PlacementSession, doomed: Sequence[Listed]) -> None:
     """
-    Delete a provider and all below it, children first, with the allocations on them; one that is gone is fine.
+    Delete providers, given parents before children, with the allocations on them; one that is gone is fine.
 
     Raises:
         PlacementConflict: somebody allocated meanwhile.
     """
-    doomed = _below(list_tree(session, root_uuid), root_uuid)
     uuids = {provider.uuid for provider in doomed}
     for consumer in sorted(read_held(session, uuids)[0]):
         release_one(session, consumer, uuids)
@@ -155,7 +154,7 @@ def delete_tree(session: PlacementSession, root_uuid: str) -> None:
         delete_provider(session, provider.uuid)
 
 
-def _below(listed: Collection[Listed], root_uuid: str) -> list[Listed]:
+def below(listed: Collection[Listed], root_uuid: str) -> list[Listed]:
     """Give a provider and all below it, parents before children."""
     children: dict[str | None, list[Listed]] = {}
     for provider in listed:

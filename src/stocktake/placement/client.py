@@ -9,6 +9,7 @@ back, and `full` all.
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from urllib.parse import quote
 
@@ -18,13 +19,17 @@ from stocktake.model.provider import Allocation, Found, Holdings, ProviderTree
 from stocktake.model.value import replace
 from stocktake.placement import providers
 from stocktake.placement.allocation_sync import AllocationSync, NodeAllocations
-from stocktake.placement.allocations import delete_tree, giving, read_held
-from stocktake.placement.plan import adopted, droppable, ours, plan
+from stocktake.placement.allocations import giving, read_held
+from stocktake.placement.contests import Contests
+from stocktake.placement.guard import check_ours, clash, delete_ours
+from stocktake.placement.plan import adopted, droppable, ours, plan, undone, written
 from stocktake.placement.providers import Listed
 from stocktake.placement.scheduler import (
     FAILURES_MAX,
+    STRICT,
     Allocations,
     Ask,
+    Guard,
     Reached,
     Synced,
     SyncedAllocations,
@@ -48,14 +53,18 @@ class PlacementClient:
 
     Args:
         retry: how often a conflict is read and planned again.
+        now: gives the time of day.
     """
 
-    def __init__(self, session: PlacementSession, retry: RetryPolicy) -> None:
+    def __init__(self, session: PlacementSession, retry: RetryPolicy, now: Callable[[], datetime]) -> None:
         self._session = session
         self._retry = retry
         self._allocation_sync = AllocationSync(session, retry)
         self._aliases: dict[str, str] = {}
         self._seen: dict[str, Found] = {}
+        # What was last left in Placement, though it may have to be read again.
+        self._left: dict[str, Found] = {}
+        self._contests = Contests(now)
         self._settled: dict[str, _Settled] = {}
         self._known: set[str] = set()
         self._mutex = threading.Lock()
@@ -71,11 +80,17 @@ class PlacementClient:
         return self._session.writes
 
     def sync(
-        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+        self,
+        trees: Mapping[str, ProviderTree],
+        guard: Guard = STRICT,
+        *,
+        full: bool = False,
+        stop: Callable[[], bool] = never,
     ) -> dict[str, Synced | StocktakeError]:
         """Make Placement agree with these trees."""
         with self._mutex:
-            return self._synced(trees, full=full, stop=stop)
+            result = self._synced(trees, guard, full=full, stop=stop)
+            return {name: self._told(trees[name], answer) for name, answer in result.items()}
 
     def sync_allocations(
         self, nodes: Mapping[str, Holdings], ask: Ask, *, stop: Callable[[], bool] = never
@@ -123,14 +138,16 @@ class PlacementClient:
         # What has no capacity may be there under another uuid.
         return give() if any(not lack.total for lack in missing) and self._recognize(allocations) else missing
 
-    def delete_tree(self, root_uuid: str) -> None:
+    def delete_tree(self, root_uuid: str, guard: Guard = STRICT) -> None:
         """Delete a tree with its allocations."""
-        self._retry(partial(delete_tree, self._session, root_uuid))
+        self._retry(partial(delete_ours, self._session, guard, root_uuid))
         with self._mutex:
             self._settled.pop(root_uuid, None)
             gone = [uuid for uuid, seen in self._seen.items() if root_uuid in (uuid, seen.parent_uuid)]
             for uuid in gone:
                 del self._seen[uuid]
+                self._left.pop(uuid, None)
+            self._contests.forget(root_uuid)
             self._allocation_sync.forget(root_uuid)
 
     def allocations(self, provider_uuid: str) -> Allocations:
@@ -164,7 +181,7 @@ class PlacementClient:
         self._session.close()
 
     def _synced(
-        self, trees: Mapping[str, ProviderTree], *, full: bool, stop: Callable[[], bool]
+        self, trees: Mapping[str, ProviderTree], guard: Guard, *, full: bool, stop: Callable[[], bool]
     ) -> dict[str, Synced | StocktakeError]:
         if not trees:
             return {}
@@ -180,7 +197,7 @@ class PlacementClient:
             if stop():
                 break
             try:
-                result[name] = self._agree(tree, listed.get(tree.root.uuid, ()))
+                result[name] = self._agree(tree, listed.get(tree.root.uuid, ()), guard)
             except PlacementUnreachable as error:
                 failures += 1
                 result[name] = error
@@ -195,6 +212,13 @@ class PlacementClient:
             else:
                 failures = 0
         return result
+
+    def _told(self, tree: ProviderTree, answer: Synced | StocktakeError) -> Synced | StocktakeError:
+        """Add that somebody else keeps writing, which what was agreed on does not say."""
+        problem = self._contests.problem(tree.root)
+        if problem is None or not isinstance(answer, Synced):
+            return answer
+        return replace(answer, problems=(*answer.problems, problem))
 
     def _forget(self) -> None:
         """Let everything be read again."""
@@ -222,7 +246,7 @@ class PlacementClient:
             return None
         return Synced(problems=before.answer.problems, kept_classes=before.answer.kept_classes)
 
-    def _agree(self, tree: ProviderTree, listed: tuple[Listed, ...]) -> Synced:
+    def _agree(self, tree: ProviderTree, listed: tuple[Listed, ...], guard: Guard) -> Synced:
         """Bring one node's providers up to date; a conflict is read and planned again."""
         agreed = self._agreed(tree, listed)
         if agreed is not None:
@@ -232,11 +256,11 @@ class PlacementClient:
         first = [listed]
 
         def once() -> Synced:
-            return self._once(tree, first.pop() if first else providers.list_tree(self._session, uuid))
+            return self._once(tree, first.pop() if first else providers.list_tree(self._session, uuid), guard)
 
         return self._retry(once)
 
-    def _once(self, tree: ProviderTree, listed: tuple[Listed, ...]) -> Synced:
+    def _once(self, tree: ProviderTree, listed: tuple[Listed, ...], guard: Guard) -> Synced:
         """Read what is not known, plan, apply, remember."""
         found = {one.uuid: _bare(one) for one in listed}
         by_uuid = {one.uuid: one for one in listed}
@@ -248,16 +272,25 @@ class PlacementClient:
                 found[uuid] = there
         used = {uuid: providers.read_used(self._session, uuid) for uuid in droppable(tree, found)}
         agreed = plan(tree, found, used)
+        exist = written(agreed.steps, tree.root.uuid, found)
+        if exist:
+            check_ours(self._session, guard, tree.root.uuid, exist)
         before = self._session.writes
         try:
             after = providers.apply(self._session, agreed.steps, found, self._known)
-        except StocktakeError:
+        except StocktakeError as error:
             for uuid in found:
                 self._seen.pop(uuid, None)
+            if isinstance(error, providers.NameTaken):
+                raise clash(self._session, guard, error) from error
             raise
+        self._contests.note(tree.root.uuid, undone(agreed.steps, self._left, found))
         for uuid in found.keys() - after.keys():
             self._seen.pop(uuid, None)
-        self._seen.update({uuid: after[uuid] for uuid in ours(tree, after) & after.keys()})
+            self._left.pop(uuid, None)
+        agreed_on = {uuid: after[uuid] for uuid in ours(tree, after) & after.keys()}
+        self._seen.update(agreed_on)
+        self._left.update(agreed_on)
         self._alias(after.values())
         answer = Synced(
             problems=agreed.problems, writes=self._session.writes - before, kept_classes=agreed.kept_classes

@@ -14,6 +14,8 @@ from stocktake.model.provider import Found, Inventory, Provider, ProviderTree
 from stocktake.model.value import Value, replace
 from stocktake.placement.desired import child_uuid
 
+# Nova puts it on every provider of its own.
+OWNER_NOVA = "OWNER_NOVA"
 _CUSTOM = "CUSTOM_"
 # Placement keeps ratios as floating-point numbers, single precision in some databases.
 _RATIO_TOLERANCE = 1e-6
@@ -68,6 +70,21 @@ class DeleteProvider(Value, frozen=True, kw_only=True, tag=True):
 
     uuid: str
     name: str
+
+
+class Foreign(Value, frozen=True, kw_only=True):
+    """
+    A provider that is not ours to write or delete.
+
+    Attributes:
+        trait: the trait that says so; empty if its consumers do.
+        consumers: those who hold something of it and that the ledger does not know, in order.
+    """
+
+    uuid: str
+    name: str
+    trait: str = ""
+    consumers: tuple[str, ...] = ()
 
 
 Step = CreateClass | CreateTrait | CreateProvider | RenameProvider | SetInventories | SetTraits | DeleteProvider
@@ -146,6 +163,59 @@ def adopted(found: Collection[Found]) -> dict[str, str]:
     there = {one.uuid for one in found}
     named = {child_uuid(one.parent_uuid, one.name): one.uuid for one in found if one.parent_uuid is not None}
     return {ours: theirs for ours, theirs in named.items() if ours not in there}
+
+
+def foreign(found: Iterable[Found], unknown: Mapping[str, AbstractSet[str]]) -> Foreign | None:
+    """
+    Find the first provider that is not ours to write, rename, put children under or delete; None if there is none.
+
+    It is not if it has Nova's trait, or if consumers that our ledger does not know hold something of it.
+
+    Args:
+        unknown: by provider, the consumers that hold something of it and that the ledger does not know.
+    """
+    for there in found:
+        if OWNER_NOVA in there.traits:
+            return Foreign(uuid=there.uuid, name=there.name, trait=OWNER_NOVA)
+        if unknown.get(there.uuid):
+            return Foreign(uuid=there.uuid, name=there.name, consumers=tuple(sorted(unknown[there.uuid])))
+    return None
+
+
+def written(steps: Iterable[Step], root: str, found: Mapping[str, Found]) -> tuple[Found, ...]:
+    """Give the providers that are there and that steps write or delete; the root of each such tree, and first."""
+    uuids = {step.uuid for step in steps if not isinstance(step, CreateClass | CreateTrait)}
+    return tuple(found[uuid] for uuid in (root, *sorted(uuids - {root})) if uuids and uuid in found)
+
+
+def undone(steps: Iterable[Step], left: Mapping[str, Found], found: Mapping[str, Found]) -> frozenset[str]:
+    """
+    Give the uuids of the providers on which steps write what we had left there, and somebody else had changed.
+
+    Args:
+        left: what we left of providers.
+    """
+    again: set[str] = set()
+    for step in steps:
+        if isinstance(step, CreateClass | CreateTrait | DeleteProvider) or step.uuid not in left:
+            continue
+        was, there = left[step.uuid], found.get(step.uuid)
+        match step:
+            case CreateProvider():
+                same = True
+            case RenameProvider():
+                same = there is not None and step.name == was.name != there.name
+            case SetInventories():
+                same = there is not None and any(
+                    step.inventories.get(name) == was.inventories.get(name)
+                    for name in was.inventories.keys() | there.inventories.keys()
+                    if was.inventories.get(name) != there.inventories.get(name)
+                )
+            case SetTraits():
+                same = there is not None and bool((was.traits ^ there.traits) & (step.traits ^ there.traits))
+        if same:
+            again.add(step.uuid)
+    return frozenset(again)
 
 
 def ours(wanted: ProviderTree, found: Mapping[str, Found]) -> frozenset[str]:

@@ -36,6 +36,19 @@ class Listed(Struct, frozen=True):
     root_provider_uuid: str
 
 
+class NameTaken(PlacementError):
+    """
+    A name belongs to another provider.
+
+    Attributes:
+        by: that provider.
+    """
+
+    def __init__(self, uuid: str, by: Listed) -> None:
+        super().__init__(f"the name {by.name} belongs to provider {by.uuid}, not {uuid}", where=by.name)
+        self.by = by
+
+
 class _Providers(Struct):
     resource_providers: tuple[Listed, ...]
 
@@ -205,14 +218,10 @@ def _rename(session: PlacementSession, step: RenameProvider) -> None:
 
 def _clash(session: PlacementSession, answer: Answer, uuid: str, name: str) -> NoReturn:
     """Another process of ours made the provider first: read again. Or the name is another provider's: give up."""
-    others = [there.uuid for there in list_named(session, name) if there.uuid != uuid]
+    others = [there for there in list_named(session, name) if there.uuid != uuid]
     if not others:
         raise _conflict(answer)
-    remedy = (
-        f"If {others[0]} is this node under another uuid, put that uuid into compute_id; if it is a leftover, delete "
-        f"it (openstack resource provider delete {others[0]})."
-    )
-    raise PlacementError(f"the name {name} belongs to provider {others[0]}, not {uuid}", where=name, remedy=remedy)
+    raise NameTaken(uuid, others[0])
 
 
 def _set_inventories(session: PlacementSession, step: SetInventories, there: Found) -> Found:

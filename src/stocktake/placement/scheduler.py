@@ -7,6 +7,7 @@ The mode `none` is here; the real one is in `client`.
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,27 @@ Allocations = dict[str, dict[str, dict[str, int]]]
 def never() -> bool:
     """Nobody asks to stop."""
     return False
+
+
+def _nobody(_: frozenset[str]) -> frozenset[str]:
+    return frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """
+    Tells which providers are ours to write; asked where one that exists is to be written or deleted.
+
+    Attributes:
+        known: says which of these consumers the ledger knows; nobody unless told.
+        forced: the uuid of a node's provider that an operator typed out: its tree is written whoever has it.
+    """
+
+    known: Callable[[frozenset[str]], frozenset[str]] = _nobody
+    forced: str | None = None
+
+
+STRICT = Guard()
 
 
 class Synced(Value, frozen=True, kw_only=True):
@@ -83,12 +105,20 @@ class Scheduler(Protocol):
     def writes(self) -> int: ...
 
     def sync(
-        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+        self,
+        trees: Mapping[str, ProviderTree],
+        guard: Guard = STRICT,
+        *,
+        full: bool = False,
+        stop: Callable[[], bool] = never,
     ) -> dict[str, Synced | StocktakeError]:
         """
         Make the scheduler agree; keyed like the input. One node's failure is its own value.
 
+        A node with a provider that is not ours gets ProviderNotOurs, and nothing of it is written.
+
         Args:
+            guard: tells what is ours.
             full: read everything back, whatever its generation.
             stop: asked after each node; once it says yes, those that are left are not in the answer.
         """
@@ -135,11 +165,12 @@ class Scheduler(Protocol):
         """
         ...
 
-    def delete_tree(self, root_uuid: str) -> None:
+    def delete_tree(self, root_uuid: str, guard: Guard = STRICT) -> None:
         """
         Delete a node's providers and the allocations on them; gone already is fine.
 
         Raises:
+            ProviderNotOurs: one of them is Nova's, or held by somebody unknown; nothing was deleted.
             PlacementUnreachable, PlacementError, PlacementConflict: not, or not all; may be repeated.
         """
         ...
@@ -177,10 +208,15 @@ class NoScheduler:
     writes = 0
 
     def sync(
-        self, trees: Mapping[str, ProviderTree], *, full: bool = False, stop: Callable[[], bool] = never
+        self,
+        trees: Mapping[str, ProviderTree],
+        guard: Guard = STRICT,
+        *,
+        full: bool = False,
+        stop: Callable[[], bool] = never,
     ) -> dict[str, Synced | StocktakeError]:
         """Agree with everything."""
-        del full, stop
+        del guard, full, stop
         return dict.fromkeys(trees, Synced())
 
     def sync_allocations(
@@ -199,7 +235,7 @@ class NoScheduler:
         del allocations
         return ()
 
-    def delete_tree(self, root_uuid: str) -> None:
+    def delete_tree(self, root_uuid: str, guard: Guard = STRICT) -> None:
         """There is nothing to delete."""
 
     def allocations(self, provider_uuid: str) -> Allocations:
@@ -258,7 +294,8 @@ def open_scheduler(
     # What is asked of these is only that two hosts don't retry in step.
     retry = RetryPolicy(section.retries_max, sleep=wait, jitter=jitter or secrets.SystemRandom().random)
     if section.mode == "remote":
-        return PlacementClient(open_remote(section, telemetry), retry)
+        return PlacementClient(open_remote(section, telemetry), retry, clock.now)
     from stocktake.placement.embedded import Embedded
 
-    return PlacementClient(open_embedded(Embedded(section.connection, state_path=state_path), telemetry), retry)
+    session = open_embedded(Embedded(section.connection, state_path=state_path), telemetry)
+    return PlacementClient(session, retry, clock.now)

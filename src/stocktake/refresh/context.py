@@ -48,6 +48,23 @@ class Context:
                 opened.callback(self.bus.close)
 
 
+@dataclass(frozen=True, slots=True)
+class Override:
+    """
+    What an operator overrides by name, for one pass.
+
+    Attributes:
+        provider: a node's resource provider, by its uuid, that is written though it is not ours.
+        identity: this machine takes the host's name in the ledger, whoever had it.
+    """
+
+    provider: str | None = None
+    identity: bool = False
+
+
+NOTHING = Override()
+
+
 @dataclass(slots=True)
 class Pass:
     """
@@ -62,6 +79,7 @@ class Pass:
         failed: why a node could not be refreshed; its record stays, marked.
         unsynced: why the scheduler does not have a saved record.
         deleted, kept: nodes that are gone, and those that should be and why they are not.
+        left: deleted nodes whose providers were left where they are, and why: they are not ours.
         moved: nodes taken over, and the host that had them.
         handed_over: nodes given to other services, by uuid, and the host that has them now.
         adopted: uuids of guests that became instances.
@@ -81,6 +99,7 @@ class Pass:
     unsynced: dict[str, StocktakeError] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
     handed_over: dict[str, str] = field(default_factory=dict)
     adopted: list[str] = field(default_factory=list)

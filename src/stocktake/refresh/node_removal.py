@@ -7,10 +7,10 @@ from collections.abc import Callable
 from datetime import datetime
 
 from stocktake.accounting.node_availability import is_alive
-from stocktake.errors import NotNow
+from stocktake.errors import InvalidInput, NotNow, ProviderNotOurs
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
-from stocktake.placement import Scheduler
+from stocktake.placement import Guard, Scheduler
 from stocktake.report.notifications import Bus
 
 
@@ -35,23 +35,45 @@ def check_removable(ledger: Ledger, node: ComputeNode, now: datetime, down_time_
         raise NotNow(f"its agent on {node.host} is alive", where=name, remedy=remedy)
 
 
-def remove(ledger: Ledger, scheduler: Scheduler, node: ComputeNode, open_bus: Callable[[], Bus | None]) -> None:
+def remove(
+    ledger: Ledger,
+    scheduler: Scheduler,
+    node: ComputeNode,
+    open_bus: Callable[[], Bus | None],
+    *,
+    force_provider: str | None = None,
+) -> str | None:
     """
     Delete the record, say so on the bus if there is one, then delete the resource provider.
 
+    Args:
+        force_provider: the uuid of its resource provider, typed out: it is deleted whoever has it.
+
+    Returns:
+        Why the resource provider was left where it is, for good; None if it is gone.
+
     Raises:
+        InvalidInput: the uuid is another's; nothing was deleted.
         NotFound: somebody else was faster.
         PlacementUnreachable, PlacementError: the record is gone, and the next refresh of its host takes the provider
             away.
     """
+    if force_provider is not None and force_provider != node.uuid:
+        what = f"its resource provider is {node.uuid}, not {force_provider}"
+        raise InvalidInput(what, where=node.hypervisor_hostname)
+    left: str | None = None
     bus = open_bus()
     try:
         ledger.delete_node(node.uuid)
         if bus is not None:
             bus.begin([node])
             bus.announce([])
-        scheduler.delete_tree(node.uuid)
+        try:
+            scheduler.delete_tree(node.uuid, Guard(known=ledger.known_consumers, forced=force_provider))
+        except ProviderNotOurs as error:
+            left = error.what
         ledger.note_provider_deleted([node.uuid])
     finally:
         if bus is not None:
             bus.close()
+    return left

@@ -7,9 +7,10 @@ Rules: docs/accounting.md, "Orphan compute nodes".
 import logging
 from collections.abc import Callable, Sequence
 
-from stocktake.errors import DriverError, PlacementUnreachable, StocktakeError
+from stocktake.errors import DriverError, PlacementUnreachable, ProviderNotOurs, StocktakeError
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
+from stocktake.placement import Guard
 from stocktake.refresh.context import Context, Pass
 
 LOG = logging.getLogger(__name__)
@@ -66,7 +67,12 @@ def _delete_providers(context: Context, result: Pass, stop: Callable[[], bool]) 
         if stop():
             return
         try:
-            context.scheduler.delete_tree(pending.uuid)
+            context.scheduler.delete_tree(pending.uuid, Guard(known=context.ledger.known_consumers))
+        except ProviderNotOurs as error:
+            # Whoever has it keeps it: there is nothing to try again.
+            result.left[pending.hypervisor_hostname] = error.what
+            LOG.warning("a deleted node's resource provider stays: %s", error.what, extra={"node": error.where})
+            context.ledger.note_provider_deleted([pending.uuid])
         except StocktakeError as error:
             result.unsynced[pending.hypervisor_hostname] = error
             if isinstance(error, PlacementUnreachable):

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from stocktake import __version__
 from stocktake.accounting.orphans import adopted
@@ -21,12 +22,12 @@ from stocktake.model.workload import Instance, NodeWork
 from stocktake.placement.overrides import NodeOverrides, overrides_for
 from stocktake.refresh.cache import RefreshCache
 from stocktake.refresh.claim_expiry import claims_due, settle_claims
-from stocktake.refresh.context import Context, Pass, failure_of
+from stocktake.refresh.context import NOTHING, Context, Override, Pass, failure_of
 from stocktake.refresh.identity import check_driver, check_host, identified
 from stocktake.refresh.locked import books_of, count_locked, guests_of
 from stocktake.refresh.orphan_nodes import delete_orphan_nodes
 from stocktake.refresh.ownership import Division, divided, hand_over, join, still_ours
-from stocktake.report.save import Books, Reported, save, sync
+from stocktake.report.save import Books, Reported, Terms, report
 from stocktake.verify import verify
 
 LOG = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def refresh(
     *,
     only: str | None = None,
     full: bool = False,
+    override: Override = NOTHING,
     stop: Callable[[], bool] = lambda: False,
     cache: RefreshCache | None = None,
     into: Pass | None = None,
@@ -60,6 +62,7 @@ def refresh(
     Args:
         only: a node's name; then no other is touched and none is deleted.
         full: read everything back from the scheduler, whatever its generations say.
+        override: what an operator overrides, this once.
         stop: asked between steps; once it says yes, what is not saved yet is left for the next pass.
         cache: of the passes before this one, with the same context.
         into: is filled as the pass goes, so that one that raises still tells what it did.
@@ -92,9 +95,18 @@ def refresh(
     books = _settled(context, counting, counting.counted(snapshot.works), result)
     timer.lap("tally")
     if not stop():
-        done = save(context.ledger, books, counting.counted_again, counting.saved_locked)
-        timer.lap("save")
-        _merge(_synced(context, done, full=full, stop=stop, progress=progress), result)
+        done = report(
+            context.ledger,
+            context.scheduler,
+            books,
+            Terms(own=context.settings.allocations == "own", full=full, forced=override.provider),
+            count_again=counting.counted_again,
+            save_locked=counting.saved_locked,
+            saved=partial(timer.lap, "save"),
+            stop=stop,
+            progress=progress,
+        )
+        _merge(done, result)
         timer.lap("report")
     _note(context.ledger, ours, result)
     if only is None and not stop():
@@ -129,21 +141,6 @@ def _snapshot(context: Context, hosts: Mapping[str, Host]) -> tuple[Snapshot, bo
     service = snapshot.service or context.ledger.register(context.rules.host, version=__version__)
     join(context.ledger, context.driver, service)
     return snapshot, service.disabled
-
-
-def _synced(
-    context: Context,
-    done: Reported,
-    *,
-    full: bool,
-    stop: Callable[[], bool],
-    progress: Callable[[int, int], object],
-) -> Reported:
-    """Make the scheduler agree with what was saved, unless the pass is to stop."""
-    if not stop():
-        own = context.settings.allocations == "own"
-        sync(context.ledger, context.scheduler, done, full=full, stop=stop, own=own, progress=progress)
-    return done
 
 
 def _only(only: str, names: Sequence[str]) -> tuple[str]:
@@ -300,7 +297,7 @@ def _verified(views: Mapping[str, HostView | StocktakeError], cache: RefreshCach
                 result.guests[node] = sum(guest.active for guest in verdict.guests)
         else:
             remedy = "The node keeps its last record, marked stale, until its driver's report can be used."
-            result.failed[node] = ReportRefused(verdict.reasons, where=node, remedy=remedy)
+            result.failed[node] = ReportRefused("; ".join(verdict.reasons), where=node, remedy=remedy)
     return hosts
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, StocktakeError
+from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, ProviderNotOurs, StocktakeError
 from stocktake.ledger import Ledger, NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem, ordered
 from stocktake.model.provider import Holdings, ProviderTree
 from stocktake.model.value import replace, shared
 from stocktake.model.workload import NodeWork
-from stocktake.placement import Scheduler, Synced, SyncedAllocations
+from stocktake.placement import Guard, Scheduler, Synced, SyncedAllocations
 from stocktake.placement.desired_allocations import allocations
 
 ROUNDS_MAX = 4
@@ -78,6 +78,48 @@ def carried(node: ComputeNode, tree: ProviderTree, before: ComputeNode | None) -
 def changed(node: ComputeNode, before: ComputeNode | None) -> bool:
     """Say whether some field other than the times differs from what was last written."""
     return before is None or replace(node, updated_at=before.updated_at, created_at=before.created_at) != before
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """
+    How the scheduler is told.
+
+    Attributes:
+        own: the allocations on the nodes are ours to write; else they are never touched.
+        full: everything is read back, whatever its generation.
+        forced: the uuid of a node's provider that an operator typed out, to be written whoever has it.
+    """
+
+    own: bool = False
+    full: bool = False
+    forced: str | None = None
+
+
+def report(
+    ledger: Ledger,
+    scheduler: Scheduler,
+    books: Mapping[str, Books],
+    terms: Terms,
+    *,
+    count_again: Callable[[Sequence[str]], Mapping[str, Books]],
+    save_locked: Callable[[Sequence[str]], tuple[Mapping[str, Books], SaveOutcome]],
+    saved: Callable[[], object],
+    stop: Callable[[], bool],
+    progress: Callable[[int, int], object],
+) -> Reported:
+    """
+    Save the nodes that changed, then make the scheduler agree with what was saved; see `save` and `sync`.
+
+    Args:
+        saved: called between the two.
+        stop: asked between the two, and after each node.
+    """
+    result = save(ledger, books, count_again, save_locked)
+    saved()
+    if not stop():
+        sync(ledger, scheduler, result, terms, stop=stop, progress=progress)
+    return result
 
 
 def save(
@@ -156,17 +198,15 @@ def sync(
     ledger: Ledger,
     scheduler: Scheduler,
     result: Reported,
+    terms: Terms,
     *,
-    full: bool,
     stop: Callable[[], bool],
-    own: bool = False,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> None:
     """
     Make the scheduler agree with every saved node until told to stop, and save what it said where that changed.
 
     Args:
-        own: the allocations on the nodes are ours to write; else they are never touched.
         progress: told how many nodes are done, and of how many.
     """
     books = result.books
@@ -177,10 +217,13 @@ def sync(
         progress(next(done), len(trees))
         return stop()
 
-    outcome = scheduler.sync(trees, full=full, stop=stop_after)
+    guard = Guard(known=ledger.known_consumers, forced=terms.forced)
+    outcome = scheduler.sync(trees, guard, full=terms.full, stop=stop_after)
     progress(len(outcome), len(trees))
     synced = {name: books[name] for name, answer in outcome.items() if isinstance(answer, Synced)}
-    allocated = _sync_allocations(ledger, scheduler, synced, result, stop) if own else dict.fromkeys(synced, _NONE)
+    allocated = (
+        _sync_allocations(ledger, scheduler, synced, result, stop) if terms.own else dict.fromkeys(synced, _NONE)
+    )
     saves: dict[str, NodeSave] = {}
     for name, answer in outcome.items():
         node, book, consumers = result.saved[name], books[name], allocated.get(name)
@@ -259,6 +302,8 @@ def _with_problems(node: ComputeNode, said: Sequence[Problem], **names: frozense
 
 def _trouble(error: StocktakeError, name: str) -> Problem:
     code = "unreachable" if isinstance(error, PlacementUnreachable) else "refused"
+    if isinstance(error, ProviderNotOurs):
+        code = "provider-not-ours"
     return Problem(
         code=_PREFIX + code,
         about=name,

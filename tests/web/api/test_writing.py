@@ -157,6 +157,6 @@ def test_given_a_node_when_deleted_then_only_one_that_is_empty_and_not_looked_af
         alive = client.delete("/v1/nodes/compute-2-00000")
         assert (alive.status_code, "alive" in alive.text) == (409, True)
         clock.pass_by(3600)
-        assert client.delete("/v1/nodes/compute-2-00000").status_code == 204
+        assert client.delete("/v1/nodes/compute-2-00000").json() == {"provider_left": None}
         assert client.delete("/v1/nodes/compute-2-00000").status_code == 404
         assert len(here.web.ledger.nodes()) == 8

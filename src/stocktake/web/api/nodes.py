@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from stocktake.model.access import OPERATORS, READERS
+from stocktake.model.value import Value
 from stocktake.refresh.node_removal import check_removable, remove
 from stocktake.report.notifications import open_bus
 from stocktake.views.choosing import Choice
@@ -49,6 +50,16 @@ class DeleteQuery(Query, frozen=True, kw_only=True):
     """How sure."""
 
     force: Annotated[bool, Meta(description="Even if its agent is alive, and will make it again.")] = False
+    force_provider: Annotated[
+        Text | None,
+        Meta(description="Its resource provider's uuid: it goes even if it is Nova's or others hold something of it."),
+    ] = None
+
+
+class NodeDeleted(Value, frozen=True, kw_only=True):
+    """A deleted node; `provider_left` is why its resource provider is still there, or null."""
+
+    provider_left: str | None
 
 
 def listed(call: Call[NodesQuery, None]) -> Page[NodeSummary]:
@@ -79,24 +90,25 @@ def why(call: Call[ExplainQuery, None]) -> Explained:
     return explained(node, ledger.entries(node.uuid), devices, call.query.field)
 
 
-def deleted(call: Call[DeleteQuery, None]) -> None:
+def deleted(call: Call[DeleteQuery, None]) -> NodeDeleted:
     """
     Delete a node's record and its resource provider.
 
-    One that still has instances stays, and so does one whose agent is alive, unless forced.
+    One that still has instances stays, and so does one whose agent is alive, unless forced. A resource provider that is
+    Nova's, or of which consumers that the ledger does not know hold something, is left where it is.
     """
     web = call.web
     node = find_node(web.ledger, call.path["node"])
     check_removable(web.ledger, node, web.clock.now(), web.settings.service_down_time, force=call.query.force)
     settings = web.settings
-    remove(
-        web.ledger, web.scheduler, node, partial(open_bus, settings.notifications, settings.host, web.clock, web.ids)
-    )
+    told = partial(open_bus, settings.notifications, settings.host, web.clock, web.ids)
+    left = remove(web.ledger, web.scheduler, node, told, force_provider=call.query.force_provider)
+    return NodeDeleted(provider_left=left)
 
 
 ROUTES = (
     route("GET", "/v1/nodes", listed, READERS),
     route("GET", "/v1/nodes/{node}", shown, READERS),
-    route("DELETE", "/v1/nodes/{node}", deleted, OPERATORS, status=204),
+    route("DELETE", "/v1/nodes/{node}", deleted, OPERATORS),
     route("GET", "/v1/nodes/{node}/explain", why, READERS),
 )
