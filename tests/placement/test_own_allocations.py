@@ -17,7 +17,6 @@ from stocktake.model.value import replace
 from stocktake.model.workload import Migration, NodeWork
 from stocktake.placement import Scheduler
 from stocktake.placement.allocations import read_held
-from stocktake.placement.scheduler import never
 from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.report.save import Books, Reported, Terms, carried, save, sync
@@ -71,7 +70,7 @@ def report(
     """Save the books and tell the scheduler."""
     named = {book.tree.root.name: book for book in books}
     result = save(ledger, named, lambda names: {name: named[name] for name in names}, nobody)
-    sync(ledger, scheduler, result, Terms(own=own, full=full), stop=never)
+    sync(ledger, scheduler, result, Terms(own=own, full=full))
     return result
 
 

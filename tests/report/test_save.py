@@ -210,7 +210,7 @@ def test_given_a_row_that_others_keep_changing_when_saved_then_it_ends_and_says_
 
 def test_given_an_unsaved_node_when_synced_then_the_scheduler_is_not_told_of_it(ledger: DatabaseLedger) -> None:
     scheduler = Answering(Synced())
-    sync(ledger, scheduler, Reported(books={"n": books(a_node())}), Terms(), stop=never)
+    sync(ledger, scheduler, Reported(books={"n": books(a_node())}), Terms())
     assert scheduler.told == [{}]
 
 
@@ -222,7 +222,6 @@ def test_given_an_agreeing_scheduler_when_synced_then_only_wanted_names_stay_our
         Answering(Synced(writes=2, kept_classes=frozenset({"CUSTOM_HELD"}))),
         result,
         Terms(),
-        stop=never,
     )
     kept = ledger.node(node.uuid)
     assert kept.owned_traits == {"COMPUTE_NODE"}
@@ -236,16 +235,16 @@ def test_given_a_scheduler_that_is_away_when_synced_then_the_node_carries_it_unt
     node = carried(a_node(), a_tree(a_node().uuid), None)
     result = save(ledger, {"n": books(node)}, nobody, nobody)
     away = PlacementUnreachable("no answer", where="the scheduler")
-    sync(ledger, Answering(away), result, Terms(), stop=never)
+    sync(ledger, Answering(away), result, Terms())
     carrying = ledger.node(node.uuid)
     assert result.unsynced == {"n": away}
     assert [problem.code for problem in carrying.problems] == ["placement-unreachable"]
 
     again = carried(replace(carrying, problems=()), a_tree(node.uuid), carrying)
     unchanged = save(ledger, {"n": books(again, carrying)}, nobody, nobody)
-    sync(ledger, Answering(away), unchanged, Terms(), stop=never)
+    sync(ledger, Answering(away), unchanged, Terms())
     assert (unchanged.changed, ledger.node(node.uuid)) == (set(), carrying)
 
     back = save(ledger, {"n": books(again, carrying)}, nobody, nobody)
-    sync(ledger, Answering(Synced()), back, Terms(), stop=never)
+    sync(ledger, Answering(Synced()), back, Terms())
     assert ledger.node(node.uuid).problems == ()

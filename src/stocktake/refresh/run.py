@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 from stocktake import __version__
 from stocktake.accounting.orphans import adopted
@@ -44,6 +43,9 @@ class _Timer:
         self.result.seconds[step] = self.result.seconds.get(step, 0.0) + now_s - self.since_s
         self.since_s = now_s
 
+    def saved(self) -> None:
+        self.lap("save")
+
 
 def refresh(
     context: Context,
@@ -78,16 +80,14 @@ def refresh(
     timer = _Timer(context.clock, result, context.clock.monotonic_s())
     ours = _known(context, result)
     timer.lap("read")
-    listed = _listed(context, ours)
-    division = _divided(context, listed)
+    division = _divided(context, listed := _listed(context, ours))
     timer.lap("list")
     if stop():
         return result
     asked = division.mine if only is None else _only(only, division.mine)
     views = audit(context.driver, context.monitors, asked, my_ip=context.settings.my_ip, limit=context.limit)
     timer.lap("audit")
-    cache = cache or RefreshCache()
-    hosts = _verified(views, cache, result)
+    hosts = _verified(views, cache := cache or RefreshCache(), result)
     timer.lap("verify")
     uuids = identified(context, division.mine, hosts, ours, result)
     snapshot, disabled = _snapshot(context, hosts)
@@ -95,18 +95,8 @@ def refresh(
     books = _settled(context, counting, counting.counted(snapshot.works), result)
     timer.lap("tally")
     if not stop():
-        done = report(
-            context.ledger,
-            context.scheduler,
-            books,
-            Terms(own=context.settings.allocations == "own", full=full, forced=override.provider),
-            count_again=counting.counted_again,
-            save_locked=counting.saved_locked,
-            saved=partial(timer.lap, "save"),
-            stop=stop,
-            progress=progress,
-        )
-        _merge(done, result)
+        terms = _terms(context, override, timer, full=full, stop=stop, progress=progress)
+        _merge(report(context.ledger, context.scheduler, books, counting, terms), result)
         timer.lap("report")
     _note(context.ledger, ours, result)
     if only is None and not stop():
@@ -141,6 +131,20 @@ def _snapshot(context: Context, hosts: Mapping[str, Host]) -> tuple[Snapshot, bo
     service = snapshot.service or context.ledger.register(context.rules.host, version=__version__)
     join(context.ledger, context.driver, service)
     return snapshot, service.disabled
+
+
+def _terms(
+    context: Context,
+    override: Override,
+    timer: _Timer,
+    *,
+    full: bool,
+    stop: Callable[[], bool],
+    progress: Callable[[int, int], object],
+) -> Terms:
+    """Say how the scheduler is to be told."""
+    own = context.settings.allocations == "own"
+    return Terms(own=own, full=full, forced=override.provider, saved=timer.saved, stop=stop, progress=progress)
 
 
 def _only(only: str, names: Sequence[str]) -> tuple[str]:

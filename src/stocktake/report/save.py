@@ -7,6 +7,7 @@ What the scheduler refuses becomes a problem on the node; the next refresh tries
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Protocol
 
 from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, ProviderNotOurs, StocktakeError
 from stocktake.ledger import Ledger, NodeSave, SaveOutcome
@@ -89,36 +90,43 @@ class Terms:
         own: the allocations on the nodes are ours to write; else they are never touched.
         full: everything is read back, whatever its generation.
         forced: the uuid of a node's provider that an operator typed out, to be written whoever has it.
+        saved: called once all is saved, before the scheduler is told.
+        stop: asked then, and after each node; once it says yes, the scheduler is told no more.
+        progress: told how many nodes are done, and of how many.
     """
 
     own: bool = False
     full: bool = False
     forced: str | None = None
+    saved: Callable[[], object] = lambda: None
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[int, int], object] = lambda _done, _total: None
+
+
+class Counting(Protocol):
+    """What counts nodes that others changed meanwhile; see `save`."""
+
+    def counted_again(self, nodes: Sequence[str]) -> Mapping[str, Books]:
+        """Read nodes again and tally them."""
+        ...
+
+    def saved_locked(self, nodes: Sequence[str]) -> tuple[Mapping[str, Books], SaveOutcome]:
+        """Do the same with the nodes' rows locked, and save them."""
+        ...
 
 
 def report(
     ledger: Ledger,
     scheduler: Scheduler,
     books: Mapping[str, Books],
+    counting: Counting,
     terms: Terms,
-    *,
-    count_again: Callable[[Sequence[str]], Mapping[str, Books]],
-    save_locked: Callable[[Sequence[str]], tuple[Mapping[str, Books], SaveOutcome]],
-    saved: Callable[[], object],
-    stop: Callable[[], bool],
-    progress: Callable[[int, int], object],
 ) -> Reported:
-    """
-    Save the nodes that changed, then make the scheduler agree with what was saved; see `save` and `sync`.
-
-    Args:
-        saved: called between the two.
-        stop: asked between the two, and after each node.
-    """
-    result = save(ledger, books, count_again, save_locked)
-    saved()
-    if not stop():
-        sync(ledger, scheduler, result, terms, stop=stop, progress=progress)
+    """Save the nodes that changed, then make the scheduler agree with what was saved; see `save` and `sync`."""
+    result = save(ledger, books, counting.counted_again, counting.saved_locked)
+    terms.saved()
+    if not terms.stop():
+        sync(ledger, scheduler, result, terms)
     return result
 
 
@@ -194,35 +202,22 @@ def _saved(result: Reported, saves: Mapping[str, NodeSave], outcome: SaveOutcome
     return tuple(name for name, wanted in saves.items() if wanted.tally.node.uuid in outcome.conflicts)
 
 
-def sync(
-    ledger: Ledger,
-    scheduler: Scheduler,
-    result: Reported,
-    terms: Terms,
-    *,
-    stop: Callable[[], bool],
-    progress: Callable[[int, int], object] = lambda _done, _total: None,
-) -> None:
-    """
-    Make the scheduler agree with every saved node until told to stop, and save what it said where that changed.
-
-    Args:
-        progress: told how many nodes are done, and of how many.
-    """
+def sync(ledger: Ledger, scheduler: Scheduler, result: Reported, terms: Terms) -> None:
+    """Make the scheduler agree with every saved node until told to stop, and save what it said where that changed."""
     books = result.books
     trees = {name: books[name].tree for name in result.saved}
     done = count()
 
     def stop_after() -> bool:
-        progress(next(done), len(trees))
-        return stop()
+        terms.progress(next(done), len(trees))
+        return terms.stop()
 
     guard = Guard(known=ledger.known_consumers, forced=terms.forced)
     outcome = scheduler.sync(trees, guard, full=terms.full, stop=stop_after)
-    progress(len(outcome), len(trees))
+    terms.progress(len(outcome), len(trees))
     synced = {name: books[name] for name, answer in outcome.items() if isinstance(answer, Synced)}
     allocated = (
-        _sync_allocations(ledger, scheduler, synced, result, stop) if terms.own else dict.fromkeys(synced, _NONE)
+        _sync_allocations(ledger, scheduler, synced, result, terms.stop) if terms.own else dict.fromkeys(synced, _NONE)
     )
     saves: dict[str, NodeSave] = {}
     for name, answer in outcome.items():
