@@ -1,5 +1,6 @@
 """provider.yaml: what is read, what is refused, and what a node gets of it."""
 
+import os
 import uuid
 from pathlib import Path
 
@@ -171,6 +172,10 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1},
         ("&a [*a]", "contains itself"),
         ("[" * 5000, "can't be understood|not YAML"),
         ("# " + "x" * FILE_BYTES_MAX, "larger than"),
+        (FULL + "\nproviders: []\n", "line 30: has the key 'providers' twice"),
+        (document(entry(body="traits: {additional: []}, traits: {additional: [CUSTOM_A]}")), "key 'traits' twice"),
+        (inventory("total: 1, total: 2"), "key 'total' twice"),
+        (f"base: &b {{x: 1}}\n{document()}more: {{<<: *b, <<: *b}}\n", "key '<<' twice"),
     ],
 )
 def test_given_a_wrong_file_when_read_then_the_error_says_which_and_where(tmp_path: Path, text: str, said: str) -> None:
@@ -185,6 +190,28 @@ def test_given_two_files_when_one_provider_is_in_both_then_both_are_named(tmp_pa
 
 
 def test_given_a_file_that_cant_be_read_when_read_then_the_error_names_it(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").mkdir()
+    # No page of a process begins at 0.
+    (tmp_path / "a.yaml").symlink_to("/proc/self/mem")
     with pytest.raises(SettingsError, match=r"a\.yaml: can't be read"):
+        read_overrides(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a directory", "a device", "a link to a pipe", "a link to nothing"])
+def test_given_something_that_is_no_file_when_read_then_nobody_waits_and_the_error_names_it(
+    tmp_path: Path, kind: str
+) -> None:
+    path, other = tmp_path / "a.yaml", tmp_path / "other"
+    match kind:
+        case "a pipe":
+            os.mkfifo(path)
+        case "a directory":
+            path.mkdir()
+        case "a device":
+            path.symlink_to("/dev/zero")
+        case "a link to a pipe":
+            os.mkfifo(other)
+            path.symlink_to(other)
+        case _:
+            path.symlink_to(other)
+    with pytest.raises(SettingsError, match=r"a\.yaml: is no regular file"):
         read_overrides(tmp_path)

@@ -1,5 +1,6 @@
 """Placement at /placement: the real one, behind our server. Who the caller is, it learns from us and never from him."""
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -125,6 +126,83 @@ def test_given_what_placement_refuses_when_asked_then_its_own_words_come_through
 def test_given_a_body_that_is_too_large_when_sent_then_placement_never_sees_it(here: ServedHere) -> None:
     answer = client_of(here, "operator").post(f"{MOUNT}/resource_providers", json={"name": "x" * 20_000})
     assert error(answer)[0] == 413
+
+
+def named(text: str) -> str:
+    return f'{{"name": {text}}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[" * 9_000, "nested too deeply"),
+        (named("[" * 40 + "]" * 40).encode(), "nested too deeply"),
+        (named(r'"\ud800"').encode(), "surrogate"),
+        (rb'{"\udfff": 1}', "surrogate"),
+        (named(r'"a\u0000b"').encode(), "zero byte"),
+        (b'{"name": "\xff"}', "UTF-8"),
+        ('{"name": "a"}'.encode("utf-16"), "UTF-8"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (named('"a\x01"').encode(), "not JSON"),
+        (named('"a", "name": "b"').encode(), "twice"),
+        (named('"a", "uuid": {"x": 1, "x": 1}').encode(), "twice"),
+        (named("NaN").encode(), "NaN"),
+        (named("-Infinity").encode(), "-Infinity"),
+        (named("1e999").encode(), "too large"),
+        (named("9" * 30).encode(), "too large"),
+        (named("9" * 5000).encode(), "not JSON"),
+        (b'{"name": "a"', "not JSON"),
+        (b"'", "not JSON"),
+    ],
+    ids=lambda part: repr(part)[:30],
+)
+@pytest.mark.parametrize("name", ["operator", "agent"])
+def test_given_a_body_that_is_not_quite_json_when_sent_then_it_is_refused_as_the_clients_mistake(
+    here: ServedHere, name: str, body: bytes, said: str
+) -> None:
+    client = client_of(here, name)
+    typed = {"Content-Type": "application/json"}
+    for method, path in (
+        ("POST", "resource_providers"),
+        ("PUT", f"resource_providers/{uuid.uuid4()}/inventories"),
+        ("PUT", f"allocations/{uuid.uuid4()}"),
+        ("POST", "allocations"),
+    ):
+        status, detail = error(client.request(method, f"{MOUNT}/{path}", content=body, headers=typed))
+        assert (status, said in detail) == (400, True), detail
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "resource_providers?name=%ff",
+        "resource_providers?name=%ed%a0%80",
+        "resource_providers?name=a%00",
+        "resource_providers?%ff=1",
+        "resource_providers/%ff",
+        "resource_providers/%00",
+        "allocation_candidates?resources=VCPU:99999999999999999999",
+        "allocation_candidates?resources=VCPU:1&limit=" + "9" * 5000,
+        "allocation_candidates?resources1=VCPU:" + "9" * 20,
+    ],
+    ids=lambda path: path[:50],
+)
+def test_given_an_address_that_placement_can_not_read_when_asked_then_it_is_refused_as_the_clients_mistake(
+    here: ServedHere, path: str
+) -> None:
+    assert error(client_of(here, "operator").get(f"{MOUNT}/{path}"))[0] == 400
+
+
+def test_given_a_body_that_is_odd_and_right_when_sent_then_placement_hears_it_as_it_was_meant(here: ServedHere) -> None:
+    client, name = client_of(here, "operator"), f"\u00fc \U0001f4a1 {uuid.uuid4()}"
+    typed = {"Content-Type": "application/json; charset=UTF-8"}
+    body = json.dumps({"name": name}).encode()
+    made = client.post(f"{MOUNT}/resource_providers", content=b" \n" + body, headers=typed)
+    assert (made.status_code, made.json()["name"]) == (200, name)
+    # A ratio that is no whole number stays what it is.
+    stock = {"resource_provider_generation": 0, "inventories": {"VCPU": {"total": 4, "allocation_ratio": 1.1}}}
+    path = f"{MOUNT}/resource_providers/{made.json()['uuid']}/inventories"
+    assert client.put(path, json=stock).json()["inventories"]["VCPU"]["allocation_ratio"] == 1.1
 
 
 def test_given_many_writers_when_they_write_at_once_then_each_is_answered_and_none_finds_it_locked(

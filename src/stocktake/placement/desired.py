@@ -9,6 +9,7 @@ PCI devices are child providers, one each, or a PF whose functions it counts; th
 that differ) is reported as well as the scheduler can say it, with a problem.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from uuid import UUID, uuid5
@@ -60,6 +61,8 @@ TRAIT_OF_CAPABILITY: Mapping[str, str] = {
 }
 
 
+# As a driver's addresses are verified, in the upper case that Nova writes them in.
+_ADDRESS = re.compile(r"[0-9A-F]{4,8}:[0-9A-F]{2}:[0-9A-F]{2}\.[0-7]")
 MANAGED_DEVICE = "COMPUTE_MANAGED_PCI_DEVICE"
 _HELD = ("claimed", "allocated")
 
@@ -119,6 +122,11 @@ def _groups(devices: Iterable[PciRecord], problems: list[Problem]) -> dict[str, 
         result[address], found = _chosen(address, sorted(group, key=lambda device: device.address))
         problems += found
     return result
+
+
+def is_device_name(root_name: str, name: str) -> bool:
+    """Say whether a child provider of ours may have a name: its root's, and a device's address."""
+    return name.startswith(f"{root_name}_") and _ADDRESS.fullmatch(name.removeprefix(f"{root_name}_")) is not None
 
 
 def _name(root_name: str, address: str) -> str:

@@ -213,6 +213,9 @@ def _load(path: Path) -> object:
     """Read one YAML document, bounded in size before and after its aliases unfold."""
     import yaml
 
+    # Of a pipe nobody may ever write the end, and a device may have none.
+    if not path.is_file():
+        raise SettingsError("is no regular file", where=str(path), remedy="Put a file there, or take it away.")
     try:
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)
@@ -246,8 +249,20 @@ def _weigh(node: "yaml.Node", known: dict[int, int | Literal["open"]], path: Pat
     total = 1
     if isinstance(node, yaml.CollectionNode):
         children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node, path)
         total += sum(_weigh(child, known, path) for child in children)
     if total > NODES_MAX:
         raise SettingsError(f"unfolds to more than {NODES_MAX} nodes", where=str(path))
     known[id(node)] = total
     return total
+
+
+def _check_keys(node: "yaml.MappingNode", path: Path) -> None:
+    """Refuse a key that is there twice: YAML would take the last, and whoever reads the file perhaps the first."""
+    seen: set[str] = set()
+    for key, _value in node.value:
+        if str(key.value) in seen:
+            where = f"{path} line {key.start_mark.line + 1}"
+            raise SettingsError(f"has the key {key.value[:60]!r} twice", where=where, remedy="Remove one of the two.")
+        seen.add(str(key.value))

@@ -1,21 +1,25 @@
 """
-What of the embedded Placement one host's agent may ask. Invariant: the providers of its own host's nodes, and names.
+What of the embedded Placement one host's agent may ask. Invariant: the providers of its own host's nodes, and names of
+traits and classes; it gives a provider no name but its node's, or that and a device's address.
+
+Placement has each provider's name once: whoever has the name of a host to come keeps that one out.
 
 A provider belongs to the node whose uuid its root has; a node that was deleted still has its providers to delete.
 """
 
 import re
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import webob
 
 from stocktake.errors import AccessDenied
 from stocktake.ledger import DatabaseLedger
+from stocktake.model.books import ComputeNode
+from stocktake.placement.desired import child_uuid, is_device_name
 from stocktake.placement.embedded import Embedded
 
 _NAMES: Final = re.compile(r"(traits|resource_classes)(/[A-Z0-9_]+)?")
-_PROVIDER: Final = re.compile(r"resource_providers/(?P<uuid>[0-9A-Fa-f-]{36})(/[a-z]+)?")
+_PROVIDER: Final = re.compile(r"resource_providers/(?P<uuid>[0-9A-Fa-f-]{36})(?P<part>/[a-z]+)?")
 _VERSION: Final = "placement 1.39"
 
 
@@ -33,30 +37,73 @@ class OwnProviders:
         self._host = host
         self._identity = identity
 
-    def check(self, method: str, path: str, body: bytes) -> None:
+    def check(self, method: str, path: str, said: object) -> None:
         """
         See to it that a request is about the host's own providers, or about names.
 
         Args:
             path: below the root of Placement, without a slash before it.
+            said: the body; None without one.
 
         Raises:
             AccessDenied: it is not.
         """
         if _NAMES.fullmatch(path) and method in {"GET", "PUT"}:
             return
-        if path == "resource_providers" and method == "GET":
-            return
+        if path == "resource_providers":
+            if method == "GET" or (method == "POST" and self._may_make(said)):
+                return
+            raise self._denied(method, path)
         found = _PROVIDER.fullmatch(path)
-        new = path == "resource_providers" and method == "POST"
-        if not (new or found is not None):
+        if found is None:
             raise self._denied(method, path)
-        asked = _named(body, new=new) if new or method == "PUT" else []
-        if not all(self._is_mine(uuid) for uuid in asked):
-            raise self._denied(method, path)
+        uuid = found["uuid"].lower()
         # Of one that is not there Placement says so.
-        if found is not None and not self._is_mine(found["uuid"].lower(), absent=True):
+        if not self._is_mine(uuid, absent=True):
             raise self._denied(method, path)
+        if method == "PUT" and not found["part"] and not self._may_be(uuid, said):
+            raise self._denied(method, path)
+
+    def _may_make(self, said: object) -> bool:
+        """A root for a node of the host, as it is called; below such a one a device, as it is called."""
+        if not isinstance(said, dict):
+            return False
+        uuid, name, parent = said.get("uuid"), said.get("name"), said.get("parent_provider_uuid")
+        if parent is None:
+            return self._may_have(uuid, name)
+        node = self._node(parent)
+        return (
+            node is not None
+            and isinstance(name, str)
+            and is_device_name(node.hypervisor_hostname, name)
+            and uuid == child_uuid(node.uuid, name)
+        )
+
+    def _may_be(self, uuid: str, said: object) -> bool:
+        """What there is keeps its place, and is called by the name that a new one would be given."""
+        if not isinstance(said, dict):
+            return False
+        name, parent = said.get("name"), said.get("parent_provider_uuid")
+        if self._node(uuid) is not None:
+            return parent is None and self._may_have(uuid, name)
+        node = self._node(self._root_of(uuid))
+        named = node is not None and isinstance(name, str) and is_device_name(node.hypervisor_hostname, name)
+        return named and (parent is None or parent == self._root_of(uuid))
+
+    def _may_have(self, uuid: object, name: object) -> bool:
+        """A root has its node's name, unless that is another host's: Placement has each name once."""
+        node = self._node(uuid)
+        if node is None or name != node.hypervisor_hostname:
+            return False
+        names = {node.hypervisor_hostname, node.hypervisor_hostname.partition(".")[0]} - {self._host}
+        hosts = {token.host for token in self._ledger.tokens.all()}
+        hosts |= {service.host for service in self._ledger.services()}
+        return not names & hosts
+
+    def _node(self, uuid: object) -> ComputeNode | None:
+        """Give a node of the host that is not deleted."""
+        found = self._ledger.nodes_in_brief(host=self._host, uuids=[uuid]) if isinstance(uuid, str) else ()
+        return found[0] if found else None
 
     def _denied(self, method: str, path: str) -> AccessDenied:
         what = f"this token is for the providers of host {self._host!r} only"
@@ -81,18 +128,3 @@ class OwnProviders:
         if answer.status_int == 404:
             return ""
         return str(answer.json.get("root_provider_uuid")) if answer.status_int < 400 else None
-
-
-def _named(body: bytes, *, new: bool) -> list[str]:
-    """Name the providers that a body is about: the new one, if it is a root, or the one that it is to be under."""
-    try:
-        said: Any = msgspec.json.decode(body or b"{}")
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        # Placement might read it all the same.
-        return [""]
-    if not isinstance(said, dict):
-        return []
-    parent = said.get("parent_provider_uuid")
-    if parent is not None:
-        return [str(parent)]
-    return [str(said.get("uuid"))] if new else []

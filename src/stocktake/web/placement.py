@@ -6,23 +6,28 @@ that only headers that don't are passed on. Viewers read; operators write, one a
 what `own_providers` gives them.
 """
 
+import json
+import re
 from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qsl, unquote
 
 import webob
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stocktake.errors import StocktakeError
+from stocktake.errors import InvalidInput, StocktakeError
 from stocktake.model.access import AGENTS, ANY_TOKEN
 from stocktake.placement.embedded import Embedded
 from stocktake.settings import Settings
 from stocktake.settings.secrets import redact_url
 from stocktake.web.calls import ANYBODY, Call, Method, encoded, route
 from stocktake.web.own_providers import OwnProviders
-from stocktake.web.reading import bytes_of
+from stocktake.web.reading import JSON, bytes_of, media_of, strict_json
 from stocktake.web.status import NotServed
 
 MOUNT = "/placement"
+_LONG_NUMBER: Final = re.compile("[0-9]{10}")
 # What an administrator is called by Placement's `noauth2`.
 _IDENTITY = "admin"
 _PASSED_ON = ("accept", "content-type", "openstack-api-version")
@@ -41,15 +46,38 @@ async def passed_on(call: Call[None, None]) -> Response:
     if embedded is None:
         raise _elsewhere(call.web.settings)
     body = await bytes_of(call.request, call.web.settings.server.request_bytes_max)
-    return await call.blocking(_allowed, call, embedded, body)
+    # Of another media type Placement refuses a body unread.
+    said = strict_json(body) if body and media_of(call.request) == JSON else None
+    _check_address(call.request)
+    return await call.blocking(_allowed, call, embedded, said)
 
 
-def _allowed(call: Call[None, None], embedded: Embedded, body: bytes) -> Response:
-    caller = call.caller
+def _check_address(request: Request) -> None:
+    """
+    See to it that Placement can read what it is asked.
+
+    Raises:
+        InvalidInput: text that is no UTF-8, a zero byte, or a number that no database can hold.
+    """
+    try:
+        unquote(request.scope.get("raw_path", b"").decode("ascii"), errors="strict")
+        asked = parse_qsl(request.url.query, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError as error:
+        raise InvalidInput("is not UTF-8", where="the path or the query") from error
+    for name, value in asked:
+        if "\0" in value:
+            raise InvalidInput("has a zero byte in it", where=f"query {name[:60]}")
+        if name.startswith(("limit", "resources")) and _LONG_NUMBER.search(value):
+            raise InvalidInput("has a number that is too large", where=f"query {name[:60]}")
+
+
+def _allowed(call: Call[None, None], embedded: Embedded, said: object) -> Response:
+    caller, method = call.caller, _method(call.request)
     if caller.role == "agent":
         path = call.request.url.path.removeprefix(MOUNT).strip("/")
-        OwnProviders(embedded, call.web.ledger, caller.host or "", _IDENTITY).check(_method(call.request), path, body)
-    return _answered(embedded, call.request, body)
+        OwnProviders(embedded, call.web.ledger, caller.host or "", _IDENTITY).check(method, path, said)
+    # Written anew: what was checked is what Placement reads.
+    return _answered(embedded, call.request, b"" if said is None else json.dumps(said).encode())
 
 
 def _method(request: Request) -> str:

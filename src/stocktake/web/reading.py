@@ -4,7 +4,8 @@ silence.
 """
 
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -12,12 +13,15 @@ import msgspec
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from stocktake.errors import InvalidInput
+from stocktake.errors import InvalidData, InvalidInput
 from stocktake.model.value import decode, decode_strictly
 from stocktake.web.calls import Query, Route
 from stocktake.web.status import NotServed
 
 JSON = "application/json"
+# No body of Placement's has so many brackets in each other, and no number of its is so large.
+_DEPTH_MAX = 32
+_NUMBER_MAX = 2**63 - 1
 
 
 def path_of(parts: Mapping[str, str]) -> Mapping[str, str]:
@@ -72,12 +76,17 @@ async def body_of(request: Request, limit: int) -> bytes:
     Raises:
         NotServed: it is larger than that, or no JSON by its media type.
     """
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media = media_of(request)
     if media != JSON:
         raise NotServed(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"a body of {media[:60] or 'no media type'}", remedy=f"Send {JSON}."
         )
     return await bytes_of(request, limit)
+
+
+def media_of(request: Request) -> str:
+    """Give the media type of a request's body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def bytes_of(request: Request, limit: int) -> bytes:
@@ -107,6 +116,68 @@ def value_of(route: Route, body: bytes) -> Any:
     """
     read = decode_strictly if route.checked else decode
     return read(body, route.body, where="body")
+
+
+def strict_json(text: bytes) -> Any:
+    """
+    Read JSON that nobody can read in two ways, nor another program fail on.
+
+    Raises:
+        InvalidData: not JSON as RFC 8259 has it (NaN), not UTF-8, a name that is there twice, half a surrogate pair, a
+            zero byte, a number that is too large, or brackets in brackets in brackets.
+    """
+    try:
+        said = json.loads(text.decode(), object_pairs_hook=_each_once, parse_constant=_no_number)
+        _check_depth(said)
+        # What was left of a surrogate pair can't be written.
+        if "\0" in "".join(_texts(said)).encode().decode():
+            raise InvalidData("has a zero byte in it", where="body")
+    except UnicodeEncodeError as error:
+        raise InvalidData("has half a surrogate pair in it", where="body") from error
+    except UnicodeDecodeError as error:
+        raise InvalidData("is not UTF-8", where="body") from error
+    except RecursionError as error:
+        raise InvalidData("is nested too deeply", where="body") from error
+    except ValueError as error:
+        raise InvalidData(f"is not JSON: {error}"[:200], where="body") from error
+    return said
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    said = dict(pairs)
+    if len(said) < len(pairs):
+        raise InvalidData("has a name twice", where="body")
+    return said
+
+
+def _no_number(name: str) -> Any:
+    raise InvalidData(f"{name} is no number in JSON", where="body")
+
+
+def _check_depth(said: Any) -> None:
+    level = [said]
+    for _ in range(_DEPTH_MAX):
+        level = [part for one in level for part in _parts_of(one)]
+        if not level:
+            return
+    raise InvalidData("is nested too deeply", where="body")
+
+
+def _texts(said: Any) -> Iterator[str]:
+    left = [said]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, int | float) and abs(one) > _NUMBER_MAX:
+            raise InvalidData("has a number that is too large", where="body")
+        elif isinstance(one, dict):
+            yield from one
+        left += _parts_of(one)
+
+
+def _parts_of(one: Any) -> Iterable[Any]:
+    return one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
 def check_accepts(route: Route, accept: str) -> None:
