@@ -152,3 +152,11 @@ def test_given_a_claim_of_an_unshelve_when_it_is_given_back_then_the_instance_is
     assert lifecycle.reshelved(replace(SHELVED, power_state=1)).power_state is None
     there = lifecycle.built(lifecycle.unshelving(SHELVED, THERE, NEW, NOON))
     assert (there.vm_state, there.host, there.numa_topology) == ("active", THERE.host, NEW)
+
+
+@pytest.mark.parametrize(("task_state", "state"), [(None, "active"), ("rebooting", "active, rebooting")])
+def test_given_an_instance_that_is_not_offloaded_when_unshelved_then_the_text_has_its_state(
+    task_state: str | None, state: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"the instance is {state} and "):
+        lifecycle.unshelving(an_instance(task_state=task_state), THERE, NEW, NOON)

@@ -90,6 +90,7 @@ def test_given_a_guest_when_adopted_then_it_takes_what_it_took_with_disk_rounded
     assert (instance.uuid, instance.name, instance.host, instance.node) == (a_guest().uuid, "domain-1", HOST, NODE)
     assert (instance.vm_state, instance.power_state, instance.created_at) == (vm_state, power_state, NOON)
     assert (instance.flavor.vcpus, instance.flavor.memory_mb, instance.flavor.root_gb) == (2, 2048, 21)
+    assert instance.flavor.name == "adopted domain-1"
     assert instance.adopted
 
 

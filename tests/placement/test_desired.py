@@ -108,6 +108,11 @@ def test_given_more_reserved_than_there_is_when_desired_then_all_is_and_the_node
     assert [(problem.code, problem.about) for problem in problems] == [("reserved-above-total", f"node-1 {name}")]
 
 
+def test_given_all_of_it_reserved_when_desired_then_that_is_no_problem() -> None:
+    tree, problems = desired(host(), tally(), Rules(host="h", reserved_host_cpus=8), disabled=False, overrides=NONE)
+    assert (tree.root.inventories["VCPU"].reserved, problems) == (8, ())
+
+
 def test_given_nothing_to_sell_when_desired_then_no_class_is_there() -> None:
     tree, _ = desired(host(vcpus=0, memory_mb=0, local_gb=0), tally(), RULES, disabled=False, overrides=NONE)
     assert tree.root.inventories == {}
@@ -177,6 +182,10 @@ def test_given_a_node_sold_as_a_whole_when_desired_then_a_class_that_no_schedule
     whole = {"CUSTOM_GOLD": Inventory(total=1, max_unit=1), "gold": Inventory(total=1, max_unit=1)}
     tree, problems = desired(host(inventories=whole), tally(), RULES, disabled=False, overrides=NONE)
     assert tree.root.inventories == {"CUSTOM_GOLD": whole["CUSTOM_GOLD"]}
+    assert tree.root.whole == {"CUSTOM_GOLD"}
+    assert desired(host(), tally(), RULES, disabled=False, overrides=NONE)[0].root.whole == frozenset()
+    empty, problems_of_none = desired(host(inventories={}), tally(), RULES, disabled=False, overrides=NONE)
+    assert (empty.root.inventories, problems_of_none) == ({}, ())
     assert [(problem.code, problem.about) for problem in problems] == [("unknown-class", "gold")]
 
 

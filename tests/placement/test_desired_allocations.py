@@ -81,6 +81,8 @@ def test_given_a_node_that_is_sold_as_a_whole_then_who_has_it_holds_all_of_it() 
     one = entry(vcpus=2, memory_mb=512, disk_mb=1)
     held = wanted(node(frozenset(whole)), [one, entry(None, vcpus=1)], (), report_pci=True, whole=whole)
     assert held == {GUEST: {ROOT: whole}}
+    made = allocations(node(frozenset(whole)), [one], (), {}, report_pci=True, whole=whole)
+    assert made[GUEST].resources == {ROOT: whole}
 
 
 def test_given_what_nobody_allocates_then_nobody_holds_it() -> None:
@@ -118,6 +120,11 @@ def test_given_devices_then_they_are_held_of_the_providers_that_sell_them(
     entries = [entry(pci=pci)]
     assert wanted(node(), entries, devices, report_pci=True) == {GUEST: held}
     assert wanted(node(), entries, devices, report_pci=False) == {GUEST: {}}
+
+
+def test_given_one_with_a_device_beside_one_without_then_the_device_is_held() -> None:
+    found = wanted(node(), [entry(MOVE, vcpus=1), entry(pci=(LONE,))], (device(LONE),), report_pci=True)
+    assert found == {MOVE: {ROOT: {"VCPU": 1}}, GUEST: {SINGLE: {CLASS: 1}}}
 
 
 def an_instance(uuid: str, **fields: object) -> Instance:

@@ -154,3 +154,31 @@ def test_given_a_function_without_a_parent_when_reported_then_it_stands_for_itse
     given = device(VF1, "type-VF")
     assert totals(given) == {f"node-1_{VF1}": {"CUSTOM_PCI_10DE_1DB6": 1}}
     assert made(given)[1] == ["pci-function-without-parent"]
+
+
+def test_given_one_that_is_gone_before_one_that_is_there_when_reported_then_the_other_is() -> None:
+    assert totals(device(PF, status="removed"), device("0000:02:00.0")) == {
+        "node-1_0000:02:00.0": {"CUSTOM_PCI_10DE_1DB6": 1}
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [("available", "the functions"), ("allocated", "the whole device, which is in use")]
+)
+def test_given_a_device_and_its_functions_when_reported_then_the_text_says_what_the_scheduler_is_told(
+    status: DeviceStatus, told: str
+) -> None:
+    given = (device(PF, "type-PF", status=status), vf(VF1), vf(VF2))
+    _, problems = device_providers(tree("node-1", root_uuid=ROOT).root, given, frozenset(), frozenset())
+    assert [problem.text for problem in problems] == [
+        f"device {PF} and its functions {VF1}, {VF2} are all in device_spec: the scheduler is told of {told} only"
+    ]
+
+
+def test_given_functions_that_differ_when_reported_then_the_text_has_each_with_its_class() -> None:
+    given = (vf(VF1, "a"), vf(VF2, "b"))
+    _, problems = device_providers(tree("node-1", root_uuid=ROOT).root, given, frozenset(), frozenset())
+    each = f"{VF1} CUSTOM_A, {VF2} CUSTOM_B"
+    assert [problem.text for problem in problems] == [
+        f"the functions of {PF} differ in class or traits ({each}): only traits that all have are reported"
+    ]

@@ -248,6 +248,24 @@ def test_given_a_shared_cell_that_the_ratio_has_filled_when_fitted_then_the_cell
     assert refused(five, node) == {"numa.shared_cpus": (5, 4, 4)}
 
 
+def test_given_nothing_said_about_packing_when_fitted_then_the_emptiest_cell_is_taken() -> None:
+    node = count(a_host(numa_topology=two_cells()), work((an_instance(1, numa_topology=floating(2)),))).node
+    answer = fit(node, (), wanted(a_flavor({"hw:numa_nodes": "1"}), ()), table={}, limits=None)
+    assert isinstance(answer, Placed)
+    assert answer.numa is not None
+    assert [cell.id for cell in answer.numa.cells] == [1]
+
+
+def test_given_cells_filled_once_when_the_ratio_is_1_then_they_are_full() -> None:
+    busy = tuple(an_instance(number + 1, numa_topology=floating(3, cell=number)) for number in (0, 1))
+    node = replace(count(a_host(numa_topology=two_cells()), work(busy)).node, cpu_allocation_ratio=1.0)
+    want = wanted(a_flavor({"hw:numa_nodes": "1"}), ())
+    answer = fit(node, (), want, table={}, limits=Limits(numa_cpu_ratio=1.0))
+    assert not isinstance(answer, Placed)
+    assert [(reason.what, reason.asked, reason.free) for reason in answer] == [("numa.shared_cpus", 2, 1)]
+    assert isinstance(fit(node, (), want, table={}, limits=None), Placed)
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_given_a_way_to_fill_cells_when_fitted_then_the_fullest_or_the_emptiest_is_taken(*, pack: bool) -> None:
     node = count(a_host(numa_topology=two_cells()), work((an_instance(1, numa_topology=floating(2, cell=1)),))).node

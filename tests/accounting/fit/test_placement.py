@@ -7,7 +7,7 @@ import pytest
 from stocktake.accounting.fit.placement import Placed, place
 from stocktake.accounting.fit.request import CellRequest, NumaRequest
 from stocktake.accounting.pci import Table, pools, provider_address
-from stocktake.model.fitting import NoRoom
+from stocktake.model.fitting import Limits, NoRoom
 from stocktake.model.pci import Chosen, PciAffinity, PciAlias, PciPool, PciRecord, PciRequest
 from stocktake.model.topology import NodeCell, NodePages, NodeTopology
 from stocktake.model.value import replace
@@ -250,3 +250,18 @@ def test_given_a_place_then_it_says_which_alias_takes_which_device() -> None:
 def test_given_pools_without_tags_then_they_say_only_where_devices_are() -> None:
     pool = PciPool(vendor_id="10de", product_id="20b5", numa_node=0, count=1, tags={})
     assert where(place(guest(1), [], a_host(0, 1), {}, pools=[pool])) == ([1], [])
+
+
+FLOATING = NumaRequest(cells=(CellRequest(cpuset=frozenset({0}), memory_mb=64),))
+
+
+def test_given_a_limit_that_a_cell_has_reached_then_nobody_floats_there() -> None:
+    full = NodeTopology(cells=(a_cell(0, usage=4),))
+    once = Limits(numa_cpu_ratio=1.0)
+    assert where(place(FLOATING, [], full, {})) == ([0], [])
+    assert texts(place(FLOATING, [], full, {}, limits=once)).keys() == {"numa.shared_cpus"}
+    # The cell beside the device is full, the other one is too far from it.
+    both = NodeTopology(cells=(*full.cells, a_cell(1)))
+    near = [asks(policy="required")]
+    assert where(place(FLOATING, near, both, a_table(0))) == ([0], [["10"]])
+    assert "numa.shared_cpus" in texts(place(FLOATING, near, both, a_table(0), limits=once))
