@@ -8,7 +8,10 @@ import threading
 import time
 import uuid
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+# Set once this process is told to end: who waits for somebody else's answer then waits for seconds only.
+ENDING: Final = threading.Event()
 
 
 class Clock(Protocol):

@@ -13,7 +13,8 @@ Every error this program raises on purpose. Invariant: what failed, where, and w
     ├── IdentityError            this host is not who the ledger says it is (exit code 2)
     ├── Unreachable              a part could not be reached (exit code 3, HTTP 503)
     │   ├── DriverUnreachable    the hypervisor does not answer, or not in time
-    │   ├── LedgerUnreachable    the database is locked or gone
+    │   ├── LedgerUnreachable    the database is locked or gone; nothing was changed
+    │   │   └── OutcomeUnknown   the connection was lost while a change was made: it was made, or it wasn't
     │   ├── PlacementUnreachable the scheduler does not answer, or answers 5xx
     │   └── StateLost            the state path was removed or replaced under a running agent
     ├── DriverError              the hypervisor answered with an error
@@ -27,12 +28,63 @@ Every error this program raises on purpose. Invariant: what failed, where, and w
     └── PlacementConflict        a generation conflict outlived its bounded retries
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import quote, unquote
+
+HIDDEN: Final = "***"
+# How much of what another program says is repeated.
+QUOTED_MAX: Final = 500
+# Shorter ones, and words, stand in ordinary sentences; the patterns below find them where they are written as secrets.
+_KNOWN_LENGTH_MIN: Final = 8
+_WORD: Final = re.compile(r"[a-z]+|[A-Z][a-z]+")
+_known: set[str] = set()
+_known_pattern: re.Pattern[str] | None = None
+_PATTERNS: Final = (
+    # A URL's password: all up to its last @, because a password may hold one.
+    re.compile(r"([a-z][a-z0-9+.\-]*://[^\s:/?#@'\"]*:)[^\s'\"]*(?=@)", re.IGNORECASE),
+    # What stands before the @ of a web address signs in, whatever it is.
+    re.compile(r"(https?://)[^\s:/?#@'\"]+(?=@)", re.IGNORECASE),
+    # In a query or a connection string, in JSON and in Python.
+    re.compile(r"([\w\-]*(?:password|passwd|passphrase|secret|token|pwd)=['\"]?)[^\s'\"&;,}]+", re.IGNORECASE),
+    re.compile(r"(['\"][\w\-]*(?:password|passwd|passphrase|secret|token|pwd)['\"]:\s*b?['\"])[^'\"]+", re.IGNORECASE),
+    re.compile(r"(\bx-[a-z\-]*token:\s*)[^\s'\"]+", re.IGNORECASE),
+    re.compile(r"(\bauthorization['\"]?:\s*['\"]?[a-z]+\s+)[^\s'\"]+", re.IGNORECASE),
+    re.compile(r"(\bstk_)[\w\-]+"),
+)
+
+
+def know_secrets(values: Iterable[str]) -> None:
+    """Have `redact` hide these values too, wherever and however they are quoted: those of the settings."""
+    global _known_pattern  # noqa: PLW0603 - what is secret is secret in the whole process
+    forms = {form for value in values for form in (value, unquote(value), quote(value, safe=""))}
+    new = {form for form in forms if len(form) >= _KNOWN_LENGTH_MIN and not _WORD.fullmatch(form)} - _known
+    if not new:
+        return
+    _known.update(new)
+    longest_first = sorted(_known, key=len, reverse=True)
+    _known_pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+
+def redact(text: str) -> str:
+    """Hide what signs in: passwords of URLs and connection strings, tokens, and the values of secret settings."""
+    if _known_pattern is not None:
+        text = _known_pattern.sub(HIDDEN, text)
+    for pattern in _PATTERNS:
+        text = pattern.sub(rf"\g<1>{HIDDEN}", text)
+    return text
+
+
+def quoted(text: object) -> str:
+    """Give what another program said as a clause of an error: on one line, and no more of it than anybody reads."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= QUOTED_MAX else f"{words[: QUOTED_MAX - 1]}…"
 
 
 class StocktakeError(Exception):
     """
-    The root: `str(error)` is one line that ends the search.
+    The root: `str(error)` is one line that ends the search. Nothing secret is in it, whoever's words it repeats.
 
     Attributes:
         what: what failed, a clause without a full stop.
@@ -41,10 +93,10 @@ class StocktakeError(Exception):
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.remedy = remedy
+        self.what = redact(what)
+        self.where = redact(where)
+        self.remedy = redact(remedy)
+        super().__init__(self.what)
 
     @property
     def code(self) -> str:
@@ -71,7 +123,7 @@ class SettingsError(InvalidInput):
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "", reasons: Sequence[str] = ()) -> None:
         super().__init__(what, where=where, remedy=remedy)
-        self.reasons = tuple(reasons) or (str(self),)
+        self.reasons = tuple(map(redact, reasons)) or (str(self),)
 
 
 class InvalidData(InvalidInput):
@@ -99,7 +151,7 @@ class ClaimRefused(StocktakeError):
         self, reasons: Sequence[str], *, where: str = "", remedy: str = "", refused: Sequence[object] = ()
     ) -> None:
         super().__init__("; ".join(reasons), where=where, remedy=remedy)
-        self.reasons = tuple(reasons)
+        self.reasons = tuple(map(redact, reasons))
         self.refused = tuple(refused)
 
 
@@ -124,7 +176,14 @@ class DriverUnreachable(Unreachable):
 
 
 class LedgerUnreachable(Unreachable):
-    """The database is locked or gone."""
+    """The database is locked or gone; nothing was changed, unless it is an OutcomeUnknown."""
+
+
+class OutcomeUnknown(LedgerUnreachable):
+    """The connection was lost after a change was sent and before its answer came: it was made, or it wasn't."""
+
+
+UNKNOWN_REMEDY = "It may have been done, or not: look, with `stocktake instances --named UUID`, before you do it again."
 
 
 class PlacementUnreachable(Unreachable):

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktake.cli.screen import Column, Screen, TableCell, clean, columns_of, shortened, wrapped, write_table
+from stocktake.cli.screen import Column, Screen, TableCell, columns_of, shortened, wrapped, write_table
+from stocktake.cli.text import clean
 
 PIPE = Screen(width=None, colour=False, unicode=True)
 

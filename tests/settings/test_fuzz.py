@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stocktake.errors import SettingsError
+from stocktake.errors import HIDDEN, SettingsError
 from stocktake.settings import read_settings, redacted
-from stocktake.settings.secrets import HIDDEN, redact_url
+from stocktake.settings.secrets import redact_url
 from stocktake.settings.table import rows
 
 NAMES = sorted(rows())

@@ -17,7 +17,7 @@ from stocktake import __version__
 from stocktake.agent.health import AgentHealth
 from stocktake.agent.state_watch import StateWatch
 from stocktake.agent.wakeups import WakeupCounts, Wakeups
-from stocktake.clock import Clock, cpu_s
+from stocktake.clock import ENDING, Clock, cpu_s
 from stocktake.drivers.base import Remembering, Watching
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
 from stocktake.refresh.cache import RefreshCache
@@ -127,7 +127,11 @@ class Agent:
         """Let SIGTERM and SIGINT stop, and SIGHUP reload; for the main thread."""
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            self.reload() if number == signal.SIGHUP else self.stop()
+            if number == signal.SIGHUP:
+                self.reload()
+                return
+            ENDING.set()
+            self.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, on_signal)

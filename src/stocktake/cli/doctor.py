@@ -18,8 +18,9 @@ from stocktake.accounting.node_availability import is_alive, is_by_hand
 from stocktake.audit import TimeLimit
 from stocktake.cli.commands import Command
 from stocktake.cli.config import files_of, provider_entries
-from stocktake.cli.screen import clean, screen_of, wrapped, write, write_json
+from stocktake.cli.screen import screen_of, wrapped, write, write_json
 from stocktake.cli.session import Session, open_placement
+from stocktake.cli.text import clean
 from stocktake.drivers.base import Driver, load_driver
 from stocktake.errors import StocktakeError, Unreachable
 from stocktake.ledger import Ledger, open_ledger

@@ -5,6 +5,9 @@ The log: lines on stderr, for people or as JSON. Invariant: a command's answer g
 import logging
 import sys
 
+from stocktake.cli.text import clean, clean_lines
+from stocktake.errors import redact
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # Libraries whose messages are of interest only at the level debug.
 _NOISY = (
@@ -31,8 +34,10 @@ class LineFormatter(logging.Formatter):
         """Write one line, extra fields at its end."""
         extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
         told = "".join(f" {key}={value}" for key, value in extra.items())
-        line = f"{record.levelname.lower()}: {record.getMessage()}{'  ' if told else ''}{told.strip()}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = clean(redact(f"{record.levelname.lower()}: {record.getMessage()}{'  ' if told else ''}{told.strip()}"))
+        if not record.exc_info:
+            return line
+        return f"{line}\n  {clean_lines(redact(self.formatException(record.exc_info)))}"
 
 
 class StderrHandler(logging.Handler):
@@ -74,7 +79,14 @@ def log_to_stderr(level: int, *, as_json: bool) -> None:
 def _json_formatter() -> logging.Formatter:
     from pythonjsonlogger.json import JsonFormatter
 
-    return JsonFormatter(
+    class RedactingFormatter(JsonFormatter):
+        """One JSON object for each line; in JSON no character controls anything."""
+
+        def format(self, record: logging.LogRecord) -> str:
+            """Write one line."""
+            return redact(super().format(record))
+
+    return RedactingFormatter(
         "%(asctime)s %(levelname)s %(name)s %(message)s",
         rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
         datefmt="%Y-%m-%dT%H:%M:%S%z",

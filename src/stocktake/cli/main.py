@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,10 @@ from click.shell_completion import CompletionItem
 
 from stocktake import __version__
 from stocktake.cli.commands import Commands
-from stocktake.cli.screen import write_json
+from stocktake.cli.screen import complain, write_json
 from stocktake.cli.session import Session
-from stocktake.errors import InvalidInput, MachineFault, StocktakeError, exit_code
+from stocktake.cli.text import clean
+from stocktake.errors import InvalidInput, MachineFault, StocktakeError, exit_code, redact
 from stocktake.state_files import disk_of
 
 LOG = logging.getLogger(__name__)
@@ -151,7 +153,7 @@ def _run(main: Any, session: Session, args: Sequence[Any], extra: dict[str, Any]
             session.close()
             gc.set_threshold(*session.collector)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return _fail(session, InvalidInput(error.format_message()), error.exit_code)
     except StocktakeError as error:
         return _told(session, error)
@@ -169,7 +171,7 @@ def _run(main: Any, session: Session, args: Sequence[Any], extra: dict[str, Any]
 
 def _told(session: Session, error: StocktakeError) -> int:
     """Say what is wrong."""
-    click.echo(f"stocktake: {' '.join(str(error).split())}", err=True)
+    complain(str(error))
     return _fail(session, error, exit_code(error))
 
 
@@ -187,6 +189,14 @@ def _machine_fault(error: OSError | MemoryError) -> MachineFault:
     if number in (errno.ENOSPC, errno.EDQUOT):
         remedy = "Free some space there; where no file is named it is what the output goes to, or /tmp."
     return MachineFault(what, where=str(file or ""), remedy=remedy)
+
+
+def _show(error: click.ClickException) -> None:
+    """Write a usage error as click does, with nothing of what was typed that controls a terminal or is secret."""
+    with StringIO() as text:
+        error.show(text)
+        usage = text.getvalue().partition("Error: ")[0]
+    click.echo(f"{usage}Error: {clean(redact(error.format_message()))}", err=True)
 
 
 def _fail(session: Session, error: StocktakeError, code: int) -> int:

@@ -16,7 +16,6 @@ from stocktake.cli.screen import (
     Column,
     Screen,
     TableCell,
-    clean,
     hint,
     screen_of,
     write,
@@ -144,7 +143,7 @@ def write_nodes(
         sums=[TableCell(sums.get(column.title, ""), "bold") for column, _ in columns] if sums else None,
     )
     for line in (*_states(matching), *_reasons(matching)):
-        write_prose(screen, clean(line), colour="yellow")
+        write_prose(screen, line, colour="yellow")
 
 
 def _columns(
@@ -267,5 +266,5 @@ def _delete(session: Session, name: str, *, force: bool, force_provider: str | N
     else:
         screen = screen_of(session)
         write(screen, f"Deleted node {name}; its resource provider stays.")
-        write_prose(screen, clean(f"{left}."), colour="yellow")
+        write_prose(screen, f"{left}.", colour="yellow")
     return code

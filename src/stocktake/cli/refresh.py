@@ -14,7 +14,7 @@ import click
 
 from stocktake.cli.commands import Command
 from stocktake.cli.nodes import write_nodes
-from stocktake.cli.screen import clean, error_shown, hint, screen_of, write, write_json, write_prose
+from stocktake.cli.screen import error_shown, hint, screen_of, write, write_json, write_prose
 from stocktake.cli.session import Session
 from stocktake.clock import Clock
 from stocktake.errors import StocktakeError
@@ -89,11 +89,11 @@ def refresh_command(session: Session, only: str | None, force_provider: str | No
     told = sorted((line for line in told if line[0]), key=lambda line: line[1] != "red")
     shown = max(_LINES_MAX, sum(colour == "red" for _, colour in told))
     for text, colour in told[:shown]:
-        write_prose(screen, clean(text), colour=colour)
+        write_prose(screen, text, colour=colour)
     if len(told) > shown:
         write(screen, f"… and {len(told) - shown:,} more")
     for text, colour in _others(result, before):
-        write_prose(screen, clean(text), colour=colour)
+        write_prose(screen, text, colour=colour)
     now = session.clock.now()
     nodes = [result.nodes[name] for name in names if name in result.nodes]
     if nodes and len(nodes) <= _TABLE_MAX:

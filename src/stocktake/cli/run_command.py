@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-import click
-
 from stocktake.claims import Claimed
 from stocktake.claims.pending import renewed
+from stocktake.cli.screen import complain
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidInput, StocktakeError
 
@@ -108,4 +107,4 @@ def _give_back(session: Session, uuid: str) -> None:
     try:
         session.claims.release(uuid)
     except StocktakeError as error:
-        click.echo(f"stocktake: the claim could not be released and will expire: {error}", err=True)
+        complain(f"the claim could not be released and will expire: {error}")

@@ -17,7 +17,8 @@ import click
 import msgspec
 
 from stocktake.cli.session import Session
-from stocktake.errors import StocktakeError
+from stocktake.cli.text import clean, clean_painted
+from stocktake.errors import StocktakeError, redact
 from stocktake.model.value import plain
 from stocktake.views.quantities import count
 
@@ -53,7 +54,8 @@ class Screen:
     unicode: bool
 
     def paint(self, text: str, **style: str | bool | None) -> str:
-        """Style text, where colours are wanted."""
+        """Clean text, and style it where colours are wanted."""
+        text = clean(text)
         return click.style(text, **style) if self.colour and text and any(style.values()) else text  # type: ignore[arg-type]
 
 
@@ -66,7 +68,8 @@ def screen_of(session: Session) -> Screen:
 
 
 def write(screen: Screen, text: str = "") -> None:
-    """Write one line or more of an answer."""
+    """Write one line of an answer, cleaned of whatever could control a terminal."""
+    text = clean_painted(text) if screen.colour else clean(text)
     if not screen.unicode:
         text = ascii_of(text)
     click.echo(text, color=screen.colour)
@@ -90,7 +93,7 @@ def wrapped(screen: Screen, text: str, *, indent: int = 0) -> list[str]:
 
 def write_prose(screen: Screen, text: str, *, indent: int = 0, colour: str = "", bold: bool = False) -> None:
     """Write running text, each line with the indent and in the colour."""
-    for line in wrapped(screen, text, indent=indent):
+    for line in wrapped(screen, clean(text), indent=indent):
         write(screen, f"{'':{indent}}{screen.paint(line, fg=colour or None, bold=bold)}")
 
 
@@ -99,8 +102,13 @@ def hint(session: Session, text: str) -> None:
     if not session.quiet and not session.json:
         screen = screen_of(session)
         painted = sys.stderr.isatty() and screen.colour
-        for line in wrapped(screen, text):
+        for line in wrapped(screen, clean(text)):
             click.echo(click.style(line, dim=True) if painted else line, err=True, color=painted)
+
+
+def complain(text: str) -> None:
+    """Write on stderr what went wrong, on one line."""
+    click.echo(f"stocktake: {clean(' '.join(redact(text).split()))}", err=True)
 
 
 def error_shown(error: StocktakeError) -> dict[str, str]:
@@ -118,13 +126,6 @@ def write_json(session: Session, data: object, *, exit_code: int = 0, error: Sto
     failed = error_shown(error) if error is not None else None
     answer = {"command": session.command, "exit_code": exit_code, "error": failed, "data": plain(data)}
     click.echo(msgspec.json.encode(answer))
-
-
-def clean(text: str) -> str:
-    """Make control characters visible, so that a name can neither paint nor move the cursor."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def columns_of(text: str) -> int:

@@ -17,7 +17,6 @@ from stocktake.cli.screen import (
     Row,
     Screen,
     TableCell,
-    clean,
     screen_of,
     write,
     write_json,
@@ -74,14 +73,14 @@ def write_head(screen: Screen, view: NodeView, now: datetime) -> None:
     """Write who the node is and how it is."""
     node, service, state = view.node, view.service, view.state
     status = screen.paint("disabled", fg="yellow") if view.disabled else "enabled"
-    name = screen.paint(clean(node.hypervisor_hostname), bold=True)
+    name = screen.paint(node.hypervisor_hostname, bold=True)
     write(screen, f"{name}  {screen.paint(state.word, fg=COLOURS[state.word])}, {status}")
     if state.reason:
-        write_prose(screen, clean(state.reason), indent=2, colour="yellow")
+        write_prose(screen, state.reason, indent=2, colour="yellow")
     if service is not None and service.disabled and service.disabled_reason:
-        write_prose(screen, clean(f"disabled: {service.disabled_reason}"), indent=2, colour="yellow")
+        write_prose(screen, f"disabled: {service.disabled_reason}", indent=2, colour="yellow")
     for title, text in facts_of(view, now):
-        write(screen, f"  {title:<11}{clean(text)}")
+        write(screen, f"  {title:<11}{text}")
 
 
 def write_resources(screen: Screen, view: NodeView) -> None:
@@ -242,7 +241,7 @@ def write_rest(screen: Screen, node: ComputeNode, now: datetime) -> None:
         if words:
             write(screen)
             write(screen, screen.paint(f"{count(len(words), title)}{more}", bold=True))
-            write_prose(screen, clean(", ".join(words)), indent=2)
+            write_prose(screen, ", ".join(words), indent=2)
 
 
 def write_problems(screen: Screen, view: NodeView) -> None:
@@ -255,7 +254,7 @@ def write_problems(screen: Screen, view: NodeView) -> None:
     for problem in sorted(view.problems, key=lambda found: found.severity != "error"):
         colour = "red" if problem.severity == "error" else "yellow"
         about = f" ({problem.about})" if problem.about not in {"", view.node.hypervisor_hostname} else ""
-        write(screen, f"  {screen.paint(problem.severity, fg=colour)} {problem.code}{clean(about)}")
+        write(screen, f"  {screen.paint(problem.severity, fg=colour)} {problem.code}{about}")
         for text in (problem.text, problem.remedy):
             if text:
-                write_prose(screen, clean(text), indent=4)
+                write_prose(screen, text, indent=4)

@@ -21,7 +21,7 @@ from stocktake.accounting.node_work import device_records, ended_consumers, sele
 from stocktake.accounting.tally import tally
 from stocktake.audit import stamped
 from stocktake.cli.commands import Command
-from stocktake.cli.screen import Column, Row, TableCell, clean, screen_of, write, write_prose, write_table
+from stocktake.cli.screen import Column, Row, TableCell, screen_of, write, write_prose, write_table
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidData
 from stocktake.model.books import ComputeNode, Tally
@@ -337,12 +337,10 @@ def _write(session: Session, results: list[dict[str, Any]]) -> None:
     write_table(screen, columns, [_row(result) for result in results])
     for result in results:
         for reason in result.get("error", ()):
-            write_prose(screen, clean(f"{result['id']}: {reason}"), colour="red")
+            write_prose(screen, f"{result['id']}: {reason}", colour="red")
     if len(results) == 1:
         for problem in results[0].get("problems", ()):
-            write_prose(
-                screen, clean(f"{problem['severity']} {problem['code']} ({problem['about']}): {problem['text']}")
-            )
+            write_prose(screen, f"{problem['severity']} {problem['code']} ({problem['about']}): {problem['text']}")
 
 
 def _row(result: dict[str, Any]) -> Row:

@@ -16,9 +16,10 @@ from urllib.parse import urlencode
 import msgspec
 import requests
 
-from stocktake.client.transport import CONNECT_S, Transport
+from stocktake.client.transport import Transport
 from stocktake.clock import Clock
 from stocktake.errors import StocktakeError
+from stocktake.exchange.adapter import CONNECT_S, read_lines
 from stocktake.ledger import Ledger, NodeSave, SaveOutcome, Snapshot
 from stocktake.ledger.calls import LedgerCall
 from stocktake.ledger.snapshot import unmanaged_of
@@ -36,6 +37,7 @@ _HARMLESS = frozenset({"heartbeat", "thin_history"})
 CHANGES_PATH = "/v1/ledger/changes"
 # The server says at least every 15 s that it lives.
 SILENCE_S = 45.0
+LINE_BYTES_MAX = 64 * 1024
 BACK_OFF_FIRST_S = 1.0
 BACK_OFF_LONGEST_S = 30.0
 
@@ -203,7 +205,7 @@ class RemoteWatch:
         heard = False
         try:
             with self._transport.stream(self._path, silence_s=SILENCE_S) as self._answer:
-                for line in self._answer.iter_lines(chunk_size=None):
+                for line in read_lines(self._answer, bytes_max=LINE_BYTES_MAX):
                     if self._ended.is_set():
                         break
                     if line.startswith(b"data:"):

@@ -4,7 +4,6 @@ One conversation with a server. Invariant: bounded in time, size and tries; sent
 Errors come as problem+json and leave as the errors of `errors.py` that they were.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,23 +12,25 @@ from typing import Any, TypeVar
 
 import msgspec
 import requests
-from requests.adapters import HTTPAdapter
 
 from stocktake import errors
 from stocktake.claims.nouns import Refused
-from stocktake.clock import Clock
+from stocktake.clock import ENDING, Clock
 from stocktake.errors import (
+    UNKNOWN_REMEDY,
     ClaimRefused,
     LedgerError,
     LedgerUnreachable,
     NotSignedIn,
+    OutcomeUnknown,
     SettingsError,
     StocktakeError,
+    quoted,
 )
+from stocktake.exchange.adapter import CONNECT_S, BoundedAdapter, ExchangeFailed
 
 T = TypeVar("T")
 
-CONNECT_S = 5.0
 ANSWER_S = 60.0
 TRIES = 4
 # Before the second try; each later one waits twice as long.
@@ -38,6 +39,7 @@ ANSWER_BYTES_MAX = 512 * 1024 * 1024
 _POOL = 32
 # Too many requests, and what a proxy says while no server runs behind it.
 _AWAY = frozenset({429, 502, 503, 504})
+_PERHAPS = frozenset({502, 503, 504})
 _AWAY_REMEDY = "Check that `stocktake serve` runs there; trying again is safe."
 
 
@@ -56,21 +58,28 @@ class Transport:
     """
     A server, and a pool of connections to it. Threads may share one.
 
+    Args:
+        answer_s: for a request and all of its answer, whatever tries it takes.
+
     Attributes:
         url: the server's, without a slash at its end.
     """
 
-    def __init__(self, url: str, *, token: str | None, cafile: Path | None, clock: Clock) -> None:
+    def __init__(
+        self, url: str, *, token: str | None, cafile: Path | None, clock: Clock, answer_s: float = ANSWER_S
+    ) -> None:
         self.url = url.rstrip("/")
         self._clock = clock
-        self._never = threading.Event()
+        self._answer_s = answer_s
         self._session = requests.Session()
         # Only settings say what is used: no proxy, certificate or password from the environment.
         self._session.trust_env = False
         if cafile is not None and not cafile.is_file():
             raise SettingsError("no such file", where=f"server.cafile {cafile}", remedy="Give a PEM file.")
         self._session.verify = str(cafile) if cafile is not None else True
-        self._session.mount("", HTTPAdapter(pool_connections=1, pool_maxsize=_POOL, max_retries=0))
+        adapter = BoundedAdapter(bytes_max=ANSWER_BYTES_MAX, pool=_POOL)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
         self._session.headers.update({"Accept": "application/json", "Content-Type": "application/json"})
         if token is not None:
             self._session.headers["Authorization"] = f"Bearer {token}"
@@ -88,7 +97,8 @@ class Transport:
             retryable: it may be done twice.
 
         Raises:
-            LedgerUnreachable: no answer, or none now; unless it is `retryable` it may have been done.
+            OutcomeUnknown: no answer, and it may have been done; not of one that is `retryable`.
+            LedgerUnreachable: no answer, or none now.
             StocktakeError: what the server says.
         """
         raw = self._encoded(body)
@@ -117,7 +127,7 @@ class Transport:
         headers, timeout = {"Accept": "text/event-stream"}, (CONNECT_S, silence_s)
         with self._session.get(where, headers=headers, stream=True, timeout=timeout, allow_redirects=False) as response:
             if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
-                raise _error_of(response.status_code, _content(response, where), where)
+                raise _error_of(response.status_code, response.content, where)
             yield response
 
     def _encoded(self, body: object) -> bytes | None:
@@ -127,38 +137,38 @@ class Transport:
             raise LedgerError(f"can't be sent: {error}", where=self.url) from error
 
     def _sent(self, method: str, path: str, body: bytes | None, *, retryable: bool) -> bytes:
-        wait_s = WAIT_S
+        until_s, wait_s = self._clock.monotonic_s() + self._answer_s, WAIT_S
         for left in reversed(range(TRIES)):
             try:
-                return self._once(method, path, body)
+                return self._once(method, path, body, until_s - self._clock.monotonic_s())
             except LedgerUnreachable as error:
+                unknown = isinstance(error, OutcomeUnknown)
+                if unknown and not retryable:
+                    raise
                 # What never got there was not done.
-                if not left or not (retryable or isinstance(error, _NotSent)):
-                    raise LedgerUnreachable(error.what, where=error.where, remedy=error.remedy) from error
-            self._clock.wait(self._never, wait_s)
+                over = self._clock.monotonic_s() + wait_s >= until_s
+                if not left or over or self._clock.wait(ENDING, wait_s):
+                    remedy = _AWAY_REMEDY if unknown else error.remedy
+                    raise LedgerUnreachable(error.what, where=error.where, remedy=remedy) from error
             wait_s *= 2
         raise AssertionError
 
-    def _once(self, method: str, path: str, body: bytes | None) -> bytes:
+    def _once(self, method: str, path: str, body: bytes | None, left_s: float) -> bytes:
         where = f"{self.url}{path}"
         try:
-            with self._session.request(
-                method, where, data=body, timeout=(CONNECT_S, ANSWER_S), stream=True, allow_redirects=False
-            ) as response:
-                content = _content(response, where)
+            response = self._session.request(method, where, data=body, timeout=left_s, allow_redirects=False)
         except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
             remedy = "Check the URL, and server.cafile: the certificate that the server's is signed with."
             raise LedgerError(_first_line(error), where=self.url, remedy=remedy) from error
         except requests.exceptions.RequestException as error:
-            kind = _NotSent if _never_sent(error) else LedgerUnreachable
-            raise kind(_first_line(error), where=self.url, remedy=_AWAY_REMEDY) from error
+            if isinstance(error, ExchangeFailed) and not error.again:
+                raise LedgerError(error.what, where=self.url, remedy="Set server.url to that address.") from error
+            if _never_sent(error):
+                raise LedgerUnreachable(_first_line(error), where=self.url, remedy=_AWAY_REMEDY) from error
+            raise OutcomeUnknown(_first_line(error), where=self.url, remedy=UNKNOWN_REMEDY) from error
         if response.status_code < HTTPStatus.MULTIPLE_CHOICES:
-            return content
-        raise _error_of(response.status_code, content, where)
-
-
-class _NotSent(LedgerUnreachable):
-    """Nobody was there to send it to."""
+            return response.content
+        raise _error_of(response.status_code, response.content, where)
 
 
 def _never_sent(error: Exception) -> bool:
@@ -169,24 +179,18 @@ def _never_sent(error: Exception) -> bool:
     return type(reason).__name__ in {"NewConnectionError", "NameResolutionError"}
 
 
-def _content(response: requests.Response, where: str) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    for part in response.iter_content(256 * 1024):
-        parts.append(part)
-        size += len(part)
-        if size > ANSWER_BYTES_MAX:
-            raise LedgerError(f"the answer has more than {ANSWER_BYTES_MAX:,} bytes", where=where)
-    return b"".join(parts)
-
-
 def _error_of(status: int, content: bytes, where: str) -> StocktakeError:
     """Make the error that the server raised."""
     try:
         said = msgspec.json.decode(content, type=_Said)
     except (msgspec.DecodeError, UnicodeError):
         said = _Said()
-    what = said.what or f"answered with {status}"
+    what = quoted(said.what) or f"answered with {status}"
+    reasons = tuple(map(quoted, said.reasons))
+    said = msgspec.structs.replace(said, where=quoted(said.where), remedy=quoted(said.remedy), reasons=reasons)
+    if status in _PERHAPS and (not said.code or said.code == OutcomeUnknown.__name__):
+        # A proxy says so that lost its server, before it was asked or after.
+        return OutcomeUnknown(what, where=said.where or where, remedy=said.remedy or UNKNOWN_REMEDY)
     if status in _AWAY and said.code not in {"DriverUnreachable", "PlacementUnreachable"}:
         return LedgerUnreachable(what, where=said.where or where, remedy=said.remedy or _AWAY_REMEDY)
     kind: Any = getattr(errors, said.code, None)

@@ -22,7 +22,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from stocktake.errors import InvalidData, LedgerError, LedgerUnreachable, SettingsError, StocktakeError
+from stocktake.errors import InvalidData, LedgerError, LedgerUnreachable, SettingsError, StocktakeError, quoted
 from stocktake.state_files import FileId, file_id, sqlite_fault
 
 WAIT_S: Final = 5.0
@@ -202,6 +202,9 @@ def parse_url(url: str) -> URL:
         raise SettingsError("not a database URL", where="database.connection", remedy=remedy) from error
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
         raise SettingsError(f"no such ledger database: {parsed.drivername}", where="database.connection", remedy=remedy)
+    if backend == "sqlite" and (parsed.host or parsed.username):
+        what = "a SQLite ledger is a file, on no host"
+        raise SettingsError(what, where="database.connection", remedy="Give sqlite:////path/to/file, four slashes.")
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise SettingsError("a SQLite ledger needs a file", where="database.connection", remedy=remedy)
     return parsed
@@ -250,7 +253,7 @@ def _starts(state: str | None, prefixes: tuple[str, ...]) -> bool:
 
 def _first_line(error: BaseException | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return quoted(lines[0]) if lines else type(error).__name__
 
 
 def _sqlite(url: URL, wait_s: float) -> Engine:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable, StocktakeError
-from stocktake.keystone import lacking, open_adapter, read_plugin, trouble_of
+from stocktake.errors import PlacementConflict, PlacementError, PlacementUnreachable, StocktakeError, quoted
+from stocktake.exchange.keystone import lacking, open_adapter, read_plugin, trouble_of
 from stocktake.placement.embedded import URL as EMBEDDED_URL
 from stocktake.settings import PlacementSection
 from stocktake.telemetry import Telemetry
@@ -125,7 +125,7 @@ class Answer:
 
     def refused(self, remedy: str = "") -> PlacementError:
         """Make the error of a request that was refused."""
-        words = " ".join(self.detail.split()) or "no reason given"
+        words = quoted(self.detail) or "no reason given"
         remedy = self.remedy or remedy
         return PlacementError(f"refused with {self.status}: {words}", where=self.request, remedy=remedy)
 
@@ -178,7 +178,7 @@ class PlacementSession:
 
     def url(self) -> str:
         """Give where requests go; Keystone's catalogue may have said so."""
-        return str(self._adapter.get_endpoint() or self._where).rstrip("/")
+        return str(self._adapter.get_endpoint() or self._where).replace("%%", "%").rstrip("/")
 
     def _negotiated(self) -> tuple[int, int]:
         answer = self._send("GET", "/", None, None)
@@ -234,7 +234,7 @@ class PlacementSession:
             return Answer(status=status, body=content, request=request)
         first = _first_error(content)
         if status >= 500:
-            words = " ".join(first.detail.split()) or "no reason given"
+            words = quoted(first.detail) or "no reason given"
             remedy = "Check that Placement runs and that placement.url is right; it is tried again at every refresh."
             raise PlacementUnreachable(f"answered {status}: {words}", where=request, remedy=remedy)
         remedy = ""

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stocktake.errors import InvalidData, SettingsError
+from stocktake.errors import InvalidData, SettingsError, know_secrets
 from stocktake.settings.checks import CHECKS, FORMS, check_path, check_together
 from stocktake.settings.pci import nearest
-from stocktake.settings.secrets import redact_url
+from stocktake.settings.secrets import redact_url, secrets_in
 from stocktake.settings.sections import Settings
 from stocktake.settings.table import PATH_VARIABLE, PREFIX, SYSTEM_PATH, Row, rows, sections, variable
 
@@ -270,6 +270,9 @@ def settle(given: Iterable[Given], environ: Mapping[str, str]) -> Settings:
     for name, row in rows().items():
         if name in chosen:
             last = _merged(chosen[name])
+            # Before anything is said of it.
+            know_secrets(secrets_in(row.hide, last.value if last.text is None else last.text))
+            know_secrets(secrets_in(row.hide, last.value))
             origins[name] = last.origin
             values[name] = _value(row, last, mistakes)
         elif row.default is not msgspec.NODEFAULT:

@@ -3,15 +3,19 @@ What must not be shown. Invariant: a value that could be a secret is hidden unle
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-HIDDEN = "***"
+from stocktake.errors import HIDDEN
 
 _USER_INFO = re.compile(r"^([^:/?#]+://)(.*)@", re.DOTALL)
 _QUERY_SECRET = re.compile(r"([?&;][^=&;]*(?:pass|secret|token|pwd|key)[^=&;]*=)[^&;]*", re.IGNORECASE)
+_QUERY_VALUE = re.compile(r"([?&;][^=&;]*(?:pass|secret|token|pwd|key)[^=&;]*=)([^&;]*)", re.IGNORECASE)
+_USER_PARTS = re.compile(r"(://|,)([^:/?#,]*):(.*?)(?=@)", re.DOTALL)
+# A password that is the user's or the database's name hides nothing, and hiding it would hide those.
+_URL_NAMES = re.compile(r"[^:/?#]+://([^:/?#@]*)(?::.*)?@([^:/?#@]*)(?::\d+)?(?:/([^?#]*))?.*", re.DOTALL)
 
 # keystoneauth1's options that name somebody or something and prove nothing.
 _HARMLESS = frozenset(
@@ -74,6 +78,32 @@ def secrecy(section: type[msgspec.Struct], name: str) -> str:
         if isinstance(meta, msgspec.Meta) and meta.extra:
             return str(meta.extra.get("hide", ""))
     return ""
+
+
+def secrets_in(kind: str, value: Any) -> Iterator[str]:
+    """
+    Give what is secret in a value, of whatever type somebody wrote it.
+
+    Args:
+        kind: how the setting is hidden; see `secrecy`.
+    """
+    match value:
+        case Mapping():
+            for key, inner in value.items():
+                harmless = str(key).lower().replace("-", "_") in _HARMLESS
+                if not harmless or "://" in str(inner):
+                    yield from secrets_in("url" if harmless else "secret", inner)
+        case str() if kind == "url":
+            names = _URL_NAMES.fullmatch(value)
+            public = {part for part in (names.groups() if names else ()) if part}
+            found = [part[3] for part in _USER_PARTS.finditer(value)]
+            found += [part[2] for part in _QUERY_VALUE.finditer(value)]
+            found += [] if "://" in value else [value]
+            yield from (one for one in found if one and one not in public)
+        case str() | int() if kind:
+            yield str(value)
+        case _:
+            pass
 
 
 def _harmless(name: str, value: Any) -> Any:

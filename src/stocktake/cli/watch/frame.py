@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from stocktake.cli.screen import COLOURS, clean
+from stocktake.cli.screen import COLOURS
+from stocktake.cli.text import clean
 from stocktake.cli.watch.fleet_snapshot import Change, FleetSnapshot
 from stocktake.cli.watch.table import (
     EMPTY,

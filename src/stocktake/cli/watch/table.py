@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from stocktake.accounting.capacity import RESOURCES, ResourceTotals, added
 from stocktake.cli.nodes import RESOURCE_COLUMNS
-from stocktake.cli.screen import COLOURS, clean, columns_of, shortened
+from stocktake.cli.screen import COLOURS, columns_of, shortened
 from stocktake.cli.show import bar
+from stocktake.cli.text import clean
 from stocktake.views.nodes import NodeView
 from stocktake.views.quantities import count, gib, since
 

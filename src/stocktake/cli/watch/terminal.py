@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 from stocktake.cli.screen import ascii_of, columns_of
+from stocktake.cli.text import clean
 from stocktake.cli.watch.frame import Size
 from stocktake.cli.watch.table import Line
 
@@ -68,7 +69,8 @@ class Terminal:
         for y, line in enumerate(lines):
             x = 0
             for span in line:
-                text = span.text if self._unicode else ascii_of(span.text)
+                text = clean(span.text)
+                text = text if self._unicode else ascii_of(text)
                 style = 0
                 for name in span.style.split():
                     style |= self._styles.get(name, 0)

@@ -16,7 +16,7 @@ import msgspec
 
 from stocktake.clock import Clock
 from stocktake.errors import DriverError, DriverUnreachable
-from stocktake.keystone import open_adapter, read_plugin, trouble_of
+from stocktake.exchange.keystone import open_adapter, read_plugin, trouble_of
 from stocktake.model.value import UUID
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import libvirt
 
 from stocktake.clock import Clock
-from stocktake.errors import DriverError, DriverUnreachable, StocktakeError
+from stocktake.errors import DriverError, DriverUnreachable, StocktakeError, quoted
 
 T = TypeVar("T")
 
@@ -234,7 +234,7 @@ def is_local(uri: str) -> bool:
 
 def message_of(error: Any) -> str:
     """libvirt's own words for an error, on one line."""
-    return " ".join(str(error.get_error_message() or error).split())
+    return quoted(error.get_error_message() or error)
 
 
 def driver_error(error: Any, uri: str) -> StocktakeError:

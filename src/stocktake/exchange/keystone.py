@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stocktake.errors import SettingsError
+from stocktake.errors import SettingsError, quoted
 
 if TYPE_CHECKING:
     from keystoneauth1.adapter import Adapter
@@ -68,26 +68,31 @@ def open_adapter(
 
     Args:
         url: the service's address; None finds it in Keystone's catalogue.
-        timeout_s: for one request.
+        timeout_s: for one request and all of its answer.
         mount: a transport of our own for the addresses that begin so.
     """
     import requests
     from keystoneauth1 import adapter, session
 
-    transport = None
+    from stocktake.exchange.adapter import BoundedAdapter
+
+    transport = requests.Session()
+    for prefix in ("http://", "https://"):
+        transport.mount(prefix, BoundedAdapter())
     if mount is not None:
-        transport = requests.Session()
         transport.mount(*mount)
     verify: bool | str = False if insecure else (str(cafile) if cafile else True)
     started = session.Session(auth=plugin, session=transport, timeout=timeout_s, verify=verify, user_agent="stocktake")
+    # keystoneauth1 takes a % for one of its own fields, %(project_id)s.
+    override = url.replace("%", "%%") if url and "%(" not in url else url
     keep = {"region_name": region_name, "interface": interface}
     chosen: dict[str, Any] = {key: value for key, value in keep.items() if value is not None}
-    return adapter.Adapter(started, service_type=service_type, endpoint_override=url, **chosen)
+    return adapter.Adapter(started, service_type=service_type, endpoint_override=override, **chosen)
 
 
 def reason_of(error: Exception) -> str:
     """Give an error's words on one line, or its kind if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return quoted(error) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +121,19 @@ def trouble_of(
     from keystoneauth1 import exceptions
     from requests import exceptions as transport
 
+    from stocktake.exchange.adapter import ExchangeFailed
+
     auth_url = str(getattr(plugin, "auth_url", None) or "")
+    asked = next((url for one in _chain(error) if (url := _url_of(one))), "")
+    at_keystone = bool(auth_url) and asked.startswith(auth_url.removesuffix("/v3"))
+    failed = next((one for one in _chain(error) if isinstance(one, ExchangeFailed)), None)
+    if failed is not None:
+        who, where = ("Keystone", auth_url) if at_keystone else (service, request)
+        setting = f"{section}.auth.auth_url" if at_keystone else f"{section}.url"
+        remedy = f"Check that {who} runs and that {setting} is right."
+        return Trouble(f"{who}: {failed.what}", where, remedy, away=failed.again)
     if isinstance(error, exceptions.ConnectionError | transport.RequestException):
-        asked = next((url for one in _chain(error) if (url := _url_of(one))), "")
-        if auth_url and asked.startswith(auth_url.removesuffix("/v3")):
+        if at_keystone:
             return _no_connection(error, section, who="Keystone", where=auth_url, setting=f"{section}.auth.auth_url")
         return _no_connection(error, section, who=service, where=request, setting=f"{section}.{url_setting}")
     if isinstance(error, exceptions.HttpError) and (error.http_status or 0) >= 500:

@@ -1,0 +1,1 @@
+"""Asking other hosts over HTTP: one exchange with its limits, and signing in."""
