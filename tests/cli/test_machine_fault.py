@@ -12,6 +12,7 @@ from stocktake.errors import exit_code
     ("error", "said"),
     [
         (MemoryError(), "there is not enough memory"),
+        (RuntimeError("can't start new thread"), "there is not enough memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "there is not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), "/tmp/x: No space left on device (disk /"),
         (OSError(errno.ENOSPC, "No space left on device"), "what the output goes to"),
@@ -19,7 +20,7 @@ from stocktake.errors import exit_code
     ],
 )
 def test_given_what_the_machine_refuses_when_named_then_it_says_what_where_and_what_to_do(
-    error: OSError | MemoryError, said: str
+    error: OSError | MemoryError | RuntimeError, said: str
 ) -> None:
     named = _machine_fault(error)
     assert said in str(named)

@@ -80,6 +80,10 @@ class PrivatePostgres:
             with contextlib.suppress(psycopg.OperationalError):
                 psycopg.connect(self.url("postgres"), connect_timeout=2).close()
                 return
+            if self.process.poll() is not None and "is still in use" in (self.directory / "log").read_text()[-500:]:
+                # Sessions of one that was killed have not ended yet.
+                self.start()
+                return
             if self.process.poll() is not None or time.monotonic() > limit:
                 log_text = (self.directory / "log").read_text(errors="replace")
                 self.stop()
@@ -97,6 +101,13 @@ class PrivatePostgres:
                 self.process.kill()
                 self.process.wait()
             self.process = None
+
+    def kill(self) -> None:
+        """Kill (-9) the postmaster; its sessions end when they notice."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
 
 
 @contextlib.contextmanager

@@ -163,7 +163,10 @@ def _run(main: Any, session: Session, args: Sequence[Any], extra: dict[str, Any]
         return _PIPE_BROKEN
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        # Python's only word for a thread that the machine has no memory, or no number, for.
+        if isinstance(error, RuntimeError) and str(error) != "can't start new thread":
+            raise
         LOG.debug("the machine failed", exc_info=error)
         return _told(session, _machine_fault(error))
     return code if isinstance(code, int) else 0
@@ -175,13 +178,13 @@ def _told(session: Session, error: StocktakeError) -> int:
     return _fail(session, error, exit_code(error))
 
 
-def _machine_fault(error: OSError | MemoryError) -> MachineFault:
+def _machine_fault(error: OSError | MemoryError | RuntimeError) -> MachineFault:
     """Name what the machine refused and nobody expected where it happened: that is no bug, and no page of Python."""
-    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
+    number = error.errno if isinstance(error, OSError) else errno.ENOMEM
     if number in (errno.ENOMEM, errno.EAGAIN):
         remedy = "Give it more memory: look at `ulimit -v`, at MemoryMax= of the unit, and at who has the memory."
         return MachineFault("there is not enough memory", remedy=remedy)
-    assert isinstance(error, OSError), "a MemoryError was named"
+    assert isinstance(error, OSError), "the others were named"
     file = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     place = f" (disk {disk_of(file)})" if file is not None else ""
     what = f"{error.strerror or type(error).__name__}{place}"

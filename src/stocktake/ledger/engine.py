@@ -27,6 +27,8 @@ from stocktake.state_files import FileId, file_id, sqlite_fault
 
 WAIT_S: Final = 5.0
 STATEMENT_S: Final = 60
+# When the server, which should have ended a statement by then, says nothing at all.
+ANSWER_S: Final = STATEMENT_S + 5.0
 POOL_SIZE: Final = 5
 POOL_OVERFLOW: Final = 20
 # A transaction collects the hosts; at its end PostgreSQL gets a NOTIFY for each, and a SQLite file, which has nobody to
@@ -289,6 +291,8 @@ def _sqlite(url: URL, wait_s: float) -> Engine:
 def _postgresql(url: URL, wait_s: float) -> Engine:
     engine = create_engine(
         url,
+        # Whatever the server's default is: under `serializable` every second claim would fail.
+        isolation_level="READ COMMITTED",
         connect_args={
             "connect_timeout": max(2, round(wait_s)),
             "application_name": "stocktake",
@@ -302,6 +306,12 @@ def _postgresql(url: URL, wait_s: float) -> Engine:
         pool_timeout=wait_s,
         pool_pre_ping=True,
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: object, _record: object, words: Any, options: Any) -> Any:
+        from stocktake.ledger.bounded import bounded
+
+        return bounded(ANSWER_S).connect(*words, **options)
 
     @event.listens_for(engine, "connect")
     def _settle(connection: Any, _record: object) -> None:

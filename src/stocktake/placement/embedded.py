@@ -106,7 +106,8 @@ class Embedded(BaseAdapter):
         if answer.status_int < HTTPStatus.INTERNAL_SERVER_ERROR or error is None or self._file is None:
             return answer
         fault = sqlite_fault(error, self._file, "placement")
-        raise PlacementUnreachable(f"the database can't be used: {error}", where=str(self._file), remedy=fault.remedy)
+        what = f"the database {self._file} can't be used: {error}"
+        raise PlacementUnreachable(what, where="placement (embedded)", remedy=fault.remedy)
 
     def close(self) -> None:
         """Nothing to close: the application lives as long as the process."""
@@ -205,8 +206,9 @@ def _deployed(connection: str, file: Path | None) -> _WsgiApp:
     options([], project="placement", default_config_files=[], default_config_dirs=[])
     db_api.configure(options)
     event.listen(Engine, "handle_error", _note_fault)
-    # It logs a page of Python for what is said as an error of ours.
-    logging.getLogger("placement.fault_wrap").addFilter(lambda _record: getattr(_Loaded.faults, "last", None) is None)
+    # These log a page of Python for what is said as an error of ours.
+    for name in ("placement.fault_wrap", "oslo_db.sqlalchemy.exc_filters"):
+        logging.getLogger(name).addFilter(lambda _record: getattr(_Loaded.faults, "last", None) is None)
     try:
         app: _WsgiApp = deploy.loadapp(options)
     except (DBError, SQLAlchemyError) as error:
