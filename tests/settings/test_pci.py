@@ -26,8 +26,16 @@ SPECS: list[tuple[dict[str, Any], DeviceSpec]] = [
     ({"address": ""}, DeviceSpec()),
     (
         {"address": {"bus": "0[ab]", "function": "[0-3]"}},
-        DeviceSpec(address_regex={"bus": "0[ab]", "function": "[0-3]"}),
+        DeviceSpec(address_parts={"bus": frozenset({"0a", "0b"}), "function": frozenset("0123")}),
     ),
+    # From its beginning on, as in Nova; what may be anything is not listed.
+    (
+        {"address": {"bus": "f", "slot": ".*"}},
+        DeviceSpec(address_parts={"bus": frozenset(f"f{n:x}" for n in range(16))}),
+    ),
+    ({"address": {"domain": "1000[01]$"}}, DeviceSpec(address_parts={"domain": frozenset({"10000", "10001"})})),
+    ({"address": {"function": "9"}}, DeviceSpec(address_parts={"function": frozenset()})),
+    ({"address": {"domain": "", "bus": "(0|1|[2-9a-f])"}}, DeviceSpec()),
     ({"address": {}}, DeviceSpec()),
     ({"physical_network": "net1"}, DeviceSpec(tags={"physical_network": "net1"})),
     (

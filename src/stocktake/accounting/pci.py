@@ -193,7 +193,7 @@ def _tags(device: PciDevice, spec: DeviceSpec, provider_root: str | None) -> dic
 def _matches(device: PciDevice, spec: DeviceSpec) -> bool:
     if not _glob(spec.vendor_id, device.vendor_id) or not _glob(spec.product_id, device.product_id):
         return False
-    if spec.address is None and not spec.address_regex:
+    if spec.address is None and not spec.address_parts:
         return True
     addresses = [device.address]
     exact = spec.address is not None and "*" not in spec.address
@@ -204,10 +204,9 @@ def _matches(device: PciDevice, spec: DeviceSpec) -> bool:
 
 def _address_matches(address: str, spec: DeviceSpec) -> bool:
     parts = _parts(address)
-    if spec.address_regex:
-        names = ("domain", "bus", "slot", "function")
-        patterns = ((spec.address_regex.get(name, ".*"), part) for name, part in zip(names, parts, strict=False))
-        return all(re.match(pattern, part) is not None for pattern, part in patterns)
+    if spec.address_parts:
+        named = zip(("domain", "bus", "slot", "function"), parts, strict=False)
+        return all(part in spec.address_parts[name] for name, part in named if name in spec.address_parts)
     globs = _parts(spec.address or "*")
     if len(globs) < len(parts):
         globs = ("*",) * (len(parts) - len(globs)) + globs

@@ -90,7 +90,9 @@ class DeviceSpec(Value, frozen=True, kw_only=True):
     Attributes:
         vendor_id, product_id: four hexadecimal digits, or `*`.
         address: a glob such as `*:0a:00.*`, or None for any.
-        address_regex: patterns for `domain`, `bus`, `slot` and `function`, instead of `address`.
+        address_parts: instead of `address`, what `domain`, `bus`, `slot` and `function` may be, written as in an
+            address; one that is left out may be anything. The setting's patterns are matched where it is read: they are
+            never sent anywhere, for one can be made to take for ever.
         resource_class: Placement class for the devices; None makes `CUSTOM_PCI_<vendor>_<product>`.
         traits: Placement traits for their provider.
         tags: everything else (such as physical_network).
@@ -99,7 +101,7 @@ class DeviceSpec(Value, frozen=True, kw_only=True):
     vendor_id: str = "*"
     product_id: str = "*"
     address: str | None = None
-    address_regex: Mapping[str, str] | None = None
+    address_parts: Mapping[str, frozenset[str]] | None = None
     resource_class: str | None = None
     traits: frozenset[str] = frozenset()
     tags: Mapping[str, str] = {}

@@ -21,6 +21,7 @@ _TAG_KEYS = ("physical_network", "remote_managed", "trusted", "live_migratable",
 _ALIAS_KEYS = ("name", "vendor_id", "product_id", "device_type", "capability_type", "numa_policy", "resource_class")
 _ALIAS_MORE = ("traits", "live_migratable")
 _PATTERN_MAX = 200
+_VMD_MAX = 0x1FFFF
 
 
 def read_device_spec(entry: object) -> DeviceSpec:
@@ -34,13 +35,13 @@ def read_device_spec(entry: object) -> DeviceSpec:
     _near_miss(spec, (*_SPEC_KEYS, *_TAG_KEYS))
     if "devname" in spec:
         raise InvalidData("devname is not supported: names of interfaces change; give the device's address")
-    address, patterns = _address(spec.get("address"))
+    address, parts = _address(spec.get("address"))
     tags = {key: _tag(key, value) for key, value in spec.items() if key not in _SPEC_KEYS and value is not None}
     return DeviceSpec(
         vendor_id=_id(spec, "vendor_id") or ANY,
         product_id=_id(spec, "product_id") or ANY,
         address=address,
-        address_regex=patterns,
+        address_parts=parts,
         resource_class=_resource_class(spec.get("resource_class")),
         traits=_traits(spec.get("traits")),
         tags=tags,
@@ -120,12 +121,12 @@ def _hex(text: str, name: str, digits: int, largest: int) -> str:
     return f"{number:0{digits}x}"
 
 
-def _address(given: Any) -> tuple[str | None, dict[str, str] | None]:
-    """Read an address: as a glob of four parts, or as a pattern for each part; (None, None) is any device."""
+def _address(given: Any) -> tuple[str | None, dict[str, frozenset[str]] | None]:
+    """Read an address: as a glob of four parts, or as what each part may be; (None, None) is any device."""
     if given is None:
         return None, None
     if isinstance(given, Mapping):
-        return None, _patterns(given) or None
+        return None, _matched(given) or None
     if not isinstance(given, str):
         raise InvalidData('address must be text such as "*:0a:00.*" or a table of patterns')
     front, _dot, function = given.strip().partition(".")
@@ -142,20 +143,31 @@ def _address(given: Any) -> tuple[str | None, dict[str, str] | None]:
     return (None if set(globs) == {ANY} else f"{domain}:{bus}:{slot}.{last}"), None
 
 
-def _patterns(given: Mapping[Any, Any]) -> dict[str, str]:
+def _matched(given: Mapping[Any, Any]) -> dict[str, frozenset[str]]:
+    """List what each part of an address may be; a part whose pattern matches all is left out, and may be anything."""
     names = [name for name, _digits, _largest in _PARTS]
-    patterns: dict[str, str] = {}
+    matched: dict[str, frozenset[str]] = {}
     for key, pattern in given.items():
         if key not in names:
             raise InvalidData(f"address has the unknown part {key!r} (there are {', '.join(names)})")
         if not isinstance(pattern, str) or len(pattern) > _PATTERN_MAX:
             raise InvalidData(f"the address's {key} must be a pattern of at most {_PATTERN_MAX} characters")
         try:
-            re.compile(pattern)
+            compiled = re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
             raise InvalidData(f"the address's {key} {pattern[:40]!r} is not a regular expression: {error}") from error
-        patterns[key] = pattern
-    return patterns
+        values = _values(key)
+        # From its beginning on, as in Nova.
+        found = frozenset(value for value in values if compiled.match(value))
+        if len(found) < len(values):
+            matched[key] = found
+    return matched
+
+
+def _values(part: str) -> list[str]:
+    """List all that a part of an address can be; domains above ffff are those of Intel's VMD."""
+    (digits, largest) = next((digits, largest) for name, digits, largest in _PARTS if name == part)
+    return [f"{number:0{digits}x}" for number in range((_VMD_MAX if part == "domain" else largest) + 1)]
 
 
 def _tag(key: str, value: Any) -> str:
