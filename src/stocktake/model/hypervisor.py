@@ -6,6 +6,7 @@ Invariant: only `verify` turns a HostView into a Host, so that skipping it is a 
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from stocktake.model.books import Metric, StatValue
 from stocktake.model.pci import PciDevice
@@ -54,7 +55,7 @@ class Survey(Value, frozen=True, kw_only=True):
         problems: what the driver itself found wrong.
     """
 
-    report: Mapping[str, object]
+    report: Mapping[str, Any]
     guests: tuple[Guest, ...] | None = None
     problems: tuple[Problem, ...] = ()
 
@@ -69,7 +70,7 @@ class HostView(Value, frozen=True, kw_only=True):
     """A survey stamped by the audit: which node, the agent's `my_ip`, host metrics, what it could not read."""
 
     node: str
-    report: Mapping[str, object]
+    report: Mapping[str, Any]
     guests: tuple[Guest, ...] | None = None
     host_ip: str | None = None
     metrics: tuple[Metric, ...] = ()
