@@ -333,7 +333,7 @@ def test_given_an_agent_when_it_keeps_its_own_books_then_all_is_well(ours: Ours)
     assert agent.owners([ours.theirs.uuid]) == {ours.theirs.uuid: OTHER_HOST}
     assert agent.known_consumers([ours.their_instance.uuid]) == {ours.their_instance.uuid}
     assert agent.save([a_save(replace(ours.mine, vcpus_used=3))]).saved[ours.mine.uuid].vcpus_used == 3
-    assert agent.heartbeat(HOST, version="2").host == HOST
+    assert agent.heartbeat(HOST, version="2").service.host == HOST
     agent.delete_instances([ours.my_instance.uuid])
     agent.delete_node(ours.mine.uuid)
     agent.note_provider_deleted([ours.mine.uuid])

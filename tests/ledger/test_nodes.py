@@ -204,8 +204,8 @@ def test_given_a_deleted_node_when_its_provider_is_gone_then_it_is_not_listed_ag
 def test_given_heartbeats_when_read_then_one_row_a_host(ledger: Ledger) -> None:
     """The first makes the row; its uuid stays."""
     assert ledger.service(HOST) is None
-    first = ledger.heartbeat(HOST, version="1")
-    second = ledger.heartbeat(HOST, version="2")
+    first = ledger.heartbeat(HOST, version="1").service
+    second = ledger.heartbeat(HOST, version="2").service
     ledger.heartbeat("kvm-0", version="2")
     assert (first.uuid, first.report_count, second.report_count, second.version) == (second.uuid, 1, 2, "2")
     assert first.last_seen_up is not None
@@ -219,7 +219,7 @@ def test_given_a_host_when_registered_then_that_is_no_sign_of_life(ledger: Ledge
     """A single pass needs the row; only an agent lives. What is there stays."""
     first = ledger.register(HOST, version="1")
     assert (first.report_count, first.last_seen_up) == (0, None)
-    beat = ledger.heartbeat(HOST, version="2")
+    beat = ledger.heartbeat(HOST, version="2").service
     assert (beat.uuid, beat.report_count) == (first.uuid, 1)
     assert ledger.register(HOST, version="3") == beat
 
@@ -229,7 +229,7 @@ def test_given_a_service_when_forced_down_then_heartbeats_and_being_disabled_lea
     ledger.set_service(HOST, disabled=True, reason="disk")
     down = ledger.set_service(HOST, forced_down=True)
     assert (down.forced_down, down.disabled, down.disabled_reason) == (True, True, "disk")
-    assert ledger.heartbeat(HOST, version="1").forced_down
+    assert ledger.heartbeat(HOST, version="1").service.forced_down
     assert ledger.set_service(HOST, disabled=False).forced_down
     up = ledger.set_service(HOST, forced_down=False)
     assert (up.forced_down, up.disabled, up.disabled_reason) == (False, False, None)
@@ -241,6 +241,33 @@ def test_given_a_service_when_disabled_then_heartbeats_leave_it_so(ledger: Ledge
         ledger.set_service(HOST, disabled=True, reason="x")
     ledger.heartbeat(HOST, version="1")
     assert ledger.set_service(HOST, disabled=True, reason="disk").disabled_reason == "disk"
-    assert ledger.heartbeat(HOST, version="1").disabled
+    assert ledger.heartbeat(HOST, version="1").service.disabled
     enabled = ledger.set_service(HOST, disabled=False, reason=None)
     assert (enabled.disabled, enabled.disabled_reason) == (False, None)
+
+
+def test_given_two_runs_of_an_agent_when_both_say_that_they_live_then_each_hears_of_the_other(
+    ledger: DatabaseLedger,
+) -> None:
+    first = ledger.heartbeat(HOST, version="1", run="a")
+    # Whoever was there before the first sign of life is a predecessor.
+    second = ledger.heartbeat(HOST, version="1", run="b")
+    assert (first.other, second.other, second.service.run) == (None, None, "b")
+    again = ledger.heartbeat(HOST, version="1", run="a", since=first.service.last_seen_up)
+    assert again.other == "b"
+    assert ledger.heartbeat(HOST, version="1", run="b", since=second.service.last_seen_up).other == "a"
+    # Of a pass by hand nobody hears.
+    assert ledger.heartbeat(HOST, version="1").service.run == "b"
+    last = ledger.heartbeat(HOST, version="1", run="b", since=second.service.last_seen_up)
+    assert last.other is None
+    # What was sent before and arrived late is no sign of life, nor is one that is too old.
+    late = ledger.heartbeat(HOST, version="1", run="a", since=last.service.last_seen_up)
+    assert late.other is None
+    assert ledger.heartbeat(HOST, version="1", run="b", since=second.service.last_seen_up, down_time_s=0).other is None
+
+
+def test_given_a_machine_when_noted_then_the_service_has_it_and_registering_keeps_it(ledger: DatabaseLedger) -> None:
+    assert ledger.register(HOST, version="1", machine="m").machine == "m"
+    assert ledger.register(HOST, version="1", machine="n").machine == "m"
+    ledger.note_machine(HOST, "n")
+    assert ledger.heartbeat(HOST, version="1").service.machine == "n"

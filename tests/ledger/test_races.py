@@ -93,7 +93,7 @@ def test_given_claims_at_once_when_each_looks_before_it_takes_then_the_limit_hol
 def test_given_heartbeats_at_once_when_all_are_done_then_there_is_one_row(ledger: DatabaseLedger) -> None:
     """Two agents of one host by mistake."""
     with ThreadPoolExecutor(THREADS) as pool:
-        uuids = {one.uuid for one in pool.map(lambda _: ledger.heartbeat("h", version="1"), range(30))}
+        uuids = {one.service.uuid for one in pool.map(lambda _: ledger.heartbeat("h", version="1"), range(30))}
     assert len(uuids) == 1
     assert ledger.services()[0].report_count == 30
 

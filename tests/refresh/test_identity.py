@@ -1,5 +1,7 @@
 """Identity: nothing is written or deleted under another's name."""
 
+import contextlib
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from stocktake.errors import IdentityError
 from stocktake.model.books import ComputeNode
+from stocktake.model.workload import Service
 from stocktake.refresh import identity
 
 OURS = "11111111-1111-4111-8111-111111111111"
@@ -128,3 +131,61 @@ def test_given_many_nodes_without_uuids_when_identified_twice_then_each_keeps_it
     again = identity.node_uuids(OURS, ("c", "b", "a"), {}, ())
     assert first == again
     assert len(set(first.values())) == 3
+
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def a_service(*, machine: str | None = "m", silent_s: float | None = 1) -> Service:
+    seen = None if silent_s is None else NOW - dt.timedelta(seconds=silent_s)
+    return Service(uuid=THEIRS, host="alpha", machine=machine, last_seen_up=seen)
+
+
+@pytest.mark.parametrize(
+    ("service", "machine", "stops"),
+    [
+        (None, "m", False),
+        (a_service(), "m", False),
+        (a_service(), "other", True),
+        (a_service(), None, False),
+        (a_service(machine=None), "m", False),
+        (a_service(silent_s=60), "other", False),
+        (a_service(silent_s=None), "other", False),
+    ],
+)
+def test_given_a_living_agent_on_another_machine_then_a_pass_stops(
+    service: Service | None, machine: str | None, *, stops: bool
+) -> None:
+    with pytest.raises(IdentityError, match="another machine") if stops else contextlib.nullcontext():
+        identity.guard_machine(service, machine, now=NOW, down_time_s=60)
+
+
+@pytest.mark.parametrize(
+    ("service", "machine", "stops"),
+    [
+        (None, "m", False),
+        (a_service(), "m", True),
+        (a_service(machine=None), "m", True),
+        (a_service(silent_s=60), "m", False),
+        (a_service(silent_s=60), "other", True),
+        (a_service(silent_s=60), None, True),
+        (a_service(machine=None, silent_s=60), "m", False),
+        (a_service(machine=None, silent_s=None), None, False),
+    ],
+)
+def test_given_no_id_when_an_identity_is_taken_then_only_that_of_a_silent_agent_of_the_same_machine(
+    service: Service | None, machine: str | None, *, stops: bool
+) -> None:
+    with pytest.raises(IdentityError, match="compute_id") if stops else contextlib.nullcontext():
+        identity.guard_taking(service, machine, now=NOW, down_time_s=60)
+
+
+def test_given_a_machines_id_then_only_a_digest_of_it_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "machine-id"
+    file.write_text("0123456789abcdef0123456789abcdef\n")
+    told = identity.machine_of(None, [tmp_path / "missing", file])
+    assert told is not None
+    assert "0123456789abcdef" not in told
+    assert told == identity.machine_of(None, [file])
+    assert identity.machine_of("named", [file]) not in {None, told}
+    assert identity.machine_of(None, [tmp_path / "missing"]) is None

@@ -10,6 +10,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from types import FrameType
 
@@ -21,7 +22,7 @@ from stocktake.clock import ENDING, Clock, cpu_s
 from stocktake.drivers.base import Remembering, Watching
 from stocktake.errors import DriverUnreachable, IdentityError, StocktakeError, Unreachable
 from stocktake.refresh.cache import RefreshCache
-from stocktake.refresh.context import Context, Pass
+from stocktake.refresh.context import NOTHING, Context, Override, Pass
 from stocktake.refresh.run import refresh
 from stocktake.report.readback import ReadBack
 
@@ -72,6 +73,7 @@ class Agent:
         jitter: gives numbers in [0, 1): a fleet must not beat in step.
         health: is told how it goes; None tells nobody.
         busy_s: gives the CPU seconds that this process has taken.
+        adopt_identity: this machine takes the host's place in the ledger, in the first pass.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Agent:
         jitter: Callable[[], float],
         health: AgentHealth | None = None,
         busy_s: Callable[[], float] = cpu_s,
+        *,
+        adopt_identity: bool = False,
     ) -> None:
         self._open = open_context
         self._clock = clock
@@ -94,6 +98,9 @@ class Agent:
         self._thinned = 0
         self._due_s: float | None = None
         self._beat_due_s = 0.0
+        self._override = Override(identity=adopt_identity)
+        self._run_id: str | None = None
+        self._beaten_at: datetime | None = None
         self._journal = Journal()
         self._cache = RefreshCache()
         self._state = StateWatch()
@@ -153,26 +160,31 @@ class Agent:
         context = self._opened_at_last()
         first = True
         self._due_s = self._clock.monotonic_s()
-        while context is not None and self._sleep(context):
-            if self._reloading:
-                self._reloading = False
-                context = self._reopened(context)
-                self._cache, self._checked = RefreshCache(), (0, 0)
-                self._health.settled(context.settings)
-                self._due_s = self._clock.monotonic_s()
-            began_s = self._clock.monotonic_s()
-            periodic = self._due_s is not None and self._due_s <= began_s
-            interval_s = context.settings.refresh_interval_s
-            events, coalesced = self._wakeups.begin(periodic=periodic)
-            context.telemetry.events(events)
-            context.telemetry.coalesced(coalesced)
-            fine = self._one_pass(context, periodic=periodic)
-            self._count_lies(context)
-            self._wakeups.end(settling=isinstance(context.driver, Watching) and context.driver.settling())
-            self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
-            first = False
-        if context is not None:
-            context.close()
+        try:
+            while context is not None and self._sleep(context):
+                if self._reloading:
+                    self._reloading = False
+                    context = self._reopened(context)
+                    self._cache, self._checked = RefreshCache(), (0, 0)
+                    self._health.settled(context.settings)
+                    self._due_s = self._clock.monotonic_s()
+                began_s = self._clock.monotonic_s()
+                periodic = self._due_s is not None and self._due_s <= began_s
+                interval_s = context.settings.refresh_interval_s
+                events, coalesced = self._wakeups.begin(periodic=periodic)
+                context.telemetry.events(events)
+                context.telemetry.coalesced(coalesced)
+                fine = self._one_pass(context, periodic=periodic)
+                self._count_lies(context)
+                self._wakeups.end(settling=isinstance(context.driver, Watching) and context.driver.settling())
+                self._due_s = self._next_due(began_s, interval_s, fine=fine, periodic=periodic, first=first)
+                first = False
+        except IdentityError as error:
+            self._health.refused(error)
+            raise
+        finally:
+            if context is not None:
+                context.close()
 
     def _one_pass(self, context: Context, *, periodic: bool) -> bool:
         """Run one refresh; say whether all went well."""
@@ -181,12 +193,10 @@ class Agent:
         self._health.begins()
         try:
             self._state.check(context.settings.state_path)
-            refresh(context, stop=stop, into=result, cache=self._cache)
+            refresh(context, override=self._override, stop=stop, into=result, cache=self._cache)
             # The first pass has made what is to stay.
             self._state.check(context.settings.state_path)
-        except IdentityError as error:
-            self._health.refused(error)
-            context.close()
+        except IdentityError:
             raise
         except StocktakeError as error:
             self._health.passed(result, error)
@@ -195,6 +205,7 @@ class Agent:
             auto = context.settings.compute_driver == "auto"
             self._reloading = self._reloading or (auto and isinstance(error, DriverUnreachable))
             return False
+        self._override = NOTHING
         self._health.passed(result, None)
         self._journal.note("pass", None)
         self._journal.note_pass(result)
@@ -287,18 +298,32 @@ class Agent:
             self.wake()
 
     def _beat(self, context: Context) -> None:
-        """Say that we live, once per `report_interval`; not before a pass has seen that we are who we say."""
+        """
+        Say that we live, once per `report_interval`; not before a pass has seen that we are who we say.
+
+        Raises:
+            IdentityError: another run of this host's agent says so too.
+        """
         if self.counts.passes == 0 or self._clock.monotonic_s() < self._beat_due_s:
             return
         self._beat_due_s = self._clock.monotonic_s() + context.settings.report_interval
+        host, self._run_id = context.rules.host, self._run_id or context.ids.uuid()
+        down_time_s = context.settings.service_down_time
         try:
-            context.ledger.heartbeat(context.rules.host, version=__version__)
+            beat = context.ledger.heartbeat(
+                host, version=__version__, run=self._run_id, since=self._beaten_at, down_time_s=down_time_s
+            )
         except StocktakeError as error:
             self._health.failed(error)
             self._journal.note("heartbeat", error)
-        else:
-            self._health.answered("ledger")
-            self._journal.note("heartbeat", None)
+            return
+        self._health.answered("ledger")
+        self._journal.note("heartbeat", None)
+        self._beaten_at = beat.service.last_seen_up
+        if beat.other is not None:
+            what = f"another agent lives as host {host!r}: its run is {beat.other}, this one's {self._run_id}"
+            remedy = "Stop one of the two, or give this machine a name of its own (`host`); then start the other again."
+            raise IdentityError(what, where=host, remedy=remedy)
 
     def _opened_at_last(self) -> Context | None:
         """Open the context, trying again for as long as a part of it can't be reached; None once stopped."""

@@ -15,7 +15,7 @@ from stocktake.agent.loop import Agent, Journal
 from stocktake.cli.commands import Command
 from stocktake.cli.refresh import exit_code_of
 from stocktake.cli.session import Session, open_context
-from stocktake.refresh.context import Context
+from stocktake.refresh.context import Context, Override
 from stocktake.refresh.run import refresh
 from stocktake.settings import read_supervisor
 from stocktake.telemetry import Telemetry
@@ -31,8 +31,11 @@ from stocktake.telemetry import Telemetry
     """,
 )
 @click.option("--once", is_flag=True, help="One pass, then end: like `refresh`, with a log instead of tables.")
+@click.option(
+    "--adopt-identity", is_flag=True, help="This machine replaces the one that had this host's name in the ledger."
+)
 @click.pass_obj
-def agent_command(session: Session, *, once: bool) -> int:
+def agent_command(session: Session, *, once: bool, adopt_identity: bool) -> int:
     """Take stock every update_resources_interval seconds, until stopped.
 
     Logs to stderr. SIGTERM and Ctrl-C end it after the step at hand; SIGHUP reads
@@ -44,7 +47,7 @@ def agent_command(session: Session, *, once: bool) -> int:
     # A long-lived process needs the collector.
     gc.set_threshold(*session.collector)
     if once:
-        result = refresh(session.context, full=True)
+        result = refresh(session.context, full=True, override=Override(identity=adopt_identity))
         # After the pass, which has checked that this host is who it says it is.
         session.context.ledger.heartbeat(session.settings.host, version=__version__)
         Journal().note_pass(result)
@@ -68,7 +71,7 @@ def agent_command(session: Session, *, once: bool) -> int:
         opened_before.add(settings.database.connection)
         return context
 
-    agent = Agent(opened, session.clock, secrets.SystemRandom().random, health)
+    agent = Agent(opened, session.clock, secrets.SystemRandom().random, health, adopt_identity=adopt_identity)
     agent.catch_signals()
     agent.run()
     return 0

@@ -63,8 +63,13 @@ _TOLD = (
     metavar="UUID",
     help="Write the node's resource provider of this uuid even if it is Nova's or others hold something of it.",
 )
+@click.option(
+    "--adopt-identity", is_flag=True, help="This machine replaces the one that had this host's name in the ledger."
+)
 @click.pass_obj
-def refresh_command(session: Session, only: str | None, force_provider: str | None, *, full: bool) -> int:
+def refresh_command(
+    session: Session, only: str | None, force_provider: str | None, *, full: bool, adopt_identity: bool
+) -> int:
     """Take stock now: ask the hypervisor, add up, save, report to Placement.
 
     Ledger and Placement are embedded unless the settings say otherwise: the first
@@ -75,7 +80,7 @@ def refresh_command(session: Session, only: str | None, force_provider: str | No
     before = {node.hypervisor_hostname: node for node in context.ledger.nodes(host=context.rules.host)}
     only = next((name for name, node in before.items() if called(node) == only), only)
     with progress_of(session.clock, quiet=session.quiet) as progress:
-        override = Override(provider=force_provider)
+        override = Override(provider=force_provider, identity=adopt_identity)
         result = refresh(context, only=only, full=full, override=override, stop=progress.stop, progress=progress)
     code = INTERRUPTED if progress.interrupted else exit_code_of(result)
     if session.json:

@@ -17,7 +17,7 @@ from stocktake.ledger.engine import Database
 from stocktake.state_files import FileLock, disk_of, make_directory, make_file
 
 # The versions this program knows, oldest first; a test compares them with the alembic scripts.
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
 HEAD: Final = REVISIONS[-1]
 
 # Any number would do, as long as it is always the same.

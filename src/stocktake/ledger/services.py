@@ -3,6 +3,7 @@ Step 7a, the agents' rows: when each last reported, whether it may be given more
 """
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select, update
 
@@ -12,7 +13,7 @@ from stocktake.ledger.engine import tell
 from stocktake.ledger.mapping import SERVICE, insert_into
 from stocktake.ledger.tables import SERVICES
 from stocktake.model.access import AGENTS, OPERATORS
-from stocktake.model.value import encode
+from stocktake.model.value import Value, encode
 from stocktake.model.workload import Service
 
 BINARY = "stocktake-agent"
@@ -24,6 +25,18 @@ def read_services(connection: Connection, host: str | None = None) -> tuple[Serv
     if host is not None:
         query = query.where(SERVICES.c.host == host)
     return SERVICE.read_all(connection.execute(query).all())
+
+
+class Beat(Value, frozen=True, kw_only=True):
+    """
+    What became of a sign of life.
+
+    Attributes:
+        other: another run of this host's agent that gave one since the last of this one, and lives; None if none does.
+    """
+
+    service: Service
+    other: str | None = None
 
 
 class ServiceCalls(Calls):
@@ -40,23 +53,60 @@ class ServiceCalls(Calls):
         return read_services(self.connection, host)
 
     @ledger_call(roles=AGENTS, writes=True, routine=True)
-    def register(self, host: str, *, version: str) -> Service:
+    def register(self, host: str, *, version: str, machine: str | None = None) -> Service:
         """Give the service of a host, made if it is new; that is no sign of life of an agent."""
-        new = Service(uuid=self.ids.uuid(), host=host, version=version, created_at=self.now)
+        new = Service(uuid=self.ids.uuid(), host=host, version=version, machine=machine, created_at=self.now)
         statement = insert_into(self.connection, SERVICES).values(SERVICE.values(new))
         self.connection.execute(statement.on_conflict_do_nothing(index_elements=["host", "binary"]))
         (service,) = read_services(self.connection, host)
         return service
 
     @ledger_call(roles=AGENTS, writes=True, routine=True)
-    def heartbeat(self, host: str, *, version: str) -> Service:
-        """Say that the agent of a host lives now; its row is made if it is new."""
-        now, count = self.now, SERVICES.c.report_count
-        new = Service(uuid=self.ids.uuid(), host=host, version=version, last_seen_up=now, created_at=now)
+    def heartbeat(
+        self,
+        host: str,
+        *,
+        version: str,
+        run: str | None = None,
+        since: datetime | None = None,
+        down_time_s: float = 60.0,
+    ) -> Beat:
+        """
+        Say that the agent of a host lives now; its row is made if it is new.
+
+        Who finds another run there says all the same that it lives: so the other finds it too.
+
+        Args:
+            run: the id of the agent's process; None says nothing of it.
+            since: when it last said so; None if it is the first time: whoever was there before is its predecessor.
+            down_time_s: who gave no sign of life for so long does not live.
+        """
+        now, columns = self.now, SERVICES.c
+        count, mine = columns.report_count, (columns.host == host, columns.binary == BINARY)
+        there = self.connection.execute(
+            select(columns.run, columns.last_seen_up).where(*mine).with_for_update()
+        ).one_or_none()
+        other = None
+        if run is not None and since is not None and there is not None and there.run not in {None, run}:
+            lives = since < there.last_seen_up and now - there.last_seen_up < timedelta(seconds=down_time_s)
+            other = there.run if lives else None
+        new = Service(uuid=self.ids.uuid(), host=host, version=version, run=run, last_seen_up=now, created_at=now)
         statement = insert_into(self.connection, SERVICES).values(SERVICE.values(new) | {"report_count": 1})
         beat = {"report_count": count + 1, "last_seen_up": now, "version": version, "updated_at": now}
+        beat |= {} if run is None else {"run": run}
         statement = statement.on_conflict_do_update(index_elements=["host", "binary"], set_=beat)
-        return SERVICE.reader()(self.connection.execute(statement.returning(*SERVICE.select)).one())
+        service = SERVICE.reader()(self.connection.execute(statement.returning(*SERVICE.select)).one())
+        return Beat(service=service, other=other)
+
+    @ledger_call(roles=AGENTS, writes=True)
+    def note_machine(self, host: str, machine: str) -> None:
+        """
+        Say which machine has a host's name.
+
+        Raises:
+            NotFound: no such service.
+        """
+        self._write_service(host, {"machine": machine})
 
     @ledger_call(roles=OPERATORS, writes=True)
     def set_service(

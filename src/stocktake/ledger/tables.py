@@ -133,6 +133,8 @@ SERVICES = Table(
     Column("last_seen_up", Utc),
     Column("version", Text, nullable=False),
     Column("pool", Json),
+    Column("machine", Text),
+    Column("run", Text),
     UniqueConstraint("uuid", name="uq_services_uuid"),
     UniqueConstraint("host", "binary", name="uq_services_host_binary"),
 )

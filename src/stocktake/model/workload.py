@@ -150,6 +150,8 @@ class Service(Value, frozen=True, kw_only=True):
         last_seen_up: when the agent last said that it lives.
         version: the agent's program version.
         pool: what tells the nodes that it divides with other services from others'; None if it has its own only.
+        machine: a digest of the id of the machine that has this name; None if it never said.
+        run: the id of the agent's process that reported last.
     """
 
     uuid: str
@@ -163,5 +165,7 @@ class Service(Value, frozen=True, kw_only=True):
     last_seen_up: datetime | None = None
     version: str = ""
     pool: Mapping[str, str] | None = None
+    machine: str | None = None
+    run: str | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None

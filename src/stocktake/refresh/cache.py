@@ -31,6 +31,8 @@ class RefreshCache:
     """One host's nodes as the last pass saw them; for one set of rules and overrides only."""
 
     def __init__(self) -> None:
+        # Whether a pass has seen that no other machine has this host's name.
+        self.checked = False
         self._known: dict[str, _Known] = {}
         self._kinds: dict[str, deque[object]] = {}
 

@@ -5,21 +5,28 @@ A node's uuid is kept in the file `compute_id` in the state path; it is its reso
 know a uuid per node (bare metal) are asked instead.
 """
 
+import hmac
 import logging
 import uuid as uuids
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from stocktake.clock import Ids
 from stocktake.errors import AccessDenied, DriverUnreachable, IdentityError
+from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host
 from stocktake.model.value import UUID
+from stocktake.model.workload import Service
 from stocktake.refresh.context import Context, Pass, failure_of
 from stocktake.state_files import disk_of, make_directory, read_file, write_once
 
 LOG = logging.getLogger(__name__)
 FILE = "compute_id"
+MACHINE_FILES = (Path("/etc/machine-id"), Path("/sys/class/dmi/id/product_uuid"))
+_APPLICATION = b"stocktake host identity"
+_TWO = "If these are two machines, give this one a name of its own (`host`)."
 
 
 def read_compute_id(state_path: Path) -> str | None:
@@ -114,6 +121,82 @@ def guard_host(host: str, compute_id: str, holder: str | None) -> None:
         )
 
 
+def machine_of(named: str | None, files: Sequence[Path] = MACHINE_FILES) -> str | None:
+    """
+    Give a digest of what tells this machine from others of its name; None if nothing does.
+
+    Args:
+        named: what the setting `machine_id` says; None takes the machine's own id (man machine-id), which is to stay on
+            the machine, or the hardware's.
+    """
+    for text in (named, *(_line(path) for path in files)):
+        if text:
+            # As sd_id128_get_machine_app_specific does: the id itself can't be worked out of it.
+            return hmac.digest(text.encode(), _APPLICATION, "sha256").hex()[:32]
+    return None
+
+
+def _line(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").strip().lower()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def guard_machine(service: Service | None, machine: str | None, *, now: datetime, down_time_s: float) -> None:
+    """
+    Stop a machine whose name another machine's living agent has.
+
+    Raises:
+        IdentityError: says how to fix it.
+    """
+    if service is not None and _lives(service, now, down_time_s) and _is_another(service, machine):
+        what = f"the agent of host {service.host!r} lives on another machine (run {service.run or 'unknown'})"
+        raise IdentityError(what, where=service.host, remedy=_TWO)
+
+
+def guard_taking(service: Service | None, machine: str | None, *, now: datetime, down_time_s: float) -> None:
+    """
+    Stop a machine without an id of its own that would take the place of another, or of an agent that lives.
+
+    Raises:
+        IdentityError: says how to fix it.
+    """
+    if service is None:
+        return
+    if _lives(service, now, down_time_s):
+        what = f"it has no {FILE}, and an agent of host {service.host!r} gave a sign of life at {service.last_seen_up}"
+        remedy = f"{_TWO} If its state path was lost, wait {down_time_s:g} s, or start it once with --adopt-identity."
+        raise IdentityError(what, where=service.host, remedy=remedy)
+    if service.machine is not None and service.machine != machine:
+        what = f"it has no {FILE}, and in the ledger host {service.host!r} is another machine"
+        remedy = f"{_TWO} If it replaces that machine, start it once with --adopt-identity."
+        raise IdentityError(what, where=service.host, remedy=remedy)
+
+
+def settle_machine(ledger: Ledger, service: Service, machine: str | None, *, first: bool) -> None:
+    """
+    Save which machine has this name in the first pass; in later ones, stop if another one took it.
+
+    Raises:
+        IdentityError: another machine has it now.
+    """
+    if machine is None or service.machine == machine:
+        return
+    if not first and service.machine is not None:
+        what = f"another machine took the name {service.host!r} in the ledger (run {service.run or 'unknown'})"
+        raise IdentityError(what, where=service.host, remedy=_TWO)
+    ledger.note_machine(service.host, machine)
+
+
+def _lives(service: Service, now: datetime, down_time_s: float) -> bool:
+    return service.last_seen_up is not None and now - service.last_seen_up < timedelta(seconds=down_time_s)
+
+
+def _is_another(service: Service, machine: str | None) -> bool:
+    return None not in {service.machine, machine} and service.machine != machine
+
+
 def guard_nodes(compute_id: str, nodes: Sequence[str], ours: Sequence[ComputeNode]) -> None:
     """
     Stop a host whose only node is not the one that the ledger knows, before anything is written or deleted.
@@ -151,9 +234,20 @@ def _derived(compute_id: str, node: str) -> str:
 
 
 def identified(
-    context: Context, names: Sequence[str], hosts: dict[str, Host], ours: Sequence[ComputeNode], result: Pass
+    context: Context,
+    names: Sequence[str],
+    hosts: dict[str, Host],
+    ours: Sequence[ComputeNode],
+    result: Pass,
+    *,
+    adopt: bool,
 ) -> dict[str, str]:
-    """Settle the nodes' uuids, or stop. A node whose driver gives it another uuid than its record has drops out."""
+    """
+    Settle the nodes' uuids, or stop. A node whose driver gives it another uuid than its record has drops out.
+
+    Args:
+        adopt: an operator says that this machine takes the host's place in the ledger.
+    """
     reported = {node: host.uuid for node, host in hosts.items() if host.uuid is not None}
     saved = {row.hypervisor_hostname: row.uuid for row in ours}
     for node, uuid in reported.items():
@@ -178,15 +272,22 @@ def identified(
             "migrations are too (`stocktake ledger import` brings an export back)",
             context.ledger.name,
         )
+    if result.compute_id is None and not adopt:
+        host, down_time_s = context.rules.host, context.settings.service_down_time
+        machine = machine_of(context.settings.machine_id)
+        guard_taking(context.ledger.service(host), machine, now=context.clock.now(), down_time_s=down_time_s)
     # Read once: a file that is removed in mid-pass is not made anew.
     own = result.compute_id or compute_id(context.settings.state_path, nameless, context.ids)
     guard_nodes(own, names, ours)
     return node_uuids(own, tuple(hosts), reported, ours)
 
 
-def check_host(context: Context, ours: Sequence[ComputeNode]) -> str | None:
+def check_host(context: Context, ours: Sequence[ComputeNode], *, first: bool) -> str | None:
     """
     Stop if this host's id is another host's node; asks the ledger only where the id is none of our rows'.
+
+    Args:
+        first: stop too if this host's name is another machine's whose agent lives; later the heartbeat tells.
 
     Returns:
         This host's id; None if it has none yet.
@@ -194,6 +295,9 @@ def check_host(context: Context, ours: Sequence[ComputeNode]) -> str | None:
     own = read_compute_id(context.settings.state_path)
     if own is not None and all(row.uuid != own for row in ours):
         guard_host(context.rules.host, own, context.ledger.owners([own]).get(own))
+    if first:
+        service, machine = context.ledger.service(context.rules.host), machine_of(context.settings.machine_id)
+        guard_machine(service, machine, now=context.clock.now(), down_time_s=context.settings.service_down_time)
     return own
 
 

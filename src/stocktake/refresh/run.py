@@ -22,7 +22,7 @@ from stocktake.placement.overrides import NodeOverrides, overrides_for
 from stocktake.refresh.cache import RefreshCache
 from stocktake.refresh.claim_expiry import claims_due, settle_claims
 from stocktake.refresh.context import NOTHING, Context, Override, Pass, failure_of
-from stocktake.refresh.identity import check_driver, check_host, identified
+from stocktake.refresh.identity import check_driver, check_host, identified, machine_of, settle_machine
 from stocktake.refresh.locked import books_of, count_locked, guests_of
 from stocktake.refresh.orphan_nodes import delete_orphan_nodes
 from stocktake.refresh.ownership import Division, divided, hand_over, join, still_ours
@@ -78,7 +78,7 @@ def refresh(
     """
     result = Pass() if into is None else into
     timer = _Timer(context.clock, result, context.clock.monotonic_s())
-    ours = _known(context, result)
+    ours = _known(context, result, first=not (override.identity or (cache and cache.checked)))
     timer.lap("read")
     division = _divided(context, listed := _listed(context, ours))
     timer.lap("list")
@@ -89,8 +89,8 @@ def refresh(
     timer.lap("audit")
     hosts = _verified(views, cache := cache or RefreshCache(), result)
     timer.lap("verify")
-    uuids = identified(context, division.mine, hosts, ours, result)
-    snapshot, disabled = _snapshot(context, hosts)
+    uuids = identified(context, division.mine, hosts, ours, result, adopt=override.identity)
+    snapshot, disabled = _snapshot(context, hosts, cache)
     counting = _Counting(context, views, hosts, uuids, cache, disabled=disabled)
     books = _settled(context, counting, counting.counted(snapshot.works), result)
     timer.lap("tally")
@@ -108,7 +108,7 @@ def refresh(
     return result
 
 
-def _known(context: Context, result: Pass) -> Sequence[ComputeNode]:
+def _known(context: Context, result: Pass, *, first: bool) -> Sequence[ComputeNode]:
     """Read this host's nodes as they were saved, and stop if they are another's."""
     # What a bus is told of is compared whole.
     read = context.ledger.nodes_in_brief if context.bus is None else context.ledger.nodes
@@ -116,7 +116,7 @@ def _known(context: Context, result: Pass) -> Sequence[ComputeNode]:
     result.known = tuple(ours)
     if context.bus is not None:
         context.bus.begin(ours)
-    result.compute_id = check_host(context, ours)
+    result.compute_id = check_host(context, ours, first=first)
     return ours
 
 
@@ -125,10 +125,15 @@ def _divided(context: Context, listed: tuple[str, ...]) -> Division:
     return divided(context.ledger, context.driver, listed, me=me, now=now, down_time_s=down_time_s)
 
 
-def _snapshot(context: Context, hosts: Mapping[str, Host]) -> tuple[Snapshot, bool]:
+def _snapshot(context: Context, hosts: Mapping[str, Host], cache: RefreshCache) -> tuple[Snapshot, bool]:
     """Read what is allocated on the nodes, and whether this host, registered if it is new, is disabled."""
     snapshot = context.ledger.snapshot(context.rules.host, tuple(hosts), guests_of(hosts))
-    service = snapshot.service or context.ledger.register(context.rules.host, version=__version__)
+    host, machine, service = context.rules.host, machine_of(context.settings.machine_id), snapshot.service
+    if service is None:
+        service = context.ledger.register(host, version=__version__, machine=machine)
+    # Who was faster to register has the name.
+    settle_machine(context.ledger, service, machine, first=snapshot.service is not None and not cache.checked)
+    cache.checked = True
     join(context.ledger, context.driver, service)
     return snapshot, service.disabled
 

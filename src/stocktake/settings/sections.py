@@ -371,6 +371,13 @@ class Settings(Section, frozen=True, kw_only=True):
     """
 
     host: Annotated[str, about("This service's name in the ledger.", default="the machine's host name", max_length=255)]
+    machine_id: Annotated[
+        str | None,
+        about(
+            "What tells this machine from others of its name, such as a container's volume: any text that stays. Unset "
+            "takes `/etc/machine-id`, or the hardware's id. Only a digest of it is kept."
+        ),
+    ] = None
     my_ip: Annotated[
         str,
         about("The address that nodes are recorded with.", default="that of the default route's interface"),
