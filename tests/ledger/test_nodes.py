@@ -247,7 +247,7 @@ def test_given_a_service_when_disabled_then_heartbeats_leave_it_so(ledger: Ledge
 
 
 def test_given_two_runs_of_an_agent_when_both_say_that_they_live_then_each_hears_of_the_other(
-    ledger: DatabaseLedger,
+    ledger: Ledger,
 ) -> None:
     first = ledger.heartbeat(HOST, version="1", run="a")
     # Whoever was there before the first sign of life is a predecessor.
@@ -266,7 +266,7 @@ def test_given_two_runs_of_an_agent_when_both_say_that_they_live_then_each_hears
     assert ledger.heartbeat(HOST, version="1", run="b", since=second.service.last_seen_up, down_time_s=0).other is None
 
 
-def test_given_a_machine_when_noted_then_the_service_has_it_and_registering_keeps_it(ledger: DatabaseLedger) -> None:
+def test_given_a_machine_when_noted_then_the_service_has_it_and_registering_keeps_it(ledger: Ledger) -> None:
     assert ledger.register(HOST, version="1", machine="m").machine == "m"
     assert ledger.register(HOST, version="1", machine="n").machine == "m"
     ledger.note_machine(HOST, "n")
