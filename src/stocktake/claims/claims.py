@@ -20,7 +20,15 @@ from stocktake.claims.nouns import Claimed, ClaimRules, Refused, Request
 from stocktake.claims.recount import RecountedNode, allocations_of, location_of, recount
 from stocktake.claims.room import find_room
 from stocktake.clock import Clock, Ids
-from stocktake.errors import LedgerError, NotFound, NotNow, PlacementConflict, StocktakeError
+from stocktake.errors import (
+    LedgerError,
+    LedgerUnreachable,
+    NotFound,
+    NotNow,
+    OutcomeUnknown,
+    PlacementConflict,
+    StocktakeError,
+)
 from stocktake.ledger import DatabaseLedger, Transaction
 from stocktake.model.books import ComputeNode
 from stocktake.model.fitting import Limits, NoRoom
@@ -44,7 +52,8 @@ class Claims:
     """
     Claims on the nodes of a ledger. Threads may share one; processes on any machine may claim at once.
 
-    Every call raises LedgerUnreachable or LedgerError as the ledger's calls do; then nothing was claimed.
+    Every call raises LedgerUnreachable or LedgerError as the ledger's calls do; then nothing was claimed, unless it is
+    an OutcomeUnknown.
     """
 
     def __init__(self, ledger: DatabaseLedger, scheduler: Scheduler, rules: ClaimRules, clock: Clock, ids: Ids) -> None:
@@ -110,8 +119,14 @@ class Claims:
             counted = recount(tx, nodes, uuid, instance, None, takes={node_uuid: room.takes})
             return Claimed(instance=instance, nodes=tuple(one.node for one in counted)), counted
 
-        with self._ledger.transaction() as tx:
-            done = claim(tx)
+        done: Done | Refused | None = None
+        try:
+            with self._ledger.transaction() as tx:
+                done = claim(tx)
+        except OutcomeUnknown as error:
+            if done is None or not self._was_claimed(node_uuid, uuid, error):
+                what = "the connection was lost before it was claimed: nothing was"
+                raise LedgerUnreachable(what, where=error.where, remedy="Claim again.") from error
         return self._allocate_new(done)
 
     def unshelve(
@@ -279,6 +294,21 @@ class Claims:
             NotFound: no such instance.
         """
         return self._allocate_settled(self._locked(uuid, self._delete))
+
+    def _was_claimed(self, node_uuid: str, uuid: str, lost: OutcomeUnknown) -> bool:
+        """
+        Find out what became of a claim whose COMMIT was not answered: its node's row is free once it has ended.
+
+        Raises:
+            OutcomeUnknown: nobody answers.
+        """
+        try:
+            with self._ledger.transaction() as tx:
+                tx.hold([node_uuid])
+                return tx.instance(uuid) is not None
+        except LedgerUnreachable as error:
+            remedy = f"It may have been claimed: look with `stocktake instances --named {uuid}`, or let it expire."
+            raise OutcomeUnknown(lost.what, where=lost.where, remedy=remedy) from error
 
     def _check_down(self, host: str) -> None:
         """Refuse to rebuild a machine elsewhere while its host is up: it would run twice."""

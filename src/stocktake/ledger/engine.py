@@ -22,7 +22,16 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from stocktake.errors import InvalidData, LedgerError, LedgerUnreachable, SettingsError, StocktakeError, quoted
+from stocktake.errors import (
+    UNKNOWN_REMEDY,
+    InvalidData,
+    LedgerError,
+    LedgerUnreachable,
+    OutcomeUnknown,
+    SettingsError,
+    StocktakeError,
+    quoted,
+)
 from stocktake.state_files import FileId, file_id, sqlite_fault
 
 WAIT_S: Final = 5.0
@@ -122,14 +131,23 @@ class Database:
         Open a transaction that writes: committed at the end, or nothing of it if anything is raised.
 
         Raises:
-            LedgerUnreachable: locked, gone, can't connect.
+            LedgerUnreachable: locked, gone, can't connect; nothing was saved.
+            OutcomeUnknown: the connection was lost at COMMIT.
             LedgerError: the database refused a statement.
         """
         with self._errors(), self.engine.connect() as connection:
             connection.execution_options(stocktake_writes=True, **{_OPTION: set[str]()})
-            with connection.begin():
-                yield connection
-                _send(connection)
+            committing = False
+            try:
+                with connection.begin():
+                    yield connection
+                    _send(connection)
+                    committing = True
+            except DBAPIError as error:
+                if not (committing and _may_be_saved(error)):
+                    raise
+                what = f"lost while it was saved: {_first_line(error.orig)}"
+                raise OutcomeUnknown(what, where=self.name, remedy=UNKNOWN_REMEDY) from error
 
     def close(self) -> None:
         """Close the pool's connections; who uses it again opens what is there then."""
@@ -247,6 +265,15 @@ def typed(error: Exception, where: str, file: Path | None = None) -> StocktakeEr
     if outdated:
         remedy = "Run `stocktake ledger upgrade`."
     return LedgerError(text, where=where, remedy=remedy)
+
+
+def _may_be_saved(error: DBAPIError) -> bool:
+    """Say whether a COMMIT that failed so may have been done: its answer was lost, or the disk failed in it."""
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+    state = getattr(cause, "sqlstate", None)
+    return state is None or state.startswith(("08", "57P"))
 
 
 def _starts(state: str | None, prefixes: tuple[str, ...]) -> bool:
