@@ -32,6 +32,8 @@ FLAVORS = (
 NODE_LIMITS = Limits(memory_mb=12_288, vcpus=10, disk_gb=120)
 # So many promises of its own a racer keeps at most.
 OWN_MAX = 6
+# A racer begins, ends what it is at and gives back; so long it may take where ten others want the same core.
+ENDS_S = 400
 
 
 def race(seed: int, seconds: float, node: str, config: Path) -> None:
@@ -134,7 +136,7 @@ class Racers:
         """Wait for all; what each counted, or what it met."""
         said: list[str] = []
         for one in [*self.running, *self.ended]:
-            out, err = one.communicate(timeout=self.seconds + 60)
+            out, err = one.communicate(timeout=self.seconds + ENDS_S)
             if one.returncode not in (0, -signal.SIGKILL):
                 said.append(f"exit {one.returncode}: {err[-2000:]}")
             elif one.returncode == 0:
