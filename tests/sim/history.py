@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktake.drivers.fake.fleet import Dice
-from stocktake.errors import LedgerUnreachable
+from stocktake.errors import LedgerUnreachable, ProviderNotOurs
 from stocktake.refresh.context import Pass
 from tests.servers.placement import PlacementServer
 from tests.sim import oracle
@@ -182,7 +182,9 @@ class _Teller:
         """Hold what the pass said, and what is there now, to what should be."""
         world = self.world
         self.history.checks += 1
-        assert result.fine, (result.failed, result.unsynced)
+        # What others hold something of is left alone: that is said, and is no trouble.
+        unsynced = {name: why for name, why in result.unsynced.items() if not isinstance(why, ProviderNotOurs)}
+        assert not {**result.failed, **unsynced}
         rows = {row.hypervisor_hostname: row for row in service.context.ledger.nodes(host=service.host)}
         assert {name: rows[name] for name in result.nodes} == result.nodes, "a pass says what it saved"
         self.check(
