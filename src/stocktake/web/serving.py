@@ -217,6 +217,9 @@ async def _served(
         for task in (watching, telling):
             if task is not None:
                 task.cancel()
+        # Ignored for good: what is caught by Python kills again while the interpreter ends, and that exit code is no 0.
+        for number in (*_SIGNALS, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _tell(server: uvicorn.Server, ready: Callable[[], None]) -> None:

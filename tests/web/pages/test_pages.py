@@ -90,10 +90,24 @@ def test_given_the_pages_when_followed_then_every_link_leads_somewhere(here: Ser
     assert broken == {}
 
 
-@pytest.mark.parametrize(("number", "figures"), [(0, 18), (1, 24), (2, 32), (3, 31), (4, 31)])
+@pytest.mark.parametrize(
+    ("number", "figures"),
+    [
+        pytest.param(0, 3 * 6, id="plain"),
+        pytest.param(1, 3 * 6 + 2 * 3, id="two cells"),
+        pytest.param(2, 4 * 6 + 2 * (3 + 1), id="two cells with large pages, dedicated CPUs"),
+        pytest.param(3, 4 * 6 + 2 * 3 + 1, id="two cells, dedicated CPUs, GPUs"),
+        pytest.param(4, 4 * 6 + 2 * 3 + 1, id="two cells, dedicated CPUs, VFs"),
+    ],
+)
 def test_given_a_node_of_each_model_when_shown_then_every_number_leads_to_why(
     here: ServedHere, number: int, figures: int
 ) -> None:
+    """
+    Each resource has six: total, reserved, ratio, capacity, allocated, free. Resources are vCPUs, memory, disk, and
+    dedicated CPUs where there are some. Each cell has three: vCPUs, pinned CPUs, memory; and one for each size of huge
+    pages. Each kind of PCI device has one.
+    """
     page = seen(get(here, f"/nodes/compute-1-{number:05d}"))
     inside = {link[1:] for link in page.links if link.startswith("#")}
     assert sum(link.startswith("why-") for link in inside) == figures
