@@ -166,6 +166,7 @@ class Agent:
                     self._reloading = False
                     context = self._reopened(context)
                     self._cache, self._checked = RefreshCache(), (0, 0)
+                    self._cache.run = self._run_id
                     self._health.settled(context.settings)
                     self._due_s = self._clock.monotonic_s()
                 began_s = self._clock.monotonic_s()
@@ -319,6 +320,7 @@ class Agent:
             return
         self._health.answered("ledger")
         self._journal.note("heartbeat", None)
+        self._cache.run = self._run_id
         self._beaten_at = beat.service.last_seen_up
         if beat.other is not None:
             what = f"another agent lives as host {host!r}: its run is {beat.other}, this one's {self._run_id}"

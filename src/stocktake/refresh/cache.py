@@ -33,6 +33,8 @@ class RefreshCache:
     def __init__(self) -> None:
         # Whether a pass has seen that no other machine has this host's name.
         self.checked = False
+        # The id of the agent's run, once it has said that it lives.
+        self.run: str | None = None
         self._known: dict[str, _Known] = {}
         self._kinds: dict[str, deque[object]] = {}
 

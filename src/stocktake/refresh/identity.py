@@ -155,16 +155,21 @@ def guard_machine(service: Service | None, machine: str | None, *, now: datetime
         raise IdentityError(what, where=service.host, remedy=_TWO)
 
 
-def guard_taking(service: Service | None, machine: str | None, *, now: datetime, down_time_s: float) -> None:
+def guard_taking(
+    service: Service | None, machine: str | None, *, now: datetime, down_time_s: float, run: str | None = None
+) -> None:
     """
     Stop a machine without an id of its own that would take the place of another, or of an agent that lives.
+
+    Args:
+        run: this agent's own; its sign of life is nobody else's.
 
     Raises:
         IdentityError: says how to fix it.
     """
     if service is None:
         return
-    if _lives(service, now, down_time_s):
+    if _lives(service, now, down_time_s) and (run is None or service.run != run):
         what = f"it has no {FILE}, and an agent of host {service.host!r} gave a sign of life at {service.last_seen_up}"
         remedy = f"{_TWO} If its state path was lost, wait {down_time_s:g} s, or start it once with --adopt-identity."
         raise IdentityError(what, where=service.host, remedy=remedy)
@@ -241,12 +246,14 @@ def identified(
     result: Pass,
     *,
     adopt: bool,
+    run: str | None = None,
 ) -> dict[str, str]:
     """
     Settle the nodes' uuids, or stop. A node whose driver gives it another uuid than its record has drops out.
 
     Args:
         adopt: an operator says that this machine takes the host's place in the ledger.
+        run: this agent's, if it is one.
     """
     reported = {node: host.uuid for node, host in hosts.items() if host.uuid is not None}
     saved = {row.hypervisor_hostname: row.uuid for row in ours}
@@ -275,7 +282,7 @@ def identified(
     if result.compute_id is None and not adopt:
         host, down_time_s = context.rules.host, context.settings.service_down_time
         machine = machine_of(context.settings.machine_id)
-        guard_taking(context.ledger.service(host), machine, now=context.clock.now(), down_time_s=down_time_s)
+        guard_taking(context.ledger.service(host), machine, now=context.clock.now(), down_time_s=down_time_s, run=run)
     # Read once: a file that is removed in mid-pass is not made anew.
     own = result.compute_id or compute_id(context.settings.state_path, nameless, context.ids)
     guard_nodes(own, names, ours)

@@ -89,7 +89,7 @@ def refresh(
     timer.lap("audit")
     hosts = _verified(views, cache := cache or RefreshCache(), result)
     timer.lap("verify")
-    uuids = identified(context, division.mine, hosts, ours, result, adopt=override.identity)
+    uuids = identified(context, division.mine, hosts, ours, result, adopt=override.identity, run=cache.run)
     snapshot, disabled = _snapshot(context, hosts, cache)
     counting = _Counting(context, views, hosts, uuids, cache, disabled=disabled)
     books = _settled(context, counting, counting.counted(snapshot.works), result)
