@@ -53,7 +53,7 @@ MIRRORS = {
 ROOMS = {
     "agent/", "refresh/", "audit.py", "drivers/", "verify.py", "accounting/", "report/", "ledger/", "placement/",
     "claims/", "views/", "cli/", "web/", "client/", "settings/", "model/",
-    "errors.py", "clock.py", "telemetry.py", "plugins.py", "exchange/", "state_files.py",
+    "errors.py", "clock.py", "telemetry.py", "plugins.py", "exchange/",
 }  # fmt: skip
 ROOMS_MAX = 22
 # Modules that do the work of another step than their room's: the step, and why.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stocktake.errors import StateLost
 from stocktake.refresh.identity import FILE, read_compute_id
-from stocktake.state_files import FileId, exposure, file_id
+from stocktake.settings.state_files import FileId, exposure, file_id
 
 LOG = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from stocktake.ledger import Ledger, open_ledger
 from stocktake.ledger.engine import parse_url
 from stocktake.refresh import identity
 from stocktake.settings import Settings, redacted
-from stocktake.state_files import exposure
+from stocktake.settings.state_files import exposure
 from stocktake.views.finding import read_fleet
 from stocktake.views.problems import fleet_problems
 from stocktake.views.quantities import count, since

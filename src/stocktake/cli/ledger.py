@@ -12,7 +12,7 @@ from stocktake.cli.commands import Commands
 from stocktake.cli.screen import answer
 from stocktake.cli.session import Session
 from stocktake.errors import InvalidData, InvalidInput
-from stocktake.state_files import disk_of, replaced
+from stocktake.settings.state_files import disk_of, replaced
 
 # No record is nearly as long; a line without an end must not fill the memory.
 _LINE_BYTES_MAX = 64 * 1024 * 1024

@@ -25,7 +25,7 @@ from stocktake.cli.screen import complain, write_json
 from stocktake.cli.session import Session
 from stocktake.cli.text import clean
 from stocktake.errors import InvalidInput, MachineFault, StocktakeError, exit_code, redact
-from stocktake.state_files import disk_of
+from stocktake.settings.state_files import disk_of
 
 LOG = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from stocktake.errors import (
     StocktakeError,
     quoted,
 )
-from stocktake.state_files import FileId, file_id, sqlite_fault
+from stocktake.settings.state_files import FileId, file_id, sqlite_fault
 
 WAIT_S: Final = 5.0
 STATEMENT_S: Final = 60

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect, text
 
 from stocktake.errors import LedgerError, LedgerUnreachable
 from stocktake.ledger.engine import Database
-from stocktake.state_files import FileLock, disk_of, make_directory, make_file
+from stocktake.settings.state_files import FileLock, disk_of, make_directory, make_file
 
 # The versions this program knows, oldest first; a test compares them with the alembic scripts.
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")

@@ -23,7 +23,7 @@ from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
 
 from stocktake.errors import PlacementUnreachable, SettingsError
-from stocktake.state_files import FileId, FileLock, disk_of, file_id, make_directory, make_file, sqlite_fault
+from stocktake.settings.state_files import FileId, FileLock, disk_of, file_id, make_directory, make_file, sqlite_fault
 
 # requests adds query parameters only to http URLs; no name server knows this one.
 URL = "http://placement.invalid"

@@ -20,7 +20,7 @@ from stocktake.model.hypervisor import Host
 from stocktake.model.value import UUID
 from stocktake.model.workload import Service
 from stocktake.refresh.context import Context, Pass, failure_of
-from stocktake.state_files import disk_of, make_directory, read_file, write_once
+from stocktake.settings.state_files import disk_of, make_directory, read_file, write_once
 
 LOG = logging.getLogger(__name__)
 FILE = "compute_id"

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.state_files import FileLock, exposure, make_directory, make_file, read_file, replaced, write_once
+from stocktake.settings.state_files import (
+    FileLock,
+    exposure,
+    make_directory,
+    make_file,
+    read_file,
+    replaced,
+    write_once,
+)
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
@@ -101,7 +109,7 @@ def test_given_a_file_that_is_there_when_written_once_then_what_it_holds_stays_a
 _WRITER = """
 import sys
 from pathlib import Path
-from stocktake.state_files import write_once
+from stocktake.settings.state_files import write_once
 print("ready", flush=True)
 sys.stdin.readline()
 print(write_once(Path(sys.argv[1]), sys.argv[2]), flush=True)
@@ -147,7 +155,7 @@ def test_given_an_error_in_the_middle_when_replaced_then_the_old_file_stays_and_
 _KEEPER = """
 import sys
 from pathlib import Path
-from stocktake.state_files import FileLock
+from stocktake.settings.state_files import FileLock
 with FileLock(Path(sys.argv[1])).hold(1):
     print("held", flush=True)
     sys.stdin.readline()
