@@ -7,7 +7,7 @@ of a deleted node are gone: they can be counted anew.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,6 +113,14 @@ def _flag(name: str) -> Column[bool]:
     return Column(name, Boolean, nullable=False, server_default=text("false"))
 
 
+def _needed(kind: Any, *names: str) -> Iterator[Column[Any]]:
+    return (Column(name, kind, nullable=False) for name in names)
+
+
+def _optional(kind: Any, *names: str) -> Iterator[Column[Any]]:
+    return (Column(name, kind) for name in names)
+
+
 def _where(clause: TextClause) -> dict[str, Any]:
     return {"sqlite_where": clause, "postgresql_where": clause}
 
@@ -122,10 +130,7 @@ SERVICES = Table(
     METADATA,
     Column("id", BIG, primary_key=True),
     *_times(),
-    Column("uuid", Text, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("binary", Text, nullable=False),
-    Column("topic", Text, nullable=False),
+    *_needed(Text, "uuid", "host", "binary", "topic"),
     Column("report_count", BIG, nullable=False),
     Column("disabled", Boolean, nullable=False),
     Column("disabled_reason", Text),
@@ -145,37 +150,21 @@ COMPUTE_NODES = Table(
     Column("id", BIG, primary_key=True),
     *_times(),
     *_soft_delete(),
-    Column("uuid", Text, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("hypervisor_hostname", Text, nullable=False),
+    *_needed(Text, "uuid", "host", "hypervisor_hostname"),
     Column("host_ip", Text),
-    Column("vcpus", BIG, nullable=False),
-    Column("memory_mb", BIG, nullable=False),
-    Column("local_gb", BIG, nullable=False),
-    Column("vcpus_used", BIG, nullable=False),
-    Column("memory_mb_used", BIG, nullable=False),
-    Column("local_gb_used", BIG, nullable=False),
+    *_needed(BIG, "vcpus", "memory_mb", "local_gb", "vcpus_used", "memory_mb_used", "local_gb_used"),
     Column("disk_mb_used", BIG, nullable=False, server_default="0"),
-    Column("free_ram_mb", BIG, nullable=False),
-    Column("free_disk_gb", BIG, nullable=False),
+    *_needed(BIG, "free_ram_mb", "free_disk_gb"),
     Column("disk_available_least", BIG),
-    Column("running_vms", BIG, nullable=False),
-    Column("current_workload", BIG, nullable=False),
-    Column("cpu_allocation_ratio", Float(53), nullable=False),
-    Column("ram_allocation_ratio", Float(53), nullable=False),
-    Column("disk_allocation_ratio", Float(53), nullable=False),
+    *_needed(BIG, "running_vms", "current_workload"),
+    *_needed(Float(53), "cpu_allocation_ratio", "ram_allocation_ratio", "disk_allocation_ratio"),
     Column("hypervisor_type", Text),
     Column("hypervisor_version", BIG),
     Column("cpu_info", Text, nullable=False),
     Column("supported_instances", Json, nullable=False),
     Column("numa_topology", Json),
     Column("pci_stats", Json, key="pci_device_pools", nullable=False),
-    Column("stats", Json, nullable=False),
-    Column("metrics", Json, nullable=False),
-    Column("traits", Json, nullable=False),
-    Column("owned_traits", Json, nullable=False),
-    Column("owned_classes", Json, nullable=False),
-    Column("problems", Json, nullable=False),
+    *_needed(Json, "stats", "metrics", "traits", "owned_traits", "owned_classes", "problems"),
     Column("booted_at", Utc),
     Column("entries_digest", Text, nullable=False),
     Column("failure", Json),
@@ -206,22 +195,13 @@ INSTANCES = Table(
     *_soft_delete(),
     Column("uuid", Text, nullable=False),
     Column("display_name", Text, key="name"),
-    Column("host", Text),
-    Column("node", Text),
-    Column("vm_state", Text),
-    Column("task_state", Text),
+    *_optional(Text, "host", "node", "vm_state", "task_state"),
     Column("power_state", BIG),
-    Column("project_id", Text),
-    Column("user_id", Text),
-    Column("os_type", Text),
+    *_optional(Text, "project_id", "user_id", "os_type"),
     # For people who look with SQL: the flavor's figures. What counts is in `flavor`.
-    Column("vcpus", BIG, nullable=False),
-    Column("memory_mb", BIG, nullable=False),
-    Column("root_gb", BIG, nullable=False),
-    Column("ephemeral_gb", BIG, nullable=False),
+    *_needed(BIG, "vcpus", "memory_mb", "root_gb", "ephemeral_gb"),
     Column("flavor", Json, nullable=False),
-    Column("old_flavor", Json),
-    Column("new_flavor", Json),
+    *_optional(Json, "old_flavor", "new_flavor"),
     Column("instance_type_id", BIG),
     Column("numa_topology", Json),
     Column("volume_backed", Boolean, nullable=False),
@@ -245,14 +225,8 @@ MIGRATIONS = Table(
     *_soft_delete(),
     Column("uuid", Text),
     Column("instance_uuid", Text, nullable=False),
-    Column("migration_type", Text),
-    Column("status", Text),
-    Column("source_compute", Text),
-    Column("source_node", Text),
-    Column("dest_compute", Text),
-    Column("dest_node", Text),
-    Column("old_instance_type_id", BIG),
-    Column("new_instance_type_id", BIG),
+    *_optional(Text, "migration_type", "status", "source_compute", "source_node", "dest_compute", "dest_node"),
+    *_optional(BIG, "old_instance_type_id", "new_instance_type_id"),
     Column("claim_expires_at", Utc),
     UniqueConstraint("uuid", name="uq_migrations_uuid"),
     Index("ix_migrations_source", "source_compute", **_where(IN_PLAY)),
@@ -267,18 +241,12 @@ PCI_DEVICES = Table(
     Column("id", BIG, primary_key=True),
     *_times(),
     Column("compute_node_id", BIG, ForeignKey("compute_nodes.id"), nullable=False),
-    Column("address", Text, nullable=False),
-    Column("vendor_id", Text, nullable=False),
-    Column("product_id", Text, nullable=False),
-    Column("dev_type", Text, nullable=False),
+    *_needed(Text, "address", "vendor_id", "product_id", "dev_type"),
     Column("parent_addr", Text),
     Column("numa_node", BIG),
-    Column("label", Text),
-    Column("dev_id", Text),
+    *_optional(Text, "label", "dev_id"),
     Column("status", Text, nullable=False),
-    Column("instance_uuid", Text),
-    Column("request_id", Text),
-    Column("resource_class", Text),
+    *_optional(Text, "instance_uuid", "request_id", "resource_class"),
     Column("traits", Json, nullable=False),
     Column("physical_network", Text),
     Column("tags", Json, nullable=False, server_default="{}"),
@@ -291,13 +259,10 @@ TOKENS = Table(
     METADATA,
     Column("id", BIG, primary_key=True),
     Column("created_at", Utc, nullable=False),
-    Column("uuid", Text, nullable=False),
-    Column("role", Text, nullable=False),
+    *_needed(Text, "uuid", "role"),
     Column("host", Text),
-    Column("note", Text, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("expires_at", Utc),
-    Column("revoked_at", Utc),
+    *_needed(Text, "note", "digest"),
+    *_optional(Utc, "expires_at", "revoked_at"),
     UniqueConstraint("uuid", name="uq_tokens_uuid"),
     UniqueConstraint("digest", name="uq_tokens_digest"),
 )
@@ -307,13 +272,7 @@ COMPUTE_NODE_HISTORY = Table(
     METADATA,
     Column("node_uuid", Text, primary_key=True),
     Column("at", Utc, primary_key=True),
-    Column("vcpus", BIG, nullable=False),
-    Column("vcpus_used", BIG, nullable=False),
-    Column("memory_mb", BIG, nullable=False),
-    Column("memory_mb_used", BIG, nullable=False),
-    Column("local_gb", BIG, nullable=False),
-    Column("local_gb_used", BIG, nullable=False),
-    Column("running_vms", BIG, nullable=False),
+    *_needed(BIG, "vcpus", "vcpus_used", "memory_mb", "memory_mb_used", "local_gb", "local_gb_used", "running_vms"),
     Index("ix_compute_node_history_at", "at"),
 )
 
