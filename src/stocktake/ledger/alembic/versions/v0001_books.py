@@ -1,5 +1,6 @@
 """The books: services, compute nodes, instances, migrations, devices, entries."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +26,14 @@ def _where(clause: str) -> dict[str, Any]:
     return {"sqlite_where": sa.text(clause), "postgresql_where": sa.text(clause)}
 
 
+def _needed(kind: Any, *names: str) -> Iterator[sa.Column[Any]]:
+    return (sa.Column(name, kind, nullable=False) for name in names)
+
+
+def _optional(kind: Any, *names: str) -> Iterator[sa.Column[Any]]:
+    return (sa.Column(name, kind) for name in names)
+
+
 def upgrade() -> None:
     """Make the tables."""
     _compute_node_entries()
@@ -38,8 +47,7 @@ def upgrade() -> None:
 def _compute_node_entries() -> None:
     op.create_table(
         "compute_node_entries",
-        sa.Column("node_uuid", sa.Text(), nullable=False),
-        sa.Column("entries", sa.Text(), nullable=False),
+        *_needed(sa.Text(), "node_uuid", "entries"),
         sa.PrimaryKeyConstraint("node_uuid"),
     )
 
@@ -48,40 +56,30 @@ def _compute_nodes() -> None:
     op.create_table(
         "compute_nodes",
         sa.Column("id", BIG, nullable=False),
-        sa.Column("created_at", TIME),
-        sa.Column("updated_at", TIME),
+        *_optional(TIME, "created_at", "updated_at"),
         sa.Column("deleted_at", TIME),
         sa.Column("deleted", BIG, server_default="0", nullable=False),
-        sa.Column("uuid", sa.Text(), nullable=False),
-        sa.Column("host", sa.Text(), nullable=False),
-        sa.Column("hypervisor_hostname", sa.Text(), nullable=False),
+        *_needed(sa.Text(), "uuid", "host", "hypervisor_hostname"),
         sa.Column("host_ip", sa.Text()),
-        sa.Column("vcpus", BIG, nullable=False),
-        sa.Column("memory_mb", BIG, nullable=False),
-        sa.Column("local_gb", BIG, nullable=False),
-        sa.Column("vcpus_used", BIG, nullable=False),
-        sa.Column("memory_mb_used", BIG, nullable=False),
-        sa.Column("local_gb_used", BIG, nullable=False),
-        sa.Column("free_ram_mb", BIG, nullable=False),
-        sa.Column("free_disk_gb", BIG, nullable=False),
+        *_needed(
+            BIG,
+            "vcpus",
+            "memory_mb",
+            "local_gb",
+            "vcpus_used",
+            "memory_mb_used",
+            "local_gb_used",
+            "free_ram_mb",
+            "free_disk_gb",
+        ),
         sa.Column("disk_available_least", BIG),
-        sa.Column("running_vms", BIG, nullable=False),
-        sa.Column("current_workload", BIG, nullable=False),
-        sa.Column("cpu_allocation_ratio", sa.Float(precision=53), nullable=False),
-        sa.Column("ram_allocation_ratio", sa.Float(precision=53), nullable=False),
-        sa.Column("disk_allocation_ratio", sa.Float(precision=53), nullable=False),
+        *_needed(BIG, "running_vms", "current_workload"),
+        *_needed(sa.Float(precision=53), "cpu_allocation_ratio", "ram_allocation_ratio", "disk_allocation_ratio"),
         sa.Column("hypervisor_type", sa.Text()),
         sa.Column("hypervisor_version", BIG),
-        sa.Column("cpu_info", sa.Text(), nullable=False),
-        sa.Column("supported_instances", sa.Text(), nullable=False),
+        *_needed(sa.Text(), "cpu_info", "supported_instances"),
         sa.Column("numa_topology", sa.Text()),
-        sa.Column("pci_stats", sa.Text(), nullable=False),
-        sa.Column("stats", sa.Text(), nullable=False),
-        sa.Column("metrics", sa.Text(), nullable=False),
-        sa.Column("traits", sa.Text(), nullable=False),
-        sa.Column("owned_traits", sa.Text(), nullable=False),
-        sa.Column("owned_classes", sa.Text(), nullable=False),
-        sa.Column("problems", sa.Text(), nullable=False),
+        *_needed(sa.Text(), "pci_stats", "stats", "metrics", "traits", "owned_traits", "owned_classes", "problems"),
         sa.Column("booted_at", TIME),
         sa.Column("entries_digest", sa.Text(), nullable=False),
         sa.Column("failure", sa.Text()),
@@ -102,27 +100,16 @@ def _instances() -> None:
     op.create_table(
         "instances",
         sa.Column("id", BIG, nullable=False),
-        sa.Column("created_at", TIME),
-        sa.Column("updated_at", TIME),
+        *_optional(TIME, "created_at", "updated_at"),
         sa.Column("deleted_at", TIME),
         sa.Column("deleted", BIG, server_default="0", nullable=False),
         sa.Column("uuid", sa.Text(), nullable=False),
-        sa.Column("display_name", sa.Text()),
-        sa.Column("host", sa.Text()),
-        sa.Column("node", sa.Text()),
-        sa.Column("vm_state", sa.Text()),
-        sa.Column("task_state", sa.Text()),
+        *_optional(sa.Text(), "display_name", "host", "node", "vm_state", "task_state"),
         sa.Column("power_state", BIG),
-        sa.Column("project_id", sa.Text()),
-        sa.Column("user_id", sa.Text()),
-        sa.Column("os_type", sa.Text()),
-        sa.Column("vcpus", BIG, nullable=False),
-        sa.Column("memory_mb", BIG, nullable=False),
-        sa.Column("root_gb", BIG, nullable=False),
-        sa.Column("ephemeral_gb", BIG, nullable=False),
+        *_optional(sa.Text(), "project_id", "user_id", "os_type"),
+        *_needed(BIG, "vcpus", "memory_mb", "root_gb", "ephemeral_gb"),
         sa.Column("flavor", sa.Text(), nullable=False),
-        sa.Column("old_flavor", sa.Text()),
-        sa.Column("new_flavor", sa.Text()),
+        *_optional(sa.Text(), "old_flavor", "new_flavor"),
         sa.Column("instance_type_id", BIG),
         sa.Column("numa_topology", sa.Text()),
         sa.Column("volume_backed", sa.Boolean(), nullable=False),
@@ -141,20 +128,12 @@ def _migrations() -> None:
     op.create_table(
         "migrations",
         sa.Column("id", BIG, autoincrement=False, nullable=False),
-        sa.Column("created_at", TIME),
-        sa.Column("updated_at", TIME),
-        sa.Column("deleted_at", TIME),
+        *_optional(TIME, "created_at", "updated_at", "deleted_at"),
         sa.Column("deleted", BIG, server_default="0", nullable=False),
         sa.Column("uuid", sa.Text()),
         sa.Column("instance_uuid", sa.Text(), nullable=False),
-        sa.Column("migration_type", sa.Text()),
-        sa.Column("status", sa.Text()),
-        sa.Column("source_compute", sa.Text()),
-        sa.Column("source_node", sa.Text()),
-        sa.Column("dest_compute", sa.Text()),
-        sa.Column("dest_node", sa.Text()),
-        sa.Column("old_instance_type_id", BIG),
-        sa.Column("new_instance_type_id", BIG),
+        *_optional(sa.Text(), "migration_type", "status", "source_compute", "source_node", "dest_compute", "dest_node"),
+        *_optional(BIG, "old_instance_type_id", "new_instance_type_id"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("uuid", name="uq_migrations_uuid"),
     )
@@ -167,12 +146,8 @@ def _services() -> None:
     op.create_table(
         "services",
         sa.Column("id", BIG, nullable=False),
-        sa.Column("created_at", TIME),
-        sa.Column("updated_at", TIME),
-        sa.Column("uuid", sa.Text(), nullable=False),
-        sa.Column("host", sa.Text(), nullable=False),
-        sa.Column("binary", sa.Text(), nullable=False),
-        sa.Column("topic", sa.Text(), nullable=False),
+        *_optional(TIME, "created_at", "updated_at"),
+        *_needed(sa.Text(), "uuid", "host", "binary", "topic"),
         sa.Column("report_count", BIG, nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
         sa.Column("disabled_reason", sa.Text()),
@@ -189,21 +164,14 @@ def _pci_devices() -> None:
     op.create_table(
         "pci_devices",
         sa.Column("id", BIG, nullable=False),
-        sa.Column("created_at", TIME),
-        sa.Column("updated_at", TIME),
+        *_optional(TIME, "created_at", "updated_at"),
         sa.Column("compute_node_id", BIG, nullable=False),
-        sa.Column("address", sa.Text(), nullable=False),
-        sa.Column("vendor_id", sa.Text(), nullable=False),
-        sa.Column("product_id", sa.Text(), nullable=False),
-        sa.Column("dev_type", sa.Text(), nullable=False),
+        *_needed(sa.Text(), "address", "vendor_id", "product_id", "dev_type"),
         sa.Column("parent_addr", sa.Text()),
         sa.Column("numa_node", BIG),
-        sa.Column("label", sa.Text()),
-        sa.Column("dev_id", sa.Text()),
+        *_optional(sa.Text(), "label", "dev_id"),
         sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("instance_uuid", sa.Text()),
-        sa.Column("request_id", sa.Text()),
-        sa.Column("resource_class", sa.Text()),
+        *_optional(sa.Text(), "instance_uuid", "request_id", "resource_class"),
         sa.Column("traits", sa.Text(), nullable=False),
         sa.Column("physical_network", sa.Text()),
         sa.ForeignKeyConstraint(
