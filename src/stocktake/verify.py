@@ -23,7 +23,7 @@ from stocktake.model.hypervisor import Guest, Host, HostView, Refusal
 from stocktake.model.pci import PciDevice
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Inventory
-from stocktake.model.topology import CPU_MAX, GuestTopology, HostCell, HostTopology
+from stocktake.model.topology import CPU_MAX, HostCell, HostTopology
 from stocktake.model.value import LARGEST, UUID, Value, convert, replace
 
 REQUIRED = (
@@ -365,7 +365,7 @@ def _sound(guest: Guest) -> tuple[Guest, list[Problem]]:
         changes |= dict.fromkeys(wrong, 0)
         said = ", ".join(f"{key} {number}" for key, number in wrong.items())
         doubts.append(("guest-impossible", f"{said} is impossible and counts as nothing"))
-    if guest.numa is not None and not _is_possible(guest.numa):
+    if guest.numa is not None and not all(0 <= cell.memory_mb <= LARGEST for cell in guest.numa.cells):
         changes["numa"] = None
         doubts.append(("guest-impossible", "the memory of its cells is impossible: it is placed on no cell"))
     sound = replace(guest, **changes) if changes else guest
@@ -376,10 +376,6 @@ def _sound(guest: Guest) -> tuple[Guest, list[Problem]]:
 
 def _is_counted(guest: Guest) -> bool:
     return 0 <= guest.vcpus <= LARGEST and 0 <= guest.memory_mb <= LARGEST and 0 <= guest.disk_mb <= LARGEST
-
-
-def _is_possible(topology: GuestTopology) -> bool:
-    return all(0 <= cell.memory_mb <= LARGEST for cell in topology.cells)
 
 
 def _doubt(code: str, about: str, text: str) -> Problem:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stocktake.agent.systemd import Notifier
+from stocktake.agent.health import Notifier
 from tests.servers.systemd import listening
 
 

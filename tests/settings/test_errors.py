@@ -37,6 +37,7 @@ WRONG = [
     ("report_interval = 90", 0, "service_down_time: 60 s must be longer than report_interval, 90 s"),
     ("driver_timeout_s = 0", 1, "driver_timeout_s"),
     ("driver_timeout_s = nan", 1, "driver_timeout_s"),
+    ("[server]\nrate_per_s = inf", 2, "server.rate_per_s: expected `float` <= "),
     ("orphan_node_share_max = 1.5", 1, "orphan_node_share_max: expected `float` <= 1.0: 1.5"),
     ("adopt = 'always'", 1, "adopt: invalid enum value 'always'"),
     ("host = ''", 1, "host: '' is not a host name"),

@@ -6,13 +6,13 @@ hangs gives none, and systemd ends it.
 """
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from stocktake import __version__
 from stocktake.agent.metrics import Life, after, health, limit_s, parts_after
-from stocktake.agent.systemd import Notifier
 from stocktake.clock import Clock
 from stocktake.errors import StocktakeError
 from stocktake.model.value import encode, replace
@@ -31,6 +31,34 @@ _SIGN_S = 1.0
 _OTHER_S = 60.0
 # The longest pause before a part that is away at the start is tried again.
 _PAUSE_S = 60.0
+# How long systemd is waited for, and how much of a status it is told.
+_SOCKET_S = 1.0
+_STATUS_MAX = 500
+
+
+class Notifier:
+    """
+    The way to systemd, by the protocol of sd_notify(3): `NAME=value` lines in a datagram. It never fails.
+
+    Args:
+        address: what $NOTIFY_SOCKET says, a path or `@` and an abstract name; empty if nobody listens.
+    """
+
+    def __init__(self, address: str = "") -> None:
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+
+    def tell(self, *lines: str, status: str = "") -> None:
+        """Send lines, such as `READY=1`, and a sentence for `systemctl status`; one that can't be sent is lost."""
+        if not self._address:
+            return
+        if status:
+            lines = (*lines, f"STATUS={' '.join(status.split())[:_STATUS_MAX]}")
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+                out.settimeout(_SOCKET_S)
+                out.sendto("\n".join(lines).encode(), self._address)
+        except OSError as error:
+            LOG.debug("systemd did not get %s: %s", lines, error)
 
 
 def silence_max_s(settings: Settings) -> float:

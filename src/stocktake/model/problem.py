@@ -30,8 +30,4 @@ class Problem(Value, frozen=True, kw_only=True):
 
 def ordered(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """Put problems into the order that every record has them in; what the scheduler said comes last."""
-    return tuple(sorted(problems, key=_order))
-
-
-def _order(problem: Problem) -> tuple[bool, str, str, str]:
-    return problem.code.startswith("placement-"), problem.code, problem.about, problem.text
+    return tuple(sorted(problems, key=lambda one: (one.code.startswith("placement-"), one.code, one.about, one.text)))

@@ -18,7 +18,7 @@ from stocktake.settings.sections import FilterSchedulerSection, ReservedPages
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._:-]*[A-Za-z0-9_])?")
 _LISTEN = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-_PLUG_IN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _PORT_MAX = 65535
@@ -136,10 +136,6 @@ def _first(check: Callable[[Any], str], values: Iterable[Any]) -> str:
     return next(filter(None, map(check, values)), "")
 
 
-def _finite(value: float) -> str:
-    return "" if math.isfinite(value) else f"must be a number of seconds, not {value}"
-
-
 def _cpus(spec: str) -> str:
     try:
         return "" if parse_cpu_set(spec) else f"{spec!r} names no CPU; leave the setting out instead"
@@ -155,12 +151,13 @@ def _ip(value: str) -> str:
     return ""
 
 
-def _host(value: str) -> str:
-    return "" if _HOST.fullmatch(value) else f"{value[:60]!r} is not a host name"
+def _named(form: re.Pattern[str], what: str) -> Callable[[str], str]:
+    return lambda value: "" if form.fullmatch(value) else f"{value[:60]!r} is not {what}"
 
 
-def _plug_in(value: str) -> str:
-    return "" if _PLUG_IN.fullmatch(value) else f"{value[:60]!r} is not the name of a plug-in"
+_host = _named(_HOST, "a host name")
+_plug_in = _named(_NAME, "the name of a plug-in")
+_topic = _named(_NAME, "the name of a topic")
 
 
 def _database(url: str) -> str:
@@ -204,12 +201,9 @@ def _listen(value: str) -> str:
     return ""
 
 
-def _listen_somewhere(value: str) -> str:
-    return _listen(value) if value else "must say where, such as 127.0.0.1:8790"
-
-
-def _uri(value: str) -> str:
-    return "" if _SCHEME.match(value) else "must be a URI such as qemu:///system"
+def _uri(what: str) -> Callable[[str], str]:
+    # It may hold a password: nothing of it is shown.
+    return lambda value: "" if _SCHEME.match(value) else f"must be {what}"
 
 
 def _token(token: str) -> str:
@@ -228,17 +222,8 @@ def _in_the_clear(url: str | None) -> bool:
         return host != "localhost"
 
 
-def _bus(url: str) -> str:
-    # The URL may hold a password: nothing of it is shown.
-    return "" if _SCHEME.match(url) else "must be a URL such as rabbit://user:password@host:5672/"
-
-
 def _topics(values: tuple[str, ...]) -> str:
     return _first(_topic, values) if values else "names no topic"
-
-
-def _topic(value: str) -> str:
-    return "" if _PLUG_IN.fullmatch(value) else f"{value[:60]!r} is not the name of a topic"
 
 
 def _one_shard(value: str) -> str:
@@ -251,39 +236,25 @@ CHECKS: Mapping[str, Callable[[Any], str]] = {
     "my_ip": _ip,
     "compute_driver": _plug_in,
     "compute_monitors": lambda values: _first(_plug_in, values),
-    "cpu_allocation_ratio": _ratio,
-    "ram_allocation_ratio": _ratio,
-    "disk_allocation_ratio": _ratio,
-    "initial_cpu_allocation_ratio": _ratio,
-    "initial_ram_allocation_ratio": _ratio,
-    "initial_disk_allocation_ratio": _ratio,
+    **{f"{which}{what}_allocation_ratio": _ratio for which in ("", "initial_") for what in ("cpu", "ram", "disk")},
     "cpu_shared_set": _cpus,
     "cpu_dedicated_set": _cpus,
-    "driver_timeout_s": _finite,
     "database.connection": _database,
     "database.replica_url": _database,
     "placement.connection": _database,
     "placement.url": _http,
-    "placement.timeout_s": _finite,
-    "libvirt.connection_uri": _uri,
+    "libvirt.connection_uri": _uri("a URI such as qemu:///system"),
     "ironic.endpoint_override": _http,
-    "ironic.timeout_s": _finite,
-    "ironic.api_retry_interval": _finite,
-    "ironic.changes_interval_s": _finite,
     "ironic.shard": _one_shard,
     "fake.prefix": _host,
     "ledger": _http,
-    "server.listen": _listen_somewhere,
+    "server.listen": lambda value: _listen(value) if value else "must say where, such as 127.0.0.1:8790",
     "server.url": _http,
     "server.token": _token,
-    "server.request_timeout_s": _finite,
-    "server.rate_per_s": _finite,
-    "server.shutdown_s": _finite,
     **{f"filter_scheduler.{name}": _multiplier for name in FilterSchedulerSection.__struct_fields__},
     "filter_scheduler.metrics_weight_setting": lambda ratios: _first(_multiplier, ratios.values()),
     "metrics.listen": _listen,
-    "metrics.healthy_within_s": _finite,
-    "notifications.transport_url": _bus,
+    "notifications.transport_url": _uri("a URL such as rabbit://user:password@host:5672/"),
     "notifications.topics": _topics,
     "notifications.versioned_notifications_topics": _topics,
     "notifications.control_exchange": _topic,
@@ -330,6 +301,8 @@ def _findable(asks: str, what: str, section: str, url: str, values: Mapping[str,
         yield f"{section}.auth", f"needs {section}.auth_type, the name of the keystoneauth1 plugin"
 
 
-def check_path(value: Path) -> str:
-    """Say what is wrong with a path, empty if nothing."""
-    return "" if "\0" not in str(value) else "has a zero byte in it"
+def check(name: str, value: Any) -> str:
+    """Say what is wrong with a setting's value, of its type; empty if nothing. An unset one is right."""
+    if isinstance(value, Path):
+        return "" if "\0" not in str(value) else "has a zero byte in it"
+    return CHECKS[name](value) if name in CHECKS and value is not None else ""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stocktake.errors import InvalidData, SettingsError, know_secrets
-from stocktake.settings.checks import CHECKS, FORMS, check_path, check_together
+from stocktake.settings.checks import FORMS, check, check_together
 from stocktake.settings.pci import nearest
 from stocktake.settings.secrets import redact_url, secrets_in
 from stocktake.settings.sections import Settings
@@ -349,8 +349,7 @@ def _value(row: Row, one: Given, mistakes: list[Mistake]) -> Any:
         except (msgspec.ValidationError, RecursionError, OverflowError) as error:
             problem = f"{str(error)[0].lower()}{str(error)[1:]}{_told(row, candidate)}"
         else:
-            check = check_path if isinstance(value, Path) else CHECKS.get(row.name)
-            problem = check(value) if check is not None and value is not None else ""
+            problem = check(row.name, value)
             if not problem:
                 return value
         first = first or problem

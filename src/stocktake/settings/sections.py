@@ -69,7 +69,25 @@ class DatabaseSection(Section, frozen=True, kw_only=True):
     ] = None
 
 
-class PlacementSection(Section, frozen=True, kw_only=True):
+class KeystoneSection(Section, frozen=True, kw_only=True):
+    """How an OpenStack service is found, and signed in to."""
+
+    auth_type: Annotated[str | None, about("The keystoneauth1 plugin, such as `password`, `http_basic` or `none`.")] = (
+        None
+    )
+    auth: Annotated[
+        AuthOptions,
+        about("That plugin's options, such as `auth_url`, `username`, `password`, `project_name`.", hide="options"),
+    ] = {}
+    region_name: Annotated[str | None, about("The region in Keystone's catalog.")] = None
+    interface: Annotated[Literal["public", "internal", "admin"], about("The interface in Keystone's catalog.")] = (
+        "internal"
+    )
+    cafile: Annotated[Path | None, about("Certificates to trust; unset trusts the system's.")] = None
+    insecure: Annotated[bool, about("Do not check the server's certificate.")] = False
+
+
+class PlacementSection(KeystoneSection, frozen=True, kw_only=True):
     """The scheduler's inventory service."""
 
     mode: Annotated[
@@ -88,20 +106,6 @@ class PlacementSection(Section, frozen=True, kw_only=True):
         str | None,
         about("The remote Placement's endpoint; unset finds it in Keystone's catalog.", hide="url"),
     ] = None
-    auth_type: Annotated[
-        str | None,
-        about("The keystoneauth1 plugin for a remote Placement, such as `password`, `http_basic` or `none`."),
-    ] = None
-    auth: Annotated[
-        AuthOptions,
-        about("That plugin's options, such as `auth_url`, `username`, `password`, `project_name`.", hide="options"),
-    ] = {}
-    region_name: Annotated[str | None, about("The region in Keystone's catalog.")] = None
-    interface: Annotated[Literal["public", "internal", "admin"], about("The interface in Keystone's catalog.")] = (
-        "internal"
-    )
-    cafile: Annotated[Path | None, about("Certificates to trust; unset trusts the system's.")] = None
-    insecure: Annotated[bool, about("Do not check the server's certificate.")] = False
     timeout_s: Annotated[float, about("How long one request may take.", unit="s", gt=0, le=3600)] = 30.0
     retries_max: Annotated[
         int, about("How often a request is repeated after a conflict or while Placement is away.", ge=0, le=100)
@@ -149,25 +153,12 @@ class LibvirtSection(Section, frozen=True, kw_only=True):
     ] = 10
 
 
-class IronicSection(Section, frozen=True, kw_only=True):
+class IronicSection(KeystoneSection, frozen=True, kw_only=True):
     """The driver `ironic`."""
 
     endpoint_override: Annotated[
         str | None, about("Ironic's address; unset finds it in Keystone's catalog.", hide="url")
     ] = None
-    auth_type: Annotated[str | None, about("The keystoneauth1 plugin, such as `password`, `http_basic` or `none`.")] = (
-        None
-    )
-    auth: Annotated[
-        AuthOptions,
-        about("That plugin's options, such as `auth_url`, `username`, `password`, `project_name`.", hide="options"),
-    ] = {}
-    region_name: Annotated[str | None, about("The region in Keystone's catalog.")] = None
-    interface: Annotated[Literal["public", "internal", "admin"], about("The interface in Keystone's catalog.")] = (
-        "internal"
-    )
-    cafile: Annotated[Path | None, about("Certificates to trust; unset trusts the system's.")] = None
-    insecure: Annotated[bool, about("Do not check the server's certificate.")] = False
     timeout_s: Annotated[
         float, about("How long one request may take; a whole list has `driver_timeout_s`.", unit="s", gt=0, le=3600)
     ] = 10.0
@@ -294,7 +285,13 @@ class ServerSection(Section, frozen=True, kw_only=True):
     )
     request_timeout_s: Annotated[float, about("How long an answer may take.", unit="s", gt=0, le=3600)] = 30.0
     rate_per_s: Annotated[
-        float, about("Requests that one token (without one: one address) may make; 0 is any number.", unit="1/s", ge=0)
+        float,
+        about(
+            "Requests that one token (without one: one address) may make; 0 is any number.",
+            unit="1/s",
+            ge=0,
+            le=LARGEST,
+        ),
     ] = 200.0
     threads: Annotated[int, about("How many requests run at once.", ge=1, le=200)] = 16
     connections_max: Annotated[

@@ -6,7 +6,7 @@ Each noun's file has its routes beside its handlers; each room of the front is o
 """
 
 from stocktake.web import nova, placement
-from stocktake.web.api import about, changes, claims, fleet, history, ledger, nodes, promises
+from stocktake.web.api import about, changes, claims, fleet, ledger, nodes, promises
 from stocktake.web.calls import Route
 from stocktake.web.nova import hypervisors, services
 from stocktake.web.pages import ROUTES as PAGES
@@ -15,7 +15,6 @@ ROUTES: tuple[Route, ...] = (
     *about.ROUTES,
     *nodes.ROUTES,
     *promises.ROUTES,
-    *history.ROUTES,
     *claims.ROUTES,
     *fleet.ROUTES,
     *ledger.ROUTES,

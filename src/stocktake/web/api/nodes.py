@@ -1,5 +1,7 @@
 """
-`/v1/nodes`: what each has, what is allocated, what is free, and why. Invariant: reading asks the ledger, nobody else.
+`/v1/nodes`: what each has, what is allocated, what is free, why, and how that was over time.
+
+Invariant: reading asks the ledger, nobody else.
 """
 
 from functools import partial
@@ -14,10 +16,20 @@ from stocktake.report.notifications import open_bus
 from stocktake.views.choosing import Choice
 from stocktake.views.explain import Explained, explained
 from stocktake.views.finding import find_node, read_fleet
-from stocktake.views.nodes import NodeDetail, NodeSummary, detail_of, summary_of, view_of
+from stocktake.views.nodes import (
+    HistoryRow,
+    NodeDetail,
+    NodeSummary,
+    detail_of,
+    history_rows,
+    summary_of,
+    view_of,
+)
 from stocktake.views.problems import Word
 from stocktake.web.calls import Call, Query, Text, route
 from stocktake.web.paging import Page, PageQuery, page_of
+
+_DAY_S = 86_400.0
 
 
 class NodesQuery(PageQuery, frozen=True, kw_only=True):
@@ -44,6 +56,12 @@ class ExplainQuery(Query, frozen=True, kw_only=True):
     """Which figure."""
 
     field: Annotated[Text | None, Meta(description="One figure, such as `memory_mb_used`; all unless given.")] = None
+
+
+class HistoryQuery(PageQuery, frozen=True, kw_only=True):
+    """How far back."""
+
+    since_s: Annotated[float, Meta(gt=0, le=3660 * _DAY_S, description="How many seconds back from now.")] = _DAY_S
 
 
 class DeleteQuery(Query, frozen=True, kw_only=True):
@@ -90,6 +108,19 @@ def why(call: Call[ExplainQuery, None]) -> Explained:
     return explained(node, ledger.entries(node.uuid), devices, call.query.field)
 
 
+def history(call: Call[HistoryQuery, None]) -> Page[HistoryRow]:
+    """
+    List how full a node was over time, the oldest first.
+
+    There is a row for an interval in which a figure changed, fewer the older they are; the first is the one that held
+    when the time that was asked for began.
+    """
+    ledger = call.web.ledger
+    node = find_node(ledger, call.path["node"])
+    found = history_rows(node, ledger.entries(node.uuid), ledger.history(node.uuid, since_s=call.query.since_s))
+    return page_of(found, lambda one: (one.at.isoformat(timespec="microseconds"),), call.query)
+
+
 def deleted(call: Call[DeleteQuery, None]) -> NodeDeleted:
     """
     Delete a node's record and its resource provider.
@@ -111,4 +142,5 @@ ROUTES = (
     route("GET", "/v1/nodes/{node}", shown, READERS),
     route("DELETE", "/v1/nodes/{node}", deleted, OPERATORS),
     route("GET", "/v1/nodes/{node}/explain", why, READERS),
+    route("GET", "/v1/nodes/{node}/history", history, READERS),
 )

@@ -233,16 +233,8 @@ def _holders(entries: Sequence[Entry]) -> tuple[Holder, ...]:
     for entry in entries:
         cpus = tuple((take.cell, take.pinned_cpus) for take in entry.cells if take.pinned_cpus)
         if cpus:
-            number = len(found)
-            found.append(
-                Holder(
-                    id=entry.id,
-                    name=entry.name or entry.id,
-                    sign=sign(number),
-                    colour=number % COLOURS,
-                    cpus=cpus,
-                )
-            )
+            name, number = entry.name or entry.id, len(found)
+            found.append(Holder(id=entry.id, name=name, sign=sign(number), colour=number % COLOURS, cpus=cpus))
     return tuple(found)
 
 
@@ -332,10 +324,11 @@ def plot(points: Sequence[Point], resource: Resource, *, now: datetime, span: ti
     if not shown:
         return None
     most = max(1, *(max(point.allocated, point.capacity, point.total) for point in shown))
-    across = [_across(max(point.at, start), start, span) for point in shown]
+    across = [round(WIDTH * ((max(point.at, start) - start) / span)) for point in shown]
 
     def path(amounts: Iterable[int]) -> str:
-        return _steps([(at, _up(amount, most)) for at, amount in zip(across, amounts, strict=True)])
+        ups = (HEIGHT - round(HEIGHT * amount / most) for amount in amounts)
+        return _steps(list(zip(across, ups, strict=True)))
 
     low, high = min(point.allocated for point in shown), max(point.allocated for point in shown)
     last = shown[-1]
@@ -356,14 +349,6 @@ def _steps(marks: Sequence[tuple[int, int]]) -> str:
     """Write a path that keeps each height until the next, and the last until now."""
     (across, up), *rest = marks
     return f"M{across} {up}" + "".join(f"H{across}V{up}" for across, up in rest) + f"H{WIDTH}"
-
-
-def _across(moment: datetime, start: datetime, span: timedelta) -> int:
-    return round(WIDTH * ((moment - start) / span))
-
-
-def _up(amount: int, most: int) -> int:
-    return HEIGHT - round(HEIGHT * amount / most)
 
 
 def _ticks(now: datetime, span: timedelta) -> tuple[tuple[int, str], ...]:
