@@ -71,6 +71,7 @@ def test_given_a_guest_that_appears_when_refreshed_then_what_changed_is_told(pro
         "unsynced",
         "deleted",
         "kept",
+        "left",
         "moved",
         "handed_over",
         "adopted",
@@ -150,7 +151,7 @@ def test_given_embedded_placement_when_refreshed_in_a_process_then_it_has_the_no
     doctor = program.spawn("doctor", "--json").data
     assert next(check for check in doctor if check["part"] == "placement")["verdict"] == "ok"
     deleted = program.spawn("nodes", "--delete", "node-00000", "--yes", "--force", "--json")
-    assert deleted.data == {"deleted": "node-00000", "uuid": uuid}
+    assert deleted.data == {"deleted": "node-00000", "uuid": uuid, "provider_left": None}
 
 
 def test_given_the_agent_when_run_once_then_it_ends_and_the_service_is_up(program: Program) -> None:
