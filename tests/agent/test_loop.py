@@ -212,11 +212,11 @@ def test_given_a_part_that_is_away_at_the_start_when_it_runs_then_it_waits_for_i
 
 def test_given_another_hosts_id_when_it_starts_then_it_ends_and_nothing_is_written(stage: Stage) -> None:
     stage.run(1)
-    stranger = Agent(
+    other = Agent(
         lambda: replace(stage.context, rules=changed(stage.context.rules, host="omega")), stage.clock, lambda: 0.5
     )
     with pytest.raises(IdentityError):
-        stranger.run()
+        other.run()
     assert [service.host for service in stage.context.ledger.services()] == ["alpha"]
 
 

@@ -9,23 +9,23 @@ import pytest
 from stocktake.client import RemoteLedger, Transport
 from stocktake.clock import SystemClock
 from stocktake.errors import AccessDenied
-from tests.ears import Ears
 from tests.ledger.behind import a_server, connected_to
 from tests.ledger.making import instance
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.serve import HOST, OTHER_HOST, secret_of, served
+from tests.wakes import Wakes
 
 __all__ = ["postgres", "postgres_url"]
 
 
 @contextlib.contextmanager
-def listening(at: str, host: str, token: str) -> Iterator[tuple[Ears, RemoteLedger]]:
+def listening(at: str, host: str, token: str) -> Iterator[tuple[Wakes, RemoteLedger]]:
     """Listen as a host's agent; what is heard first is that somebody listens."""
-    ears = Ears()
+    wakes = Wakes()
     with contextlib.closing(connected_to(at, token)) as agent:
-        agent.watch(host, ears.wake)
-        ears.until(1)
-        yield ears, agent
+        agent.watch(host, wakes.wake)
+        wakes.until(1)
+        yield wakes, agent
 
 
 def test_given_promises_of_two_hosts_when_they_change_then_each_agent_hears_of_its_own(
@@ -64,8 +64,8 @@ def test_given_another_hosts_token_when_it_listens_then_it_hears_nothing(tmp_pat
 def test_given_a_server_that_is_started_again_when_it_is_heard_anew_then_whoever_listens_is_woken(
     tmp_path: Path,
 ) -> None:
-    with served(tmp_path) as server, listening(server.url, HOST, "agent") as (ears, _):
+    with served(tmp_path) as server, listening(server.url, HOST, "agent") as (wakes, _):
         server.stop()
-        before = ears.count
+        before = wakes.count
         server.start()
-        ears.until(before + 1, timeout_s=40.0)
+        wakes.until(before + 1, timeout_s=40.0)

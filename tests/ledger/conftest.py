@@ -1,4 +1,4 @@
-"""The doors: each test runs over a SQLite file and a database of a real PostgreSQL; most over a server before one."""
+"""The backends: each test runs over SQLite and a database of a real PostgreSQL; most over a server before one."""
 
 import contextlib
 import shutil
@@ -51,9 +51,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def database_of(request: pytest.FixtureRequest, door: str, tmp_path: Path) -> Iterator[str]:
+def database_of(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Iterator[str]:
     """Make a ledger with nothing in it, and give its URL."""
-    if door == "sqlite":
+    if backend == "sqlite":
         shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "ledger.db")
         yield f"sqlite:///{tmp_path}/ledger.db"
         return

@@ -7,7 +7,7 @@ from stocktake.model.provider import Allocation, Holdings, ProviderTree
 from stocktake.placement import Scheduler, SyncedAllocations
 from stocktake.placement.allocations import read_held
 from stocktake.placement.scheduler import Ask
-from tests.placement.schedulers import EVERYBODY, Door, agreed
+from tests.placement.schedulers import EVERYBODY, Backend, agreed
 
 DEVICE = "CUSTOM_PCI_10DE_1DB6"
 
@@ -39,6 +39,6 @@ def healed(
     return answer
 
 
-def on(door: Door, node: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
+def on(backend: Backend, node: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
     """Who holds what of a node's root, read past the scheduler that is tested."""
-    return read_held(door.other, [node.root.uuid])[0]
+    return read_held(backend.other, [node.root.uuid])[0]

@@ -1,4 +1,4 @@
-"""The doors through which the scheduler's contract is tested, and a second hand that writes past it."""
+"""The backends through which the scheduler's contract is tested, and a second hand that writes past it."""
 
 import uuid
 from collections.abc import Callable
@@ -20,7 +20,7 @@ EVERYBODY = Guard(known=lambda consumers: consumers)
 
 
 @dataclass(slots=True)
-class Door:
+class Backend:
     """One way to reach a Placement."""
 
     section: Section
@@ -64,17 +64,17 @@ class Hurried(SystemClock):
         return False
 
 
-def http_door(server: PlacementServer, **options: object) -> Door:
+def http_backend(server: PlacementServer, **options: object) -> Backend:
     """A real server over HTTP."""
     section = Section(mode="remote", url=server.url, auth_type="admin_token", auth={"token": TOKEN}, **options)  # type: ignore[arg-type]
     other = open_remote(Section(mode="remote", url=server.url, auth_type="admin_token", auth={"token": TOKEN}))
-    return Door(section=section, other=other)
+    return Backend(section=section, other=other)
 
 
-def embedded_door(connection: str) -> Door:
+def embedded_backend(connection: str) -> Backend:
     """The real application in this process."""
     other = open_embedded(Embedded(connection, state_path=Path()))
-    return Door(section=Section(mode="embedded", connection=connection), other=other)
+    return Backend(section=Section(mode="embedded", connection=connection), other=other)
 
 
 def some_name() -> str:
@@ -98,9 +98,9 @@ class Seen:
     generation: int | None
 
 
-def seen(door: Door, consumer: str) -> Seen:
+def seen(backend: Backend, consumer: str) -> Seen:
     """Read a consumer past the scheduler that is tested."""
-    body = door.other.get(f"/allocations/{consumer}").read(dict[str, Any])
+    body = backend.other.get(f"/allocations/{consumer}").read(dict[str, Any])
     return Seen(
         resources={uuid: there["resources"] for uuid, there in body["allocations"].items()},
         kind=body.get("consumer_type"),

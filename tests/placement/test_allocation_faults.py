@@ -11,7 +11,7 @@ from stocktake.model.provider import Allocation, Holdings, ProviderTree
 from stocktake.model.value import replace
 from stocktake.placement import Scheduler, SyncedAllocations
 from tests.placement.making import tree
-from tests.placement.schedulers import Door, agreed, http_door, seen, some_name
+from tests.placement.schedulers import Backend, agreed, http_backend, seen, some_name
 from tests.servers.placement import PlacementServer, private_placement
 
 CONCURRENT = "placement.concurrent_update"
@@ -24,15 +24,15 @@ def server(placement_server: PlacementServer) -> Iterator[PlacementServer]:
 
 
 @pytest.fixture
-def door(server: PlacementServer) -> Iterator[Door]:
-    made = http_door(server)
+def backend(server: PlacementServer) -> Iterator[Backend]:
+    made = http_backend(server)
     yield made
     made.other.close()
 
 
 @pytest.fixture
-def scheduler(door: Door) -> Iterator[Scheduler]:
-    opened = door.open()
+def scheduler(backend: Backend) -> Iterator[Scheduler]:
+    opened = backend.open()
     yield opened
     opened.close()
 
@@ -59,23 +59,23 @@ def knows_all(name: str, strangers: frozenset[str]) -> frozenset[str]:
 
 @pytest.mark.parametrize("status", [500, 503])
 def test_given_an_error_5xx_when_allocated_then_it_is_unreachable_and_nothing_is_held(
-    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree, status: int
+    server: PlacementServer, backend: Backend, scheduler: Scheduler, node: ProviderTree, status: int
 ) -> None:
     wanted = one_vcpu(node)
     server.misbehave("PUT", "/allocations/", status=status, times=1)
     with pytest.raises(PlacementUnreachable, match=str(status)):
         scheduler.allocate([wanted])
-    assert seen(door, wanted.consumer).resources == {}
+    assert seen(backend, wanted.consumer).resources == {}
     assert scheduler.allocate([wanted]) == ()
 
 
 def test_given_a_conflict_once_when_allocated_then_it_is_read_and_done(
-    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree
+    server: PlacementServer, backend: Backend, scheduler: Scheduler, node: ProviderTree
 ) -> None:
     several = [one_vcpu(node), one_vcpu(node)]
     server.misbehave("POST", "/allocations", status=409, code=CONCURRENT, times=2)
     assert scheduler.allocate(several) == ()
-    assert all(seen(door, one.consumer).resources for one in several)
+    assert all(seen(backend, one.consumer).resources for one in several)
 
 
 def test_given_conflicts_for_ever_when_allocated_then_it_gives_up_after_bounded_tries(
@@ -89,22 +89,22 @@ def test_given_conflicts_for_ever_when_allocated_then_it_gives_up_after_bounded_
 
 
 def test_given_the_answer_is_lost_when_allocated_again_then_it_holds_that_once(
-    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree
+    server: PlacementServer, backend: Backend, scheduler: Scheduler, node: ProviderTree
 ) -> None:
     wanted = one_vcpu(node)
     # Somebody did it, and nobody heard.
-    door.allocate(wanted.consumer, {node.root.uuid: {"VCPU": 1}})
+    backend.allocate(wanted.consumer, {node.root.uuid: {"VCPU": 1}})
     server.misbehave("PUT", "/allocations/", how="close", times=1)
     with pytest.raises(PlacementUnreachable):
         scheduler.allocate([wanted])
     assert scheduler.allocate([wanted]) == ()
-    assert seen(door, wanted.consumer).resources == wanted.resources
+    assert seen(backend, wanted.consumer).resources == wanted.resources
 
 
 def test_given_it_hangs_when_allocated_then_the_time_limit_ends_it(
-    server: PlacementServer, door: Door, node: ProviderTree
+    server: PlacementServer, backend: Backend, node: ProviderTree
 ) -> None:
-    scheduler = door.open(replace(door.section, timeout_s=0.5))
+    scheduler = backend.open(replace(backend.section, timeout_s=0.5))
     scheduler.ping()
     server.misbehave("PUT", "/allocations/", how="hang")
     # It hangs until the end of the test: without the limit this would never come back.
@@ -131,30 +131,30 @@ def test_given_a_consumer_that_is_no_uuid_when_allocated_then_it_is_an_error_and
 
 
 def test_given_one_consumer_that_others_keep_changing_when_healed_then_it_is_tried_again_and_the_rest_is_right(
-    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree
+    server: PlacementServer, backend: Backend, scheduler: Scheduler, node: ProviderTree
 ) -> None:
     stuck, fine = one_vcpu(node), one_vcpu(node)
     for one in (stuck, fine):
-        door.allocate(one.consumer, {node.root.uuid: {"VCPU": 2}})
+        backend.allocate(one.consumer, {node.root.uuid: {"VCPU": 2}})
     server.misbehave("PUT", f"/allocations/{stuck.consumer}", status=409, code=CONCURRENT)
     answer = scheduler.sync_allocations({"n": holdings(node, stuck, fine)}, knows_all)["n"]
     assert isinstance(answer, SyncedAllocations)
     assert [(problem.code, problem.about) for problem in answer.problems] == [("allocation-refused", stuck.consumer)]
-    assert seen(door, fine.consumer).resources == fine.resources
+    assert seen(backend, fine.consumer).resources == fine.resources
     server.behave()
     assert scheduler.sync_allocations({"n": holdings(node, stuck, fine)}, knows_all) == {
         "n": SyncedAllocations(writes=1)
     }
-    assert seen(door, stuck.consumer).resources == stuck.resources
+    assert seen(backend, stuck.consumer).resources == stuck.resources
 
 
 def test_given_a_stranger_that_others_keep_changing_when_healed_then_only_that_node_waits(
-    server: PlacementServer, door: Door, scheduler: Scheduler, node: ProviderTree
+    server: PlacementServer, backend: Backend, scheduler: Scheduler, node: ProviderTree
 ) -> None:
-    stranger, other = one_vcpu(node), tree(some_name())
+    unknown, other = one_vcpu(node), tree(some_name())
     scheduler.sync({"n": node, "o": other})
-    door.allocate(stranger.consumer, stranger.resources)  # type: ignore[arg-type]
-    server.misbehave("PUT", f"/allocations/{stranger.consumer}", status=409, code=CONCURRENT)
+    backend.allocate(unknown.consumer, unknown.resources)  # type: ignore[arg-type]
+    server.misbehave("PUT", f"/allocations/{unknown.consumer}", status=409, code=CONCURRENT)
     nodes = {"n": holdings(node), "o": holdings(other, one_vcpu(other))}
     answers = scheduler.sync_allocations(nodes, knows_all)
     assert isinstance(answers["n"], PlacementConflict)
@@ -195,10 +195,10 @@ def test_given_an_error_500_once_when_healed_then_that_node_fails_and_the_next_p
 
 
 def test_given_it_hangs_when_many_are_healed_then_one_time_limit_is_waited_for(
-    server: PlacementServer, door: Door
+    server: PlacementServer, backend: Backend
 ) -> None:
     trees = {name: tree(name) for name in (some_name() for _ in range(20))}
-    scheduler = door.open(replace(door.section, timeout_s=0.5))
+    scheduler = backend.open(replace(backend.section, timeout_s=0.5))
     scheduler.sync(trees)
     server.misbehave("GET", "/allocations", how="hang")
     before = scheduler.requests
@@ -212,8 +212,8 @@ def test_given_it_hangs_when_many_are_healed_then_one_time_limit_is_waited_for(
 
 def test_given_it_goes_away_when_it_is_back_then_claims_and_healing_go_on(tmp_path: Path) -> None:
     with private_placement(tmp_path) as own:
-        door = http_door(own)
-        scheduler = door.open()
+        backend = http_backend(own)
+        scheduler = backend.open()
         node = tree(some_name())
         scheduler.sync({"n": node})
         claimed, missing = one_vcpu(node), one_vcpu(node)
@@ -231,4 +231,4 @@ def test_given_it_goes_away_when_it_is_back_then_claims_and_healing_go_on(tmp_pa
         }
         assert scheduler.allocations(node.root.uuid).keys() == {claimed.consumer, missing.consumer}
         scheduler.close()
-        door.other.close()
+        backend.other.close()

@@ -1,4 +1,4 @@
-"""Allocations that are not what the ledger says, over both doors: put right, and what is nobody's is left alone."""
+"""Allocations that are not what the ledger says, over both backends: put right, and what is nobody's is left alone."""
 
 import uuid
 
@@ -7,11 +7,11 @@ import pytest
 from stocktake.placement import NoScheduler, Scheduler, SyncedAllocations, allocation_sync
 from tests.placement.holding import DEVICE, healed, holdings, knowing, on, some_consumer
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.schedulers import EVERYBODY, Door, agreed, seen, some_name
+from tests.placement.schedulers import EVERYBODY, Backend, agreed, seen, some_name
 
 
 def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_steady_state_is_two_requests(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     one, other = some_consumer(), some_consumer()
@@ -19,7 +19,7 @@ def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_st
     first = healed(scheduler, node, held)
     # Two new consumers are one write.
     assert (first.problems, first.writes) == ((), 1)
-    assert on(door, node) == held
+    assert on(backend, node) == held
     assert healed(scheduler, node, held).writes == 0
     requests, writes = scheduler.requests, scheduler.writes
     assert healed(scheduler, node, held) == SyncedAllocations()
@@ -28,12 +28,12 @@ def test_given_a_new_node_when_healed_then_everybody_holds_what_he_should_and_st
 
 
 def test_given_everything_right_already_when_a_new_process_heals_then_it_only_reads_and_asks_nobody(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, consumer = tree(some_name()), some_consumer()
     held = {consumer: {node.root.uuid: {"VCPU": 2}}}
     healed(scheduler, node, held)
-    other = door.open()
+    other = backend.open()
 
     def nobody(name: str, strangers: frozenset[str]) -> frozenset[str]:
         raise AssertionError(f"nothing is wrong with {name} and {strangers}")
@@ -44,7 +44,7 @@ def test_given_everything_right_already_when_a_new_process_heals_then_it_only_re
 
 
 def test_given_allocations_that_others_deleted_when_healed_then_that_pass_says_so_and_writes_them_again(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, kept = tree(some_name()), some_consumer()
     removed = sorted(some_consumer() for _ in range(2))
@@ -53,18 +53,18 @@ def test_given_allocations_that_others_deleted_when_healed_then_that_pass_says_s
         healed(scheduler, node, held)
     for consumer in removed:
         # The provider's generation does not show it.
-        assert door.other.write("DELETE", f"/allocations/{consumer}").fine
+        assert backend.other.write("DELETE", f"/allocations/{consumer}").fine
     answer = healed(scheduler, node, held)
     (problem,) = answer.problems
     assert (problem.code, problem.about, problem.severity) == ("allocation-removed", "n", "warning")
     assert problem.text == (f"somebody deleted the allocations of {', '.join(removed)} on it; they are written again")
     assert "nova-manage placement audit --delete" in problem.remedy
-    assert (answer.writes, on(door, node)) == (1, held)
+    assert (answer.writes, on(backend, node)) == (1, held)
     assert healed(scheduler, node, held).problems == ()
 
 
 def test_given_one_part_of_what_is_held_when_others_removed_it_then_that_pass_says_so(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     root = tree(some_name())
     device = child(root, "0000:81:00.0")
@@ -72,7 +72,7 @@ def test_given_one_part_of_what_is_held_when_others_removed_it_then_that_pass_sa
     held = {consumer: {root.root.uuid: {"VCPU": 2}, device.uuid: {DEVICE: 1}}}
     for _ in range(2):
         healed(scheduler, node, held)
-    there = seen(door, consumer)
+    there = seen(backend, consumer)
     body = {
         "allocations": {root.root.uuid: {"resources": {"VCPU": 2}}},
         "project_id": "p",
@@ -80,15 +80,15 @@ def test_given_one_part_of_what_is_held_when_others_removed_it_then_that_pass_sa
         "consumer_generation": there.generation,
         "consumer_type": "INSTANCE",
     }
-    door.put(f"/allocations/{consumer}", body)
+    backend.put(f"/allocations/{consumer}", body)
     (problem,) = healed(scheduler, node, held).problems
     assert (problem.code, consumer in problem.text) == ("allocation-removed", True)
-    assert seen(door, consumer).resources == held[consumer]
+    assert seen(backend, consumer).resources == held[consumer]
     assert healed(scheduler, node, held).problems == ()
 
 
 def test_given_a_host_of_many_providers_when_others_deleted_an_allocation_then_the_read_back_finds_it(
-    door: Door, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(allocation_sync, "LOOKED_AT_MAX", 1)
     nodes = {name: tree(name) for name in (some_name(), some_name())}
@@ -102,7 +102,7 @@ def test_given_a_host_of_many_providers_when_others_deleted_an_allocation_then_t
         pass_over()
     robbed, other = nodes
     (consumer,) = held[robbed]
-    assert door.other.write("DELETE", f"/allocations/{consumer}").fine
+    assert backend.other.write("DELETE", f"/allocations/{consumer}").fine
     requests = scheduler.requests
     assert pass_over() == {robbed: SyncedAllocations(), other: SyncedAllocations()}
     assert scheduler.requests - requests == 1
@@ -113,11 +113,11 @@ def test_given_a_host_of_many_providers_when_others_deleted_an_allocation_then_t
     assert isinstance(answer, SyncedAllocations)
     assert ([problem.code for problem in answer.problems], answer.writes) == (["allocation-removed"], 1)
     assert answers[other] == SyncedAllocations()
-    assert on(door, nodes[robbed]) == held[robbed]
+    assert on(backend, nodes[robbed]) == held[robbed]
 
 
 def test_given_what_was_refused_when_it_is_not_held_then_nobody_is_said_to_have_removed_it(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     one, large = sorted(some_consumer() for _ in range(2))
@@ -125,7 +125,7 @@ def test_given_what_was_refused_when_it_is_not_held_then_nobody_is_said_to_have_
     for _ in range(2):
         healed(scheduler, node, held)
     assert [problem.code for problem in healed(scheduler, node, held).problems] == ["allocation-refused"]
-    assert door.other.write("DELETE", f"/allocations/{one}").fine
+    assert backend.other.write("DELETE", f"/allocations/{one}").fine
     problems = healed(scheduler, node, held).problems
     assert [problem.code for problem in problems] == ["allocation-refused", "allocation-removed"]
     assert one in problems[1].text
@@ -133,7 +133,7 @@ def test_given_what_was_refused_when_it_is_not_held_then_nobody_is_said_to_have_
 
 
 def test_given_an_allocation_that_others_changed_when_healed_then_it_is_as_it_should(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, elsewhere, consumer = tree(some_name()), tree(some_name()), some_consumer()
     scheduler.sync({"e": elsewhere})
@@ -146,26 +146,26 @@ def test_given_an_allocation_that_others_changed_when_healed_then_it_is_as_it_sh
         },
         "project_id": "p",
         "user_id": "u",
-        "consumer_generation": seen(door, consumer).generation,
+        "consumer_generation": seen(backend, consumer).generation,
         "consumer_type": "OTHER",
     }
-    door.put(f"/allocations/{consumer}", body)
+    backend.put(f"/allocations/{consumer}", body)
     assert healed(scheduler, node, held).writes == 1
     # What it holds elsewhere is another node's matter.
-    assert seen(door, consumer).resources == {node.root.uuid: {"VCPU": 2}, elsewhere.root.uuid: {"VCPU": 3}}
-    assert seen(door, consumer).kind == "INSTANCE"
+    assert seen(backend, consumer).resources == {node.root.uuid: {"VCPU": 2}, elsewhere.root.uuid: {"VCPU": 3}}
+    assert seen(backend, consumer).kind == "INSTANCE"
 
 
 @pytest.mark.parametrize("typed", [True, False])
 def test_given_a_consumer_that_the_ledger_knows_and_does_not_have_here_when_healed_then_it_loses_its_part_here_only(
-    door: Door, scheduler: Scheduler, *, typed: bool
+    backend: Backend, scheduler: Scheduler, *, typed: bool
 ) -> None:
     node, elsewhere, gone, moved = tree(some_name()), tree(some_name()), some_consumer(), some_consumer()
     scheduler.sync({"e": elsewhere, "n": node})
     both = {node.root.uuid: {"VCPU": 2}, elsewhere.root.uuid: {"VCPU": 2}}
-    door.allocate(gone, {node.root.uuid: {"VCPU": 2}})
+    backend.allocate(gone, {node.root.uuid: {"VCPU": 2}})
     if typed:
-        door.allocate(moved, both, "OTHER")
+        backend.allocate(moved, both, "OTHER")
     else:
         body = {
             "allocations": {uuid_: {"resources": amounts} for uuid_, amounts in both.items()},
@@ -173,39 +173,39 @@ def test_given_a_consumer_that_the_ledger_knows_and_does_not_have_here_when_heal
             "user_id": "u",
             "consumer_generation": None,
         }
-        assert door.other.write("PUT", f"/allocations/{moved}", body, version=(1, 30)).fine
+        assert backend.other.write("PUT", f"/allocations/{moved}", body, version=(1, 30)).fine
     assert healed(scheduler, node, {}, knowing(gone, moved)) == SyncedAllocations(writes=2)
-    assert on(door, node) == {}
-    there = seen(door, moved)
+    assert on(backend, node) == {}
+    there = seen(backend, moved)
     assert there.resources == {elsewhere.root.uuid: {"VCPU": 2}}
     assert (there.kind, there.owner) == ("OTHER" if typed else "unknown", ("p", "u"))
 
 
 def test_given_consumers_that_nobody_knows_when_healed_then_they_stay_and_the_node_says_so_until_they_are_gone(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, ours = tree(some_name()), some_consumer()
     held = {ours: {node.root.uuid: {"VCPU": 1}}}
     scheduler.sync({"n": node})
     strangers = sorted(some_consumer() for _ in range(7))
     for stranger in strangers:
-        door.allocate(stranger, {node.root.uuid: {"VCPU": 1}})
+        backend.allocate(stranger, {node.root.uuid: {"VCPU": 1}})
     (problem,) = healed(scheduler, node, held).problems
     assert (problem.code, problem.about) == ("allocation-unknown", "n")
     assert ", ".join(strangers[:5]) + " and 2 more" in problem.text
-    assert on(door, node).keys() == {ours, *strangers}
+    assert on(backend, node).keys() == {ours, *strangers}
     healed(scheduler, node, held)
     requests = scheduler.requests
     assert healed(scheduler, node, held).problems == (problem,)
     assert scheduler.requests - requests == 2
     for stranger in strangers:
-        assert door.other.write("DELETE", f"/allocations/{stranger}").fine
+        assert backend.other.write("DELETE", f"/allocations/{stranger}").fine
     scheduler.is_as_agreed(node.root.uuid)
     assert healed(scheduler, node, held).problems == ()
 
 
 def test_given_no_room_when_healed_then_the_others_have_theirs_and_it_is_given_once_there_is_room(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     one, large, other = sorted(some_consumer() for _ in range(3))
@@ -217,7 +217,7 @@ def test_given_no_room_when_healed_then_the_others_have_theirs_and_it_is_given_o
     (problem,) = healed(scheduler, node, held).problems
     assert (problem.code, problem.about, problem.severity) == ("allocation-refused", large, "error")
     assert "900 MEMORY_MB wanted, 824 free of 1024" in problem.text
-    assert on(door, node).keys() == {one, other}
+    assert on(backend, node).keys() == {one, other}
     (problem,) = healed(scheduler, node, held).problems
     assert "524 free" in problem.text
     requests = scheduler.requests
@@ -225,41 +225,41 @@ def test_given_no_room_when_healed_then_the_others_have_theirs_and_it_is_given_o
     assert scheduler.requests - requests == 2
     more = with_root(node, inventories={**node.root.inventories, "MEMORY_MB": stock(2048)})
     assert healed(scheduler, more, held).problems == ()
-    assert on(door, node) == held
+    assert on(backend, node) == held
 
 
 def test_given_too_much_held_when_healed_then_it_is_freed_before_it_is_given_to_others(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     grown, gone, fat = sorted(some_consumer() for _ in range(3))
     scheduler.sync({"n": node})
-    door.allocate(gone, {node.root.uuid: {"MEMORY_MB": 400}})
-    door.allocate(fat, {node.root.uuid: {"MEMORY_MB": 600}})
+    backend.allocate(gone, {node.root.uuid: {"MEMORY_MB": 400}})
+    backend.allocate(fat, {node.root.uuid: {"MEMORY_MB": 600}})
     held = {grown: {node.root.uuid: {"MEMORY_MB": 700}}, fat: {node.root.uuid: {"MEMORY_MB": 300}}}
     assert healed(scheduler, node, held, knowing(gone)).problems == ()
-    assert on(door, node) == held
+    assert on(backend, node) == held
 
 
 def test_given_a_consumer_that_placement_does_not_accept_when_healed_then_the_others_have_theirs(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, fine, odd = tree(some_name()), some_consumer(), "no-uuid"
     share = {node.root.uuid: {"VCPU": 1}}
     (problem,) = healed(scheduler, node, {fine: share, odd: share}).problems
     assert (problem.code, problem.about) == ("allocation-refused", odd)
-    assert on(door, node) == {fine: share}
+    assert on(backend, node) == {fine: share}
 
 
 def test_given_devices_when_healed_then_those_of_which_nothing_should_be_held_are_not_read(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     device, theirs = child(node, "0000:01:00.0"), str(uuid.uuid4())
     adopted = child(node, "0000:02:00.0")
     scheduler.sync({"n": node})
     body = {"uuid": theirs, "name": adopted.name, "parent_provider_uuid": node.root.uuid}
-    assert door.other.write("POST", "/resource_providers", body).fine
+    assert backend.other.write("POST", "/resource_providers", body).fine
     full = with_children(node, device, adopted, *(child(node, f"0000:1{number}:00.0") for number in range(5)))
     one, other = some_consumer(), some_consumer()
     held = {
@@ -268,17 +268,17 @@ def test_given_devices_when_healed_then_those_of_which_nothing_should_be_held_ar
     }
     for _ in range(2):
         assert healed(scheduler, full, held).problems == ()
-    assert seen(door, other).resources == {node.root.uuid: {"VCPU": 1}, theirs: {DEVICE: 1}}
+    assert seen(backend, other).resources == {node.root.uuid: {"VCPU": 1}, theirs: {DEVICE: 1}}
     requests, writes = scheduler.requests, scheduler.writes
     changed = {**held, one: {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}}
     assert healed(scheduler, full, changed) == SyncedAllocations(writes=1)
     # The list, the allocations of the root and of two devices, the consumer, and the write.
     assert (scheduler.requests - requests, scheduler.writes - writes) == (6, 1)
-    assert seen(door, one).resources == {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}
+    assert seen(backend, one).resources == {node.root.uuid: {"VCPU": 3}, device.uuid: {DEVICE: 1}}
 
 
 def test_given_a_device_that_is_gone_and_still_held_when_healed_then_it_is_let_go_and_its_provider_goes(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, consumer = tree(some_name()), some_consumer()
     device = child(node, "0000:01:00.0")
@@ -288,13 +288,13 @@ def test_given_a_device_that_is_gone_and_still_held_when_healed_then_it_is_let_g
     assert agreed(scheduler.sync({"n": node}, EVERYBODY)["n"]).problems
     without = {consumer: {node.root.uuid: {"VCPU": 1}}}
     healed(scheduler, node, without)
-    assert seen(door, consumer).resources == without[consumer]
+    assert seen(backend, consumer).resources == without[consumer]
     assert agreed(scheduler.sync({"n": node}, EVERYBODY)["n"]).problems == ()
     assert [there.uuid for there in scheduler.providers(root_uuid=node.root.uuid)] == [node.root.uuid]
 
 
 def test_given_a_node_that_was_not_synced_when_healed_then_it_is_left_for_the_next_pass(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, other = tree(some_name()), tree(some_name())
     scheduler.sync({"n": node})
@@ -302,14 +302,16 @@ def test_given_a_node_that_was_not_synced_when_healed_then_it_is_left_for_the_ne
     assert asked == {"n": SyncedAllocations()}
 
 
-def test_given_a_deleted_node_when_it_comes_back_then_its_allocations_do_too(door: Door, scheduler: Scheduler) -> None:
+def test_given_a_deleted_node_when_it_comes_back_then_its_allocations_do_too(
+    backend: Backend, scheduler: Scheduler
+) -> None:
     node, consumer = tree(some_name()), some_consumer()
     held = {consumer: {node.root.uuid: {"VCPU": 1}}}
     for _ in range(2):
         healed(scheduler, node, held)
     scheduler.delete_tree(node.root.uuid, EVERYBODY)
     healed(scheduler, node, held)
-    assert on(door, node) == held
+    assert on(backend, node) == held
 
 
 def test_given_no_scheduler_when_healed_then_it_agrees() -> None:

@@ -1,4 +1,4 @@
-"""Healing while others write, of many at once, and from any state: both doors."""
+"""Healing while others write, of many at once, and from any state: both backends."""
 
 import pytest
 from hypothesis import given, settings
@@ -9,40 +9,42 @@ from stocktake.placement import Scheduler, SyncedAllocations
 from stocktake.placement.allocation_sync import TOGETHER_MAX
 from tests.placement.holding import healed, holdings, knowing, on, some_consumer
 from tests.placement.making import stock, tree, with_root
-from tests.placement.schedulers import Door, embedded_door, seen, some_name
+from tests.placement.schedulers import Backend, embedded_backend, seen, some_name
 
 # How uuids begin that the ledger does not know.
 NOBODYS = "dddddddd"
 
 
 def test_given_books_that_changed_since_they_were_read_when_healed_then_nothing_is_written_until_the_next_pass(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, claimed, stale = tree(some_name()), some_consumer(), some_consumer()
     scheduler.sync({"n": node})
-    door.allocate(claimed, {node.root.uuid: {"VCPU": 1}})
+    backend.allocate(claimed, {node.root.uuid: {"VCPU": 1}})
     writes = scheduler.writes
     held = {stale: {node.root.uuid: {"VCPU": 1}}}
     assert scheduler.sync_allocations({"n": holdings(node, held)}, lambda *_: None) == {}
     assert scheduler.writes == writes
-    assert on(door, node).keys() == {claimed}
+    assert on(backend, node).keys() == {claimed}
     new = {claimed: {node.root.uuid: {"VCPU": 1}}}
     assert healed(scheduler, node, new) == SyncedAllocations()
 
 
 @pytest.mark.parametrize("wanted", [0, 3])
 def test_given_a_claim_just_before_the_writing_when_healed_then_what_it_wrote_stays(
-    door: Door, scheduler: Scheduler, wanted: int
+    backend: Backend, scheduler: Scheduler, wanted: int
 ) -> None:
     """By the books that were read the consumer should hold 3 or nothing; the claim gives it 5."""
     node, consumer = tree(some_name()), some_consumer()
     scheduler.sync({"n": node})
-    door.allocate(consumer, {node.root.uuid: {"VCPU": 2}})
+    backend.allocate(consumer, {node.root.uuid: {"VCPU": 2}})
 
     def claim(_: str, strangers: frozenset[str]) -> frozenset[str]:
         body = {"allocations": {node.root.uuid: {"resources": {"VCPU": 5}}}, "project_id": "p", "user_id": "u"}
-        generation = seen(door, consumer).generation
-        door.put(f"/allocations/{consumer}", {**body, "consumer_generation": generation, "consumer_type": "INSTANCE"})
+        generation = seen(backend, consumer).generation
+        backend.put(
+            f"/allocations/{consumer}", {**body, "consumer_generation": generation, "consumer_type": "INSTANCE"}
+        )
         return strangers
 
     held = {consumer: {node.root.uuid: {"VCPU": wanted}}} if wanted else {}
@@ -52,11 +54,13 @@ def test_given_a_claim_just_before_the_writing_when_healed_then_what_it_wrote_st
         assert [problem.code for problem in answer.problems] == ["allocation-refused"]
     else:
         assert isinstance(answer, PlacementConflict)
-    assert on(door, node) == {consumer: {node.root.uuid: {"VCPU": 5}}}
+    assert on(backend, node) == {consumer: {node.root.uuid: {"VCPU": 5}}}
     assert healed(scheduler, node, {consumer: {node.root.uuid: {"VCPU": 5}}}) == SyncedAllocations()
 
 
-def test_given_many_new_consumers_when_healed_then_they_are_written_together(door: Door, scheduler: Scheduler) -> None:
+def test_given_many_new_consumers_when_healed_then_they_are_written_together(
+    backend: Backend, scheduler: Scheduler
+) -> None:
     count = TOGETHER_MAX + 10
     node = with_root(tree(some_name()), inventories={"VCPU": stock(count)})
     held = {some_consumer(): {node.root.uuid: {"VCPU": 1}} for _ in range(count)}
@@ -64,20 +68,20 @@ def test_given_many_new_consumers_when_healed_then_they_are_written_together(doo
     requests = scheduler.requests
     assert scheduler.sync_allocations({"n": holdings(node, held)}, knowing()) == {"n": SyncedAllocations(writes=2)}
     assert scheduler.requests - requests == 3
-    assert on(door, node) == held
+    assert on(backend, node) == held
 
 
 def test_given_one_that_holds_something_elsewhere_among_new_ones_when_healed_then_all_have_theirs(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node, elsewhere = tree(some_name()), tree(some_name())
     scheduler.sync({"e": elsewhere})
     moving, new = some_consumer(), some_consumer()
-    door.allocate(moving, {elsewhere.root.uuid: {"VCPU": 5}})
+    backend.allocate(moving, {elsewhere.root.uuid: {"VCPU": 5}})
     held = {one: {node.root.uuid: {"VCPU": 1}} for one in (moving, new)}
     assert healed(scheduler, node, held).problems == ()
-    assert on(door, node) == held
-    assert seen(door, moving).resources[elsewhere.root.uuid] == {"VCPU": 5}
+    assert on(backend, node) == held
+    assert seen(backend, moving).resources[elsewhere.root.uuid] == {"VCPU": 5}
 
 
 def test_given_many_nodes_when_told_to_stop_then_the_rest_is_left_for_the_next_pass(scheduler: Scheduler) -> None:
@@ -105,8 +109,8 @@ def test_given_anything_held_when_healed_then_it_is_what_is_wanted_and_what_nobo
     embedded_connection: str, drawn: list[tuple[int, int, int, bool]]
 ) -> None:
     """Of each consumer: what it holds here and elsewhere, what it should hold here, and whether the ledger knows it."""
-    door = embedded_door(embedded_connection)
-    scheduler = door.open()
+    backend = embedded_backend(embedded_connection)
+    scheduler = backend.open()
     node, elsewhere = tree(some_name()), tree(some_name())
     scheduler.sync({"n": node, "e": elsewhere})
     here, there = node.root.uuid, elsewhere.root.uuid
@@ -115,7 +119,7 @@ def test_given_anything_held_when_healed_then_it_is_what_is_wanted_and_what_nobo
         consumer = some_consumer() if known else f"{NOBODYS}{some_consumer()[8:]}"
         parts = {uuid_: {"VCPU": amount} for uuid_, amount in ((here, held), (there, away)) if amount}
         if parts:
-            door.allocate(consumer, parts)
+            backend.allocate(consumer, parts)
         if should:
             wanted[consumer] = {here: {"VCPU": should}}
         kept = should or (0 if known else held)
@@ -128,7 +132,7 @@ def test_given_anything_held_when_healed_then_it_is_what_is_wanted_and_what_nobo
         return frozenset(one for one in strangers if not one.startswith(NOBODYS))
 
     healed(scheduler, node, wanted, ask)
-    assert (on(door, node), on(door, elsewhere)) == (right, others)
+    assert (on(backend, node), on(backend, elsewhere)) == (right, others)
     assert healed(scheduler, node, wanted, ask).writes == 0
     scheduler.close()
-    door.other.close()
+    backend.other.close()

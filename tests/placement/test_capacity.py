@@ -9,7 +9,7 @@ from stocktake.model.topology import CellTake, HostCell, HostTopology, NodeCell,
 from stocktake.placement.desired import desired
 from stocktake.placement.overrides import NodeOverrides
 from tests.placement.making import ROOT, host, tally
-from tests.placement.schedulers import agreed, embedded_door, some_name
+from tests.placement.schedulers import agreed, embedded_backend, some_name
 
 SHARED, DEDICATED = frozenset(range(32)), frozenset(range(32, 64))
 # 512 MiB for the host, ten floating vCPUs, and four that are pinned.
@@ -51,16 +51,16 @@ def test_given_64_cpus_of_which_32_are_dedicated_when_reported_then_placement_ha
         there, counted, Rules(host="host-1", reserved_host_memory_mb=512), disabled=False, overrides=NodeOverrides()
     )
     assert problems == ()
-    door = embedded_door(embedded_connection)
-    scheduler = door.open()
+    backend = embedded_backend(embedded_connection)
+    scheduler = backend.open()
     agreed(scheduler.sync({name: tree})[name])
     consumers = ("aaaaaaaa-0000-4000-8000-000000000001", "aaaaaaaa-0000-4000-8000-000000000002")
-    door.allocate(consumers[0], {ROOT: {"VCPU": 10}})
-    door.allocate(consumers[1], {ROOT: {"PCPU": 4}})
+    backend.allocate(consumers[0], {ROOT: {"VCPU": 10}})
+    backend.allocate(consumers[1], {ROOT: {"PCPU": 4}})
 
     # What Placement itself says, by its own API.
-    inventories = door.other.get(f"/resource_providers/{ROOT}/inventories").read(dict[str, Any])
-    usages = door.other.get(f"/resource_providers/{ROOT}/usages").read(dict[str, Any])["usages"]
+    inventories = backend.other.get(f"/resource_providers/{ROOT}/inventories").read(dict[str, Any])
+    usages = backend.other.get(f"/resource_providers/{ROOT}/usages").read(dict[str, Any])["usages"]
     capacities = {
         kind: int((one["total"] - one["reserved"]) * one["allocation_ratio"])
         for kind, one in inventories["inventories"].items()
@@ -71,4 +71,4 @@ def test_given_64_cpus_of_which_32_are_dedicated_when_reported_then_placement_ha
     assert {kind: shown[kind].allocated for kind in usages} == usages
     assert (shown["VCPU"].free, shown["PCPU"].free) == (118, 28)
     scheduler.close()
-    door.other.close()
+    backend.other.close()

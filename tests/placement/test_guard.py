@@ -25,7 +25,7 @@ from stocktake.placement.plan import (
 from stocktake.placement.scheduler import STRICT
 from tests.placement.holding import some_consumer
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.schedulers import EVERYBODY, Door, Hurried, agreed, some_name
+from tests.placement.schedulers import EVERYBODY, Backend, Hurried, agreed, some_name
 
 NOVA = "OWNER_NOVA"
 
@@ -36,20 +36,20 @@ def all_of(scheduler: Scheduler, node: ProviderTree) -> object:
     return there, [scheduler.allocations(one.uuid) for one in there]
 
 
-def of_nova(door: Door, node: ProviderTree) -> None:
+def of_nova(backend: Backend, node: ProviderTree) -> None:
     """Make of a node's provider what a nova-compute makes."""
-    assert door.other.write("POST", "/resource_providers", {"uuid": node.root.uuid, "name": node.root.name}).fine
+    assert backend.other.write("POST", "/resource_providers", {"uuid": node.root.uuid, "name": node.root.name}).fine
     stocked = {"VCPU": {"total": 4}, "MEMORY_MB": {"total": 4096}}
     path = f"/resource_providers/{node.root.uuid}"
-    door.put(f"{path}/inventories", {"resource_provider_generation": 0, "inventories": stocked})
-    door.put(f"{path}/traits", {"resource_provider_generation": 1, "traits": [NOVA, "HW_CPU_X86_AVX"]})
+    backend.put(f"{path}/inventories", {"resource_provider_generation": 0, "inventories": stocked})
+    backend.put(f"{path}/traits", {"resource_provider_generation": 1, "traits": [NOVA, "HW_CPU_X86_AVX"]})
 
 
 def test_given_a_provider_of_novas_under_our_uuid_when_synced_then_nothing_of_it_is_written(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
-    of_nova(door, node)
+    of_nova(backend, node)
     before = all_of(scheduler, node)
     for wanted in (node, with_children(node, child(node, "0000:01:00.0"))):
         error = scheduler.sync({"n": wanted}, EVERYBODY)["n"]
@@ -65,15 +65,15 @@ def test_given_a_provider_of_novas_under_our_uuid_when_synced_then_nothing_of_it
 
 
 def test_given_unknown_consumers_when_synced_or_deleted_then_nothing_is_written_and_the_first_are_named(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     agreed(scheduler.sync({"n": node})["n"])
     unknown = sorted(some_consumer() for _ in range(7))
     for consumer in unknown:
-        door.allocate(consumer, {node.root.uuid: {"MEMORY_MB": 1}})
+        backend.allocate(consumer, {node.root.uuid: {"MEMORY_MB": 1}})
     ours = some_consumer()
-    door.allocate(ours, {node.root.uuid: {"VCPU": 1}})
+    backend.allocate(ours, {node.root.uuid: {"VCPU": 1}})
     before, writes = all_of(scheduler, node), scheduler.writes
     asked: list[frozenset[str]] = []
 
@@ -97,12 +97,12 @@ def test_given_unknown_consumers_when_synced_or_deleted_then_nothing_is_written_
 
 
 def test_given_a_device_that_others_hold_when_its_tree_is_deleted_then_all_of_it_stays(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     device = child(node, "0000:01:00.0")
     agreed(scheduler.sync({"n": with_children(node, device)})["n"])
-    door.allocate(some_consumer(), {device.uuid: {"CUSTOM_PCI_10DE_1DB6": 1}})
+    backend.allocate(some_consumer(), {device.uuid: {"CUSTOM_PCI_10DE_1DB6": 1}})
     before = all_of(scheduler, node)
     with pytest.raises(ProviderNotOurs, match=device.uuid):
         scheduler.delete_tree(node.root.uuid)
@@ -110,10 +110,10 @@ def test_given_a_device_that_others_hold_when_its_tree_is_deleted_then_all_of_it
 
 
 def test_given_the_providers_uuid_typed_out_when_synced_or_deleted_then_it_is_done_once_and_logged(
-    door: Door, scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+    backend: Backend, scheduler: Scheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = tree(some_name())
-    of_nova(door, node)
+    of_nova(backend, node)
     forced, another = Guard(forced=node.root.uuid), Guard(forced=str(uuid.uuid4()))
     assert isinstance(scheduler.sync({"n": node}, another)["n"], ProviderNotOurs)
     with caplog.at_level(logging.WARNING):
@@ -129,16 +129,16 @@ def test_given_the_providers_uuid_typed_out_when_synced_or_deleted_then_it_is_do
 
 @pytest.mark.parametrize("whose", ["ours", "novas", "held"])
 def test_given_a_name_that_another_provider_has_when_synced_then_its_uuid_is_suggested_only_if_it_is_ours(
-    door: Door, scheduler: Scheduler, whose: str
+    backend: Backend, scheduler: Scheduler, whose: str
 ) -> None:
     name = some_name()
     other, node = tree(name), tree(name)
     if whose == "novas":
-        of_nova(door, other)
+        of_nova(backend, other)
     else:
         agreed(scheduler.sync({"n": other})["n"])
     if whose == "held":
-        door.allocate(some_consumer(), {other.root.uuid: {"VCPU": 1}})
+        backend.allocate(some_consumer(), {other.root.uuid: {"VCPU": 1}})
     error = scheduler.sync({"n": node})["n"]
     assert isinstance(error, PlacementError)
     assert f"belongs to provider {other.root.uuid}" in error.what
@@ -157,39 +157,39 @@ class Moved(Hurried):
         return super().now() + self.by
 
 
-def rewritten(door: Door, node: ProviderTree) -> None:
+def rewritten(backend: Backend, node: ProviderTree) -> None:
     """Write another inventory to a node's provider, as another writer does in each of its passes."""
-    body = {"resource_provider_generation": door.generation(node.root.uuid), "inventories": {"VCPU": {"total": 1}}}
-    door.put(f"/resource_providers/{node.root.uuid}/inventories", body)
+    body = {"resource_provider_generation": backend.generation(node.root.uuid), "inventories": {"VCPU": {"total": 1}}}
+    backend.put(f"/resource_providers/{node.root.uuid}/inventories", body)
 
 
-def rid_of_traits(door: Door, node: ProviderTree) -> None:
+def rid_of_traits(backend: Backend, node: ProviderTree) -> None:
     """Take away all traits, as another writer does."""
-    body = {"resource_provider_generation": door.generation(node.root.uuid), "traits": []}
-    door.put(f"/resource_providers/{node.root.uuid}/traits", body)
+    body = {"resource_provider_generation": backend.generation(node.root.uuid), "traits": []}
+    backend.put(f"/resource_providers/{node.root.uuid}/traits", body)
 
 
-def renamed(door: Door, node: ProviderTree) -> None:
+def renamed(backend: Backend, node: ProviderTree) -> None:
     """Give the provider another name."""
-    door.put(f"/resource_providers/{node.root.uuid}", {"name": some_name(), "parent_provider_uuid": None})
+    backend.put(f"/resource_providers/{node.root.uuid}", {"name": some_name(), "parent_provider_uuid": None})
 
 
 @pytest.mark.parametrize("change", [rewritten, rid_of_traits, renamed])
 def test_given_another_writer_when_it_undoes_ours_twice_then_it_is_told_until_it_was_quiet_for_long(
-    door: Door, change: Callable[[Door, ProviderTree], None]
+    backend: Backend, change: Callable[[Backend, ProviderTree], None]
 ) -> None:
     clock = Moved()
-    scheduler = door.open(clock=clock)
+    scheduler = backend.open(clock=clock)
     node = tree(some_name())
 
     def codes() -> list[str]:
         return [problem.code for problem in agreed(scheduler.sync({"n": node})["n"]).problems]
 
     assert codes() == codes() == []
-    change(door, node)
+    change(backend, node)
     # Once is an accident.
     assert codes() == codes() == []
-    change(door, node)
+    change(backend, node)
     (told,) = agreed(scheduler.sync({"n": node})["n"]).problems
     assert told.code == "provider-contested"
     assert node.root.uuid in told.text
@@ -203,15 +203,15 @@ def test_given_another_writer_when_it_undoes_ours_twice_then_it_is_told_until_it
 
 
 def test_given_others_add_what_is_theirs_when_synced_then_nobody_contests_anything(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     for number in range(4):
         wanted = with_root(node, inventories={**node.root.inventories, "VCPU": stock(number + 1)})
         assert agreed(scheduler.sync({"n": wanted})["n"]).problems == ()
         traits = ["COMPUTE_NODE", "HW_CPU_X86_AVX", "HW_CPU_X86_AVX2", "HW_CPU_X86_SSE"][: number + 1]
-        body = {"resource_provider_generation": door.generation(node.root.uuid), "traits": traits}
-        door.put(f"/resource_providers/{node.root.uuid}/traits", body)
+        body = {"resource_provider_generation": backend.generation(node.root.uuid), "traits": traits}
+        backend.put(f"/resource_providers/{node.root.uuid}/traits", body)
 
 
 ROOT, OTHER = "r", "o"

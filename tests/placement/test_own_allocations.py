@@ -1,4 +1,4 @@
-"""The setting `allocations` through a report and a refresh, over both doors: own ones kept, foreign ones untouched."""
+"""The setting `allocations` through a report and a refresh, over both backends: own are kept, foreign untouched."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from stocktake.refresh.run import refresh
 from stocktake.report.save import Books, Reported, Terms, carried, save, sync
 from tests.context import Fleet, an_instance, context_of
 from tests.placement.making import tree
-from tests.placement.schedulers import Door, seen, some_name
+from tests.placement.schedulers import Backend, seen, some_name
 from tests.refresh.test_identity import a_node
 
 Opened = Callable[..., AbstractContextManager[Context]]
@@ -36,8 +36,8 @@ def ledger(tmp_path: Path) -> Iterator[DatabaseLedger]:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, door: Door) -> Opened:
-    section = door.section
+def opened(tmp_path: Path, backend: Backend) -> Opened:
+    section = backend.section
     placement: dict[str, object] = {"mode": section.mode}
     if section.mode == "embedded":
         placement["connection"] = section.connection
@@ -78,20 +78,20 @@ def of_node(node: ProviderTree, result: Reported) -> ComputeNode:
     return result.saved[node.root.name]
 
 
-def on(door: Door, node: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
-    return read_held(door.other, [node.root.uuid])[0]
+def on(backend: Backend, node: ProviderTree) -> dict[str, dict[str, dict[str, int]]]:
+    return read_held(backend.other, [node.root.uuid])[0]
 
 
 def test_given_own_allocations_when_reported_then_they_are_what_the_entries_say_and_it_costs_a_reading(
-    door: Door, scheduler: Scheduler, ledger: DatabaseLedger
+    backend: Backend, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, guest = tree(some_name()), str(uuid.uuid4())
     owner = replace(an_instance(guest, host="alpha", node=node.root.name), project_id="blue", user_id="ann")
     books = partial(a_book, ledger, node, an_entry(guest), an_entry(None, kind="reserved"), instances=(owner,))
     result = report(ledger, scheduler, books())
     assert result.unsynced == {}
-    assert on(door, node) == {guest: {node.root.uuid: {"VCPU": 1, "MEMORY_MB": 100}}}
-    assert (seen(door, guest).kind, seen(door, guest).owner) == ("INSTANCE", ("blue", "ann"))
+    assert on(backend, node) == {guest: {node.root.uuid: {"VCPU": 1, "MEMORY_MB": 100}}}
+    assert (seen(backend, guest).kind, seen(backend, guest).owner) == ("INSTANCE", ("blue", "ann"))
     assert result.writes == scheduler.writes
     report(ledger, scheduler, books())
     requests, row = scheduler.requests, ledger.node(node.root.uuid)
@@ -101,27 +101,27 @@ def test_given_own_allocations_when_reported_then_they_are_what_the_entries_say_
 
 
 def test_given_foreign_allocations_when_reported_then_not_one_request_is_about_them(
-    door: Door, scheduler: Scheduler, ledger: DatabaseLedger
+    backend: Backend, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, guest, gone, stranger = tree(some_name()), *(str(uuid.uuid4()) for _ in range(3))
     ledger.put_instances([an_instance(gone, host="alpha", node=node.root.name)])
     ledger.delete_instances([gone])
     scheduler.sync({"n": node})
     for consumer in (gone, stranger):
-        door.allocate(consumer, {node.root.uuid: {"VCPU": 1}})
-    before = on(door, node)
+        backend.allocate(consumer, {node.root.uuid: {"VCPU": 1}})
+    before = on(backend, node)
     book = partial(a_book, ledger, node, an_entry(guest), deleted_uuids=frozenset({gone}))
     report(ledger, scheduler, book(), own=False)
     requests, writes = scheduler.requests, scheduler.writes
     result = report(ledger, scheduler, book(), own=False)
     # The list of providers.
     assert (scheduler.requests - requests, scheduler.writes - writes) == (1, 0)
-    assert on(door, node) == before
+    assert on(backend, node) == before
     assert of_node(node, result).problems == ()
 
 
 def test_given_deleted_instances_and_strangers_when_reported_then_only_what_the_ledger_knows_goes(
-    door: Door, scheduler: Scheduler, ledger: DatabaseLedger
+    backend: Backend, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, elsewhere = tree(some_name()), tree(some_name())
     gone, move, over, stranger = (str(uuid.uuid4()) for _ in range(4))
@@ -135,10 +135,10 @@ def test_given_deleted_instances_and_strangers_when_reported_then_only_what_the_
     )
     scheduler.sync({"n": node, "e": elsewhere})
     for consumer in (gone, move, over, stranger):
-        door.allocate(consumer, {node.root.uuid: {"VCPU": 1}, elsewhere.root.uuid: {"VCPU": 1}})
+        backend.allocate(consumer, {node.root.uuid: {"VCPU": 1}, elsewhere.root.uuid: {"VCPU": 1}})
     result = report(ledger, scheduler, a_book(ledger, node, deleted_uuids=frozenset({gone})))
-    assert on(door, node).keys() == {stranger}
-    assert on(door, elsewhere).keys() == {gone, move, over, stranger}
+    assert on(backend, node).keys() == {stranger}
+    assert on(backend, elsewhere).keys() == {gone, move, over, stranger}
     (problem,) = of_node(node, result).problems
     assert (problem.code, problem.about) == ("placement-allocation-unknown", node.root.name)
     assert stranger in problem.text
@@ -161,7 +161,7 @@ def test_given_deleted_instances_when_reported_then_they_are_not_looked_at_again
 
 @pytest.mark.parametrize("own", [True, False])
 def test_given_a_deleted_instances_allocation_when_refreshed_then_the_setting_says_whether_it_goes(
-    tmp_path: Path, door: Door, opened: Opened, *, own: bool
+    tmp_path: Path, backend: Backend, opened: Opened, *, own: bool
 ) -> None:
     name, gone = some_name(), str(uuid.uuid4())
     Fleet(tmp_path / "fleet.json").has(name)
@@ -169,14 +169,14 @@ def test_given_a_deleted_instances_allocation_when_refreshed_then_the_setting_sa
         refresh(context)
         root = context.ledger.node(name).uuid
         context.ledger.put_instances([an_instance(gone, host="alpha", node=name)])
-        door.allocate(gone, {root: {"VCPU": 2, "MEMORY_MB": 64}})
+        backend.allocate(gone, {root: {"VCPU": 2, "MEMORY_MB": 64}})
         context.ledger.delete_instances([gone])
         assert refresh(context).fine
-        assert read_held(door.other, [root])[0].keys() == (set() if own else {gone})
+        assert read_held(backend.other, [root])[0].keys() == (set() if own else {gone})
 
 
 def test_given_no_room_when_reported_then_the_node_carries_it_until_there_is(
-    door: Door, scheduler: Scheduler, ledger: DatabaseLedger
+    backend: Backend, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, guest = tree(some_name()), str(uuid.uuid4())
     (problem,) = of_node(
@@ -185,7 +185,7 @@ def test_given_no_room_when_reported_then_the_node_carries_it_until_there_is(
     assert (problem.code, problem.about) == ("placement-allocation-refused", guest)
     assert "4096 MEMORY_MB wanted, 1024 free of 1024" in problem.text
     assert of_node(node, report(ledger, scheduler, a_book(ledger, node, an_entry(guest)))).problems == ()
-    assert on(door, node).keys() == {guest}
+    assert on(backend, node).keys() == {guest}
 
 
 class Claiming(DatabaseLedger):
@@ -216,51 +216,51 @@ def claiming(tmp_path: Path) -> Iterator[Claiming]:
     plain.close()
 
 
-def claim(ledger: DatabaseLedger, door: Door, node: ProviderTree, guest: str) -> None:
+def claim(ledger: DatabaseLedger, backend: Backend, node: ProviderTree, guest: str) -> None:
     """Do what a claim does: the ledger first, then Placement."""
     with ledger.transaction([node.root.uuid]) as transaction:
         transaction.put_instances([an_instance(guest, host="alpha", node=node.root.name)])
-    door.allocate(guest, {node.root.uuid: {"VCPU": 1, "MEMORY_MB": 100}})
+    backend.allocate(guest, {node.root.uuid: {"VCPU": 1, "MEMORY_MB": 100}})
 
 
 def test_given_a_claim_after_the_books_were_read_when_reported_then_its_allocation_stays(
-    door: Door, scheduler: Scheduler, claiming: Claiming
+    backend: Backend, scheduler: Scheduler, claiming: Claiming
 ) -> None:
     node, old, new = tree(some_name()), str(uuid.uuid4()), str(uuid.uuid4())
     claiming.put_instances([an_instance(old, host="alpha", node=node.root.name)])
     report(claiming, scheduler, a_book(claiming, node, an_entry(old)))
     stale = a_book(claiming, node, an_entry(old))
-    claim(claiming, door, node, new)
+    claim(claiming, backend, node, new)
     report(claiming, scheduler, stale)
-    assert on(door, node).keys() == {old, new}
+    assert on(backend, node).keys() == {old, new}
     # The next pass has read it.
     result = report(claiming, scheduler, a_book(claiming, node, an_entry(old), an_entry(new)))
-    assert on(door, node).keys() == {old, new}
+    assert on(backend, node).keys() == {old, new}
     assert of_node(node, result).problems == ()
 
 
 def test_given_a_claim_just_before_something_is_taken_away_when_reported_then_nothing_is(
-    door: Door, scheduler: Scheduler, claiming: Claiming
+    backend: Backend, scheduler: Scheduler, claiming: Claiming
 ) -> None:
     node, gone, new = tree(some_name()), str(uuid.uuid4()), str(uuid.uuid4())
     claiming.put_instances([an_instance(gone, host="alpha", node=node.root.name)])
     report(claiming, scheduler, a_book(claiming, node, an_entry(gone)))
     claiming.delete_instances([gone])
-    claiming.claim, claiming.moment = partial(claim, claiming, door, node, new), "heal"
+    claiming.claim, claiming.moment = partial(claim, claiming, backend, node, new), "heal"
     report(claiming, scheduler, a_book(claiming, node))
-    assert on(door, node).keys() == {gone, new}
+    assert on(backend, node).keys() == {gone, new}
     report(claiming, scheduler, a_book(claiming, node, an_entry(new)))
-    assert on(door, node).keys() == {new}
+    assert on(backend, node).keys() == {new}
 
 
 def test_given_a_node_that_is_deleted_meanwhile_when_reported_then_nothing_is_written_for_it(
-    door: Door, scheduler: Scheduler, claiming: Claiming
+    backend: Backend, scheduler: Scheduler, claiming: Claiming
 ) -> None:
     node, guest = tree(some_name()), str(uuid.uuid4())
     report(claiming, scheduler, a_book(claiming, node))
     claiming.claim, claiming.moment = partial(claiming.delete_node, node.root.uuid), "heal"
     report(claiming, scheduler, a_book(claiming, node, an_entry(guest)))
-    assert on(door, node) == {}
+    assert on(backend, node) == {}
 
 
 def test_given_a_claim_while_a_pass_saves_when_it_is_tallied_again_then_the_entries_are_the_new_ones(

@@ -9,22 +9,22 @@ from stocktake.errors import PlacementError
 from stocktake.model.provider import Allocation, Found
 from stocktake.placement import Scheduler
 from tests.placement.making import child, stock, tree, with_children, with_root
-from tests.placement.schedulers import EVERYBODY, Door, agreed, embedded_door, http_door, some_name
+from tests.placement.schedulers import EVERYBODY, Backend, agreed, embedded_backend, http_backend, some_name
 
 
 @pytest.fixture(params=["embedded", "http"])
-def door(request: pytest.FixtureRequest) -> Iterator[Door]:
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "embedded":
-        made = embedded_door(request.getfixturevalue("embedded_connection"))
+        made = embedded_backend(request.getfixturevalue("embedded_connection"))
     else:
-        made = http_door(request.getfixturevalue("placement_server"))
+        made = http_backend(request.getfixturevalue("placement_server"))
     yield made
     made.other.close()
 
 
 @pytest.fixture
-def scheduler(door: Door) -> Iterator[Scheduler]:
-    opened = door.open()
+def scheduler(backend: Backend) -> Iterator[Scheduler]:
+    opened = backend.open()
     yield opened
     opened.close()
 
@@ -65,24 +65,24 @@ def test_given_nothing_changed_when_synced_again_then_one_request_and_no_write(
 
 
 def test_given_nothing_changed_when_another_process_syncs_then_it_reads_and_does_not_write(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     node = with_children(node, child(node, "0000:01:00.0"))
     agreed(scheduler.sync({"n": node})["n"])
-    other = door.open()
+    other = backend.open()
     assert agreed(other.sync({"n": node})["n"]).writes == 0
     assert other.writes == 0
 
 
 def test_given_one_of_many_changed_elsewhere_when_synced_then_only_that_one_is_read(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     trees = {name: tree(name) for name in (some_name() for _ in range(5))}
     scheduler.sync(trees)
     changed = next(iter(trees.values())).root.uuid
-    body = {"resource_provider_generation": door.generation(changed), "traits": ["HW_CPU_X86_AVX"]}
-    door.put(f"/resource_providers/{changed}/traits", body)
+    body = {"resource_provider_generation": backend.generation(changed), "traits": ["HW_CPU_X86_AVX"]}
+    backend.put(f"/resource_providers/{changed}/traits", body)
     requests = scheduler.requests
     answers = scheduler.sync(trees)
     assert [agreed(answer).writes for answer in answers.values()] == [1, 0, 0, 0, 0]
@@ -93,7 +93,7 @@ def test_given_one_of_many_changed_elsewhere_when_synced_then_only_that_one_is_r
 
 
 def test_given_foreign_traits_and_classes_when_synced_then_they_stay_and_ours_go(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     name = some_name()
     node = tree(name, traits=frozenset({"COMPUTE_NODE", "COMPUTE_STATUS_DISABLED", "CUSTOM_OURS"}))
@@ -101,15 +101,15 @@ def test_given_foreign_traits_and_classes_when_synced_then_they_stay_and_ours_go
     scheduler.sync({name: node})
     uuid_ = node.root.uuid
     for path in ("/traits/CUSTOM_THEIRS", "/resource_classes/CUSTOM_THEIRS"):
-        door.put(path, None)
+        backend.put(path, None)
     there = found(scheduler, uuid_)[name]
     traits = {"resource_provider_generation": there.generation, "traits": [*sorted(there.traits), "CUSTOM_THEIRS"]}
-    door.put(f"/resource_providers/{uuid_}/traits", traits)
+    backend.put(f"/resource_providers/{uuid_}/traits", traits)
     inventories = {
-        "resource_provider_generation": door.generation(uuid_),
+        "resource_provider_generation": backend.generation(uuid_),
         "inventories": {"VCPU": {"total": 8}, "CUSTOM_OURS": {"total": 2}, "CUSTOM_THEIRS": {"total": 7}},
     }
-    door.put(f"/resource_providers/{uuid_}/inventories", inventories)
+    backend.put(f"/resource_providers/{uuid_}/inventories", inventories)
     plain = tree(name, root_uuid=uuid_)
     agreed(scheduler.sync({name: plain})[name])
     there = found(scheduler, uuid_)[name]
@@ -121,13 +121,13 @@ def test_given_foreign_traits_and_classes_when_synced_then_they_stay_and_ours_go
 
 
 def test_given_a_class_in_use_when_it_goes_then_it_stays_reserved_and_goes_once_it_is_free(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     name, consumer = some_name(), str(uuid.uuid4())
     node = tree(name)
     full = with_root(node, inventories={**node.root.inventories, "CUSTOM_OURS": stock(2)})
     scheduler.sync({name: full})
-    door.allocate(consumer, {node.root.uuid: {"CUSTOM_OURS": 1, "VCPU": 6}})
+    backend.allocate(consumer, {node.root.uuid: {"CUSTOM_OURS": 1, "VCPU": 6}})
     answer = agreed(scheduler.sync({name: node}, EVERYBODY)[name])
     assert [problem.code for problem in answer.problems] == ["inventory-in-use"]
     assert answer.kept_classes == {"CUSTOM_OURS"}
@@ -148,13 +148,13 @@ def test_given_a_class_in_use_when_it_goes_then_it_stays_reserved_and_goes_once_
 
 
 def test_given_a_device_in_use_when_it_vanishes_then_its_provider_stays_reserved_and_goes_once_it_is_free(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     name, consumer = some_name(), str(uuid.uuid4())
     node = tree(name)
     device, idle = child(node, "0000:01:00.0"), child(node, "0000:02:00.0")
     scheduler.sync({name: with_children(node, device, idle)})
-    door.allocate(consumer, {device.uuid: {"CUSTOM_PCI_10DE_1DB6": 1}})
+    backend.allocate(consumer, {device.uuid: {"CUSTOM_PCI_10DE_1DB6": 1}})
     answer = agreed(scheduler.sync({name: node}, EVERYBODY)[name])
     assert [problem.code for problem in answer.problems] == ["provider-in-use"]
     there = found(scheduler, node.root.uuid)
@@ -166,15 +166,17 @@ def test_given_a_device_in_use_when_it_vanishes_then_its_provider_stays_reserved
     assert found(scheduler, node.root.uuid).keys() == {name}
 
 
-def test_given_a_child_of_others_with_our_name_when_synced_then_it_is_adopted(door: Door, scheduler: Scheduler) -> None:
+def test_given_a_child_of_others_with_our_name_when_synced_then_it_is_adopted(
+    backend: Backend, scheduler: Scheduler
+) -> None:
     name, theirs = some_name(), str(uuid.uuid4())
     node = tree(name)
     scheduler.sync({name: node})
     device = child(node, "0000:01:00.0")
     body = {"uuid": theirs, "name": device.name, "parent_provider_uuid": node.root.uuid}
-    assert door.other.write("POST", "/resource_providers", body).fine
+    assert backend.other.write("POST", "/resource_providers", body).fine
     stranger = {"uuid": str(uuid.uuid4()), "name": f"{name}_stranger", "parent_provider_uuid": node.root.uuid}
-    assert door.other.write("POST", "/resource_providers", stranger).fine
+    assert backend.other.write("POST", "/resource_providers", stranger).fine
     full = with_children(node, device)
     agreed(scheduler.sync({name: full})[name])
     there = found(scheduler, node.root.uuid)
@@ -210,18 +212,18 @@ def test_given_a_renamed_node_when_synced_then_its_provider_is_renamed(scheduler
 
 
 def test_given_a_provider_deleted_and_made_anew_when_read_back_then_it_is_filled_again(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     name = some_name()
     node = tree(name)
     assert scheduler.is_as_agreed(node.root.uuid)
     scheduler.sync({name: node})
-    assert door.other.write("DELETE", f"/resource_providers/{node.root.uuid}").fine
-    assert door.other.write("POST", "/resource_providers", {"uuid": node.root.uuid, "name": name}).fine
+    assert backend.other.write("DELETE", f"/resource_providers/{node.root.uuid}").fine
+    assert backend.other.write("POST", "/resource_providers", {"uuid": node.root.uuid, "name": name}).fine
     for _ in range(2):
         # Its generation becomes what it was before, as if nothing had happened.
-        body = {"resource_provider_generation": door.generation(node.root.uuid), "inventories": {}}
-        door.put(f"/resource_providers/{node.root.uuid}/inventories", body)
+        body = {"resource_provider_generation": backend.generation(node.root.uuid), "inventories": {}}
+        backend.put(f"/resource_providers/{node.root.uuid}/inventories", body)
     assert agreed(scheduler.sync({name: node})[name]).writes == 0
     assert not scheduler.is_as_agreed(node.root.uuid)
     assert agreed(scheduler.sync({name: node})[name]).writes == 2
@@ -229,40 +231,40 @@ def test_given_a_provider_deleted_and_made_anew_when_read_back_then_it_is_filled
     assert found(scheduler, node.root.uuid)[name].inventories.keys() == {"VCPU", "MEMORY_MB"}
 
 
-def test_given_a_deleted_provider_when_synced_then_it_is_made_again(door: Door, scheduler: Scheduler) -> None:
+def test_given_a_deleted_provider_when_synced_then_it_is_made_again(backend: Backend, scheduler: Scheduler) -> None:
     trees = {name: tree(name) for name in (some_name(), some_name())}
     scheduler.sync(trees)
     victim, other = trees
-    assert door.other.write("DELETE", f"/resource_providers/{trees[victim].root.uuid}").fine
+    assert backend.other.write("DELETE", f"/resource_providers/{trees[victim].root.uuid}").fine
     answers = scheduler.sync(trees)
     assert (agreed(answers[victim]).writes, agreed(answers[other]).writes) == (3, 0)
 
 
 def test_given_allocations_when_a_tree_is_deleted_then_they_go_with_it_and_only_they(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     name, other_name = some_name(), some_name()
     node, other = tree(name), tree(other_name)
     device = child(node, "0000:01:00.0")
     scheduler.sync({name: with_children(node, device), other_name: other})
     both, only = str(uuid.uuid4()), str(uuid.uuid4())
-    door.allocate(both, {device.uuid: {"CUSTOM_PCI_10DE_1DB6": 1}, other.root.uuid: {"VCPU": 2}})
-    door.allocate(only, {node.root.uuid: {"VCPU": 1}})
+    backend.allocate(both, {device.uuid: {"CUSTOM_PCI_10DE_1DB6": 1}, other.root.uuid: {"VCPU": 2}})
+    backend.allocate(only, {node.root.uuid: {"VCPU": 1}})
     scheduler.delete_tree(node.root.uuid, EVERYBODY)
     scheduler.delete_tree(node.root.uuid, EVERYBODY)
     assert scheduler.providers(root_uuid=node.root.uuid) == ()
     assert scheduler.allocations(other.root.uuid) == {both: {other.root.uuid: {"VCPU": 2}}}
     assert scheduler.allocations(node.root.uuid) == {}
-    body = door.other.get(f"/allocations/{both}").read(dict[str, object])
+    body = backend.other.get(f"/allocations/{both}").read(dict[str, object])
     assert (body["consumer_type"], body["project_id"]) == ("INSTANCE", "p")
 
 
-def test_given_a_node_below_a_rack_when_deleted_then_the_rack_stays(door: Door, scheduler: Scheduler) -> None:
+def test_given_a_node_below_a_rack_when_deleted_then_the_rack_stays(backend: Backend, scheduler: Scheduler) -> None:
     name, rack = some_name(), str(uuid.uuid4())
     node = tree(name)
     scheduler.sync({name: node})
-    assert door.other.write("POST", "/resource_providers", {"uuid": rack, "name": f"rack-{name}"}).fine
-    door.put(f"/resource_providers/{node.root.uuid}", {"name": name, "parent_provider_uuid": rack})
+    assert backend.other.write("POST", "/resource_providers", {"uuid": rack, "name": f"rack-{name}"}).fine
+    backend.put(f"/resource_providers/{node.root.uuid}", {"name": name, "parent_provider_uuid": rack})
     full = with_children(node, child(node, "0000:01:00.0"))
     for trees in ({name: full}, {name: full, "other": tree(some_name())}):
         agreed(scheduler.sync(trees)[name])

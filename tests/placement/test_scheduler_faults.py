@@ -15,7 +15,7 @@ from stocktake.model.provider import Allocation
 from stocktake.model.value import replace
 from stocktake.placement import Scheduler
 from tests.placement.making import Section, child, tree, with_children, with_root
-from tests.placement.schedulers import EVERYBODY, Door, agreed, http_door, some_name
+from tests.placement.schedulers import EVERYBODY, Backend, agreed, http_backend, some_name
 from tests.servers.placement import PASSWORD, USER, PlacementServer, free_port, private_placement
 
 CONCURRENT = "placement.concurrent_update"
@@ -29,15 +29,15 @@ def server(placement_server: PlacementServer) -> Iterator[PlacementServer]:
 
 
 @pytest.fixture
-def door(server: PlacementServer) -> Iterator[Door]:
-    made = http_door(server)
+def backend(server: PlacementServer) -> Iterator[Backend]:
+    made = http_backend(server)
     yield made
     made.other.close()
 
 
 @pytest.fixture
-def scheduler(door: Door) -> Iterator[Scheduler]:
-    opened = door.open()
+def scheduler(backend: Backend) -> Iterator[Scheduler]:
+    opened = backend.open()
     yield opened
     opened.close()
 
@@ -65,7 +65,7 @@ def test_given_conflicts_for_ever_when_synced_then_it_gives_up_after_bounded_tri
 
 
 def test_given_a_class_gets_used_between_reading_and_writing_when_synced_then_it_is_kept(
-    server: PlacementServer, door: Door, scheduler: Scheduler
+    server: PlacementServer, backend: Backend, scheduler: Scheduler
 ) -> None:
     name = some_name()
     node = tree(name)
@@ -102,13 +102,13 @@ def test_given_errors_500_for_all_when_synced_then_only_the_first_few_are_asked(
 
 @pytest.mark.parametrize("path", ["/resource_providers?", "/resource_providers/"])
 def test_given_it_hangs_when_many_are_synced_then_one_time_limit_is_waited_for(
-    server: PlacementServer, door: Door, path: str
+    server: PlacementServer, backend: Backend, path: str
 ) -> None:
     trees = {str(number): tree(some_name()) for number in range(20)}
-    first = door.open()
+    first = backend.open()
     first.sync(trees)
     server.misbehave("GET", path, how="hang")
-    scheduler = door.open(replace(door.section, timeout_s=0.5))
+    scheduler = backend.open(replace(backend.section, timeout_s=0.5))
     scheduler.ping()
     before = scheduler.requests
     answers = scheduler.sync(trees)
@@ -134,8 +134,8 @@ def test_given_the_answer_breaks_off_when_synced_then_the_next_pass_puts_it_righ
 
 def test_given_it_goes_away_when_it_is_back_then_the_next_pass_puts_it_right(tmp_path: Path) -> None:
     with private_placement(tmp_path) as own:
-        door = http_door(own)
-        scheduler = door.open()
+        backend = http_backend(own)
+        scheduler = backend.open()
         trees = {name: tree(name) for name in (some_name(), some_name())}
         scheduler.sync(trees)
         own.stop()
@@ -148,16 +148,16 @@ def test_given_it_goes_away_when_it_is_back_then_the_next_pass_puts_it_right(tmp
         for answer in scheduler.sync(trees).values():
             assert agreed(answer).writes == 0
         scheduler.close()
-        door.other.close()
+        backend.other.close()
 
 
 def test_given_allocations_keep_changing_when_a_tree_is_deleted_then_it_ends_with_a_conflict(
-    server: PlacementServer, door: Door, scheduler: Scheduler
+    server: PlacementServer, backend: Backend, scheduler: Scheduler
 ) -> None:
     node = tree(some_name())
     scheduler.sync({"n": node})
     stuck = str(uuid.uuid4())
-    door.allocate(stuck, {node.root.uuid: {"VCPU": 1}})
+    backend.allocate(stuck, {node.root.uuid: {"VCPU": 1}})
     server.misbehave("PUT", f"/allocations/{stuck}", status=409, code=CONCURRENT)
     with pytest.raises(PlacementConflict):
         scheduler.delete_tree(node.root.uuid, EVERYBODY)
@@ -197,13 +197,13 @@ def test_given_a_refusal_when_anything_is_asked_then_placements_own_words_are_to
 
 
 def test_given_basic_credentials_when_synced_then_it_works_and_wrong_ones_are_said(
-    server: PlacementServer, door: Door
+    server: PlacementServer, backend: Backend
 ) -> None:
     auth = {"username": USER, "password": PASSWORD}
     node = tree(some_name())
-    scheduler = door.open(replace(door.section, auth_type="http_basic", auth=auth))
+    scheduler = backend.open(replace(backend.section, auth_type="http_basic", auth=auth))
     agreed(scheduler.sync({"n": node})["n"])
-    wrong = door.open(replace(door.section, auth_type="http_basic", auth={**auth, "password": "no"}))
+    wrong = backend.open(replace(backend.section, auth_type="http_basic", auth={**auth, "password": "no"}))
     error = wrong.sync({"n": node})["n"]
     assert isinstance(error, PlacementError)
     assert "401" in error.what
@@ -217,8 +217,8 @@ def test_given_no_keystone_when_synced_then_it_is_unreachable() -> None:
     section = Section(
         mode="remote", auth_type="password", auth={**auth, "user_domain_id": "d", "project_domain_id": "d"}
     )
-    door = Door(section=section, other=None)  # type: ignore[arg-type]
-    scheduler = door.open()
+    backend = Backend(section=section, other=None)  # type: ignore[arg-type]
+    scheduler = backend.open()
     assert isinstance(scheduler.sync({"n": tree("n")})["n"], PlacementUnreachable)
 
 
@@ -226,8 +226,8 @@ def test_given_an_embedded_placement_when_a_second_database_is_opened_then_the_e
     embedded_connection: str, tmp_path: Path
 ) -> None:
     for connection, fine in ((embedded_connection, True), (f"sqlite:///{tmp_path}/other.db", False)):
-        door = Door(section=Section(mode="embedded", connection=connection), other=None)  # type: ignore[arg-type]
-        answer = door.open().sync({"n": tree(some_name())})["n"]
+        backend = Backend(section=Section(mode="embedded", connection=connection), other=None)  # type: ignore[arg-type]
+        answer = backend.open().sync({"n": tree(some_name())})["n"]
         assert isinstance(answer, SettingsError) is not fine
 
 
@@ -254,10 +254,10 @@ def as_json(section: Section) -> dict[str, object]:
 
 
 def test_given_two_processes_when_they_sync_the_same_node_then_none_fails_otherwise_than_by_conflict(
-    door: Door, scheduler: Scheduler
+    backend: Backend, scheduler: Scheduler
 ) -> None:
     nodes = {some_name(): str(uuid.uuid4()) for _ in range(2)}
-    section = as_json(door.section)
+    section = as_json(backend.section)
     given = [{"section": section, "nodes": nodes, "rounds": 15, "seed": seed} for seed in (1, 2)]
     errors = [error for errors in run_all(given) for error in errors]
     assert [error for error in errors if not error.startswith("PlacementConflict")] == []

@@ -293,14 +293,14 @@ def test_given_the_lock_is_kept_when_asked_then_it_is_unreachable_and_works_once
 def test_given_another_thread_keeps_the_lock_when_asked_then_it_is_unreachable(
     embedded_connection: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    door = embedded.Embedded(embedded_connection, state_path=tmp_path)
-    session = open_embedded(door)
+    backend = embedded.Embedded(embedded_connection, state_path=tmp_path)
+    session = open_embedded(backend)
     session.ping()
     monkeypatch.setattr(embedded, "LOCK_WAIT_S", 0.1)
     kept, free = threading.Event(), threading.Event()
 
     def keep() -> None:
-        with door._mutex:
+        with backend._mutex:
             kept.set()
             free.wait(10)
 
@@ -314,16 +314,16 @@ def test_given_another_thread_keeps_the_lock_when_asked_then_it_is_unreachable(
     assert session.write("PUT", "/traits/CUSTOM_A").fine
 
 
-def test_given_two_doors_in_one_process_when_threads_write_through_both_then_none_fails(
+def test_given_two_backends_in_one_process_when_threads_write_through_both_then_none_fails(
     embedded_connection: str, tmp_path: Path
 ) -> None:
-    doors = [open_embedded(embedded.Embedded(embedded_connection, state_path=tmp_path)) for _ in range(2)]
+    backends = [open_embedded(embedded.Embedded(embedded_connection, state_path=tmp_path)) for _ in range(2)]
     failed: list[object] = []
 
     def write(number: int) -> None:
         body = {"uuid": str(uuid.uuid4()), "name": f"node-{uuid.uuid4()}"}
         for method, path in (("POST", "/resource_providers"), ("DELETE", f"/resource_providers/{body['uuid']}")):
-            answer = doors[number % 2].write(method, path, body if method == "POST" else None)
+            answer = backends[number % 2].write(method, path, body if method == "POST" else None)
             if not answer.fine:
                 failed.append(answer)
 

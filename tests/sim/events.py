@@ -275,7 +275,7 @@ def a_service_restarts(world: World) -> str:
 
 
 def somebody_allocates(world: World) -> str:
-    """A scheduler gives an instance its share, or a stranger a node's or a device's."""
+    """A scheduler gives an instance its share, or an unknown consumer a node's or a device's."""
     if world.faulty:
         return Nothing("nobody allocates while Placement may be away")
     at = world.any_node()

@@ -195,6 +195,6 @@ class _Teller:
                 kept=result.kept,
                 placement=world.placement(),
                 own=world.own,
-                strangers=world.held,
+                unknown=world.held,
             )
         )

@@ -74,7 +74,7 @@ class Case:
         fleet: the nodes that its hypervisor has, by name, as its fleet's file has them.
         kept: names of nodes that are gone and that the pass said are kept.
         own: allocations are the services' to write; else they are somebody else's.
-        strangers: who was given something by somebody else, by provider's name.
+        unknown: who was given something by somebody else, by provider's name.
     """
 
     host: str
@@ -83,7 +83,7 @@ class Case:
     kept: Collection[str]
     placement: Mapping[str, Provider]
     own: bool
-    strangers: Mapping[str, set[str]]
+    unknown: Mapping[str, set[str]]
 
 
 Check = Callable[[Case], None]
@@ -351,7 +351,7 @@ def is_left_alone(case: Case, record: Row) -> bool:
         "it is said not to be ours, and nobody else is there"
     )
     for one in tree:
-        assert case.strangers.get(one.name, set()) <= one.allocations.keys(), f"{one.name}: what others hold stays"
+        assert case.unknown.get(one.name, set()) <= one.allocations.keys(), f"{one.name}: what others hold stays"
     return True
 
 
@@ -407,21 +407,21 @@ def check_foreign(case: Case, record: Row) -> None:
     """Nobody was touched, a deleted instance neither."""
     for one in case.placement.values():
         if one.root_uuid == record["uuid"]:
-            assert one.allocations.keys() == case.strangers.get(one.name, set()), one.name
+            assert one.allocations.keys() == case.unknown.get(one.name, set()), one.name
 
 
 def check_own(case: Case, record: Row, expected: Expected) -> None:
-    """Whoever is counted holds what he should, unless there is no room; of the others only strangers hold anything."""
+    """Whoever is counted holds what he should, unless there is no room; others only if unknown."""
     refused = {one["about"] for one in record["problems"] if one["code"] == "placement-allocation-refused"}
     wanted = wanted_of(case, record, expected)
     known = case.books.instances.keys() | {move["uuid"] for move in case.books.migrations}
     for one in case.placement.values():
         if one.root_uuid != record["uuid"]:
             continue
-        strangers = case.strangers.get(one.name, set())
-        assert strangers <= one.allocations.keys(), f"{one.name}: what others hold stays"
-        assert one.allocations.keys() - strangers <= known
-        found = {who: held for who, held in one.allocations.items() if who not in refused | strangers}
+        unknown = case.unknown.get(one.name, set())
+        assert unknown <= one.allocations.keys(), f"{one.name}: what others hold stays"
+        assert one.allocations.keys() - unknown <= known
+        found = {who: held for who, held in one.allocations.items() if who not in refused | unknown}
         should = {who: held[one.name] for who, held in wanted.items() if who not in refused and one.name in held}
         assert found == should, one.name
     for who in refused:

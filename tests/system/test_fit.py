@@ -21,7 +21,7 @@ from stocktake.placement.desired import desired
 from stocktake.placement.overrides import NodeOverrides
 from stocktake.report.save import carried
 from tests.accounting.making import HOST, a_host, an_instance, count, work
-from tests.placement.schedulers import Door, embedded_door
+from tests.placement.schedulers import Backend, embedded_backend
 
 OURS = ("ratio_is_initial", "reserved_is_initial")
 NOTHING = Flavor(vcpus=0, memory_mb=0)
@@ -91,8 +91,8 @@ def near(room: ResourceFit, offset: int | None) -> int:
 
 
 @pytest.fixture(scope="module")
-def door(embedded_connection: str) -> Iterator[Door]:
-    made = embedded_door(embedded_connection)
+def backend(embedded_connection: str) -> Iterator[Backend]:
+    made = embedded_backend(embedded_connection)
     yield made
     made.other.close()
 
@@ -103,16 +103,16 @@ def amounts(vcpus: int, memory_mb: int, disk_mb: int) -> dict[str, int]:
     return {what: amount for what, amount in every.items() if amount}
 
 
-def stock(door: Door, there: str, inventories: Mapping[str, Inventory], **more: float) -> None:
+def stock(backend: Backend, there: str, inventories: Mapping[str, Inventory], **more: float) -> None:
     told = {
         name: {key: value for key, value in plain(one).items() if key not in OURS} | more
         for name, one in inventories.items()
     }
     path = f"/resource_providers/{there}/inventories"
-    door.put(path, {"resource_provider_generation": door.generation(there), "inventories": told})
+    backend.put(path, {"resource_provider_generation": backend.generation(there), "inventories": told})
 
 
-def is_granted(door: Door, there: str, asked: Mapping[str, int]) -> bool:
+def is_granted(backend: Backend, there: str, asked: Mapping[str, int]) -> bool:
     body = {
         "allocations": {there: {"resources": asked}},
         "project_id": "p",
@@ -120,7 +120,7 @@ def is_granted(door: Door, there: str, asked: Mapping[str, int]) -> bool:
         "consumer_generation": None,
         "consumer_type": "INSTANCE",
     }
-    answer = door.other.write("PUT", f"/allocations/{uuid.uuid4()}", body)
+    answer = backend.other.write("PUT", f"/allocations/{uuid.uuid4()}", body)
     assert answer.status in {204, 409}, answer
     return answer.fine
 
@@ -128,20 +128,20 @@ def is_granted(door: Door, there: str, asked: Mapping[str, int]) -> bool:
 @pytest.mark.system
 @settings(max_examples=60)
 @given(case=cases())
-def test_given_any_node_when_a_machine_is_asked_for_then_our_yes_is_placements(door: Door, case: Case) -> None:
+def test_given_any_node_when_a_machine_is_asked_for_then_our_yes_is_placements(backend: Backend, case: Case) -> None:
     asked = amounts(case.asked.vcpus, case.asked.memory_mb, case.asked.root_gb * 1024 + case.asked.swap_mb)
     assume(asked)
     there = str(uuid.uuid4())
-    assert door.other.write("POST", "/resource_providers", {"name": there, "uuid": there}).fine
+    assert backend.other.write("POST", "/resource_providers", {"name": there, "uuid": there}).fine
     # Others came in while there was room for everybody: some of it may have been taken away since.
-    stock(door, there, case.inventories, total=10**6, max_unit=10**6, reserved=0, allocation_ratio=1000)
+    stock(backend, there, case.inventories, total=10**6, max_unit=10**6, reserved=0, allocation_ratio=1000)
     for entry in case.books.entries:
         held = amounts(entry.vcpus, entry.memory_mb, entry.disk_mb)
         known = {what: amount for what, amount in held.items() if what in case.inventories}
         if entry.kind == "instance" and known:
-            door.allocate(str(uuid.uuid4()), {there: known})
-    stock(door, there, case.inventories)
+            backend.allocate(str(uuid.uuid4()), {there: known})
+    stock(backend, there, case.inventories)
     entries = case.books.entries
     ours = fit(case.node, entries, wanted(case.asked, ()), table={}, limits=limits_of(case.node, entries))
     event(f"fits: {isinstance(ours, Placed)}")
-    assert isinstance(ours, Placed) == is_granted(door, there, asked), ours
+    assert isinstance(ours, Placed) == is_granted(backend, there, asked), ours

@@ -14,7 +14,7 @@ from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from tests.context import Fleet, context_of
 from tests.nova import scenarios
-from tests.placement.schedulers import embedded_door
+from tests.placement.schedulers import embedded_backend
 
 # What a record has besides what Nova's has: its place in this ledger, and the times.
 OWN = frozenset({"generation", "created_at", "updated_at", "host_ip", "owned_traits", "owned_classes", "traits"})
@@ -56,7 +56,7 @@ def test_given_a_sample_document_when_refreshed_then_ledger_and_placement_say_wh
     scenario = scenarios()[number]
     (document,) = parse_documents([json.dumps(scenario).encode()], number)
     fleet = Fleet(tmp_path / "fleet.json")
-    door = embedded_door(embedded_connection)
+    backend = embedded_backend(embedded_connection)
     with_record = scenario["mode"] != "new_node"
     if with_record:
         prior = scenario["prior"] or {"resources": {}, "config": {}}
@@ -64,7 +64,7 @@ def test_given_a_sample_document_when_refreshed_then_ledger_and_placement_say_wh
         with opened(tmp_path, scenario, {**scenario["config"], **prior["config"]}, embedded_connection) as context:
             assert refresh(context).fine
         for allocation in scenario["allocations"]:
-            door.allocate(allocation["consumer_uuid"], {scenario["node_uuid"]: allocation["resources"]})
+            backend.allocate(allocation["consumer_uuid"], {scenario["node_uuid"]: allocation["resources"]})
     node_in(fleet, scenario, scenario["resources"])
     with opened(tmp_path, scenario, scenario["config"], embedded_connection) as context:
         context.ledger.put_instances(document.instances)
@@ -79,7 +79,7 @@ def test_given_a_sample_document_when_refreshed_then_ledger_and_placement_say_wh
         allocations = context.scheduler.allocations(scenario["node_uuid"])
         again = refresh(context)
         assert (again.changed, again.writes) == (set(), 0)
-    door.other.close()
+    backend.other.close()
     answer = json.loads(json.dumps(tally_document(document)))
     ours = json.loads(json.dumps(plain(record)))
     assert record_of(ours, ours["problems"]) == record_of(answer["compute_node"], answer["problems"])

@@ -14,7 +14,7 @@ from stocktake.drivers.libvirt.events import DEVICE_KINDS, GUEST_KINDS
 from stocktake.drivers.libvirt.facts import _page_counts
 from tests.drivers.libvirt.hearing import Asked
 from tests.drivers.libvirt.test_driver import by_name, driver_for, survey_of, verified
-from tests.ears import Ears
+from tests.wakes import Wakes
 
 FULL_EVERY = 4
 
@@ -25,10 +25,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 @pytest.fixture
-def wakes(monkeypatch: pytest.MonkeyPatch) -> Ears:
+def wakes(monkeypatch: pytest.MonkeyPatch) -> Wakes:
     """Count what is told; what the driver does by the clock would come among it."""
     monkeypatch.setattr(events, "LOOKS_AGAIN_MS", (3_600_000,))
-    return Ears()
+    return Wakes()
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def stale(driver: LibvirtDriver) -> list[tuple[str, str]]:
 
 
 def test_given_a_driver_that_is_watched_when_a_guest_changes_then_it_wakes_and_the_next_survey_has_it(
-    sample_host: LibvirtDriver, wakes: Ears, sample: Any, asked: Asked
+    sample_host: LibvirtDriver, wakes: Wakes, sample: Any, asked: Asked
 ) -> None:
     assert isinstance(sample_host, Watching)
     sample_host.watch(wakes.wake)
@@ -83,7 +83,7 @@ def test_given_a_driver_that_is_watched_when_a_guest_changes_then_it_wakes_and_t
 
 
 def test_given_a_driver_that_was_asked_before_when_it_is_watched_then_it_tells_from_the_next_survey_on(
-    sample_host: LibvirtDriver, wakes: Ears, sample: Any
+    sample_host: LibvirtDriver, wakes: Wakes, sample: Any
 ) -> None:
     survey_of(sample_host)
     sample_host.watch(wakes.wake)
@@ -94,7 +94,7 @@ def test_given_a_driver_that_was_asked_before_when_it_is_watched_then_it_tells_f
 
 
 def test_given_a_new_connection_then_it_is_looked_at_again_a_few_times_without_an_event(
-    sample_host: LibvirtDriver, wakes: Ears, monkeypatch: pytest.MonkeyPatch
+    sample_host: LibvirtDriver, wakes: Wakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "LOOKS_AGAIN_MS", (1, 2, 3))
     sample_host.watch(wakes.wake)
@@ -103,7 +103,7 @@ def test_given_a_new_connection_then_it_is_looked_at_again_a_few_times_without_a
 
 
 def test_given_ten_thousand_events_then_each_wakes_and_the_last_is_what_is_read(
-    sample_host: LibvirtDriver, wakes: Ears, sample: Any, asked: Asked
+    sample_host: LibvirtDriver, wakes: Wakes, sample: Any, asked: Asked
 ) -> None:
     sample_host.watch(wakes.wake)
     survey_of(sample_host)
@@ -123,7 +123,7 @@ def test_given_nobody_who_watches_then_nothing_is_kept(sample_host: LibvirtDrive
 
 
 def test_given_a_change_that_libvirt_does_not_tell_when_everything_is_read_again_then_it_is_found_and_told(
-    sample_host: LibvirtDriver, wakes: Ears, sample: Any
+    sample_host: LibvirtDriver, wakes: Wakes, sample: Any
 ) -> None:
     sample_host.watch(wakes.wake)
     seen = [vcpus_of(sample_host)]
@@ -142,7 +142,7 @@ def test_given_a_change_that_libvirt_does_not_tell_when_everything_is_read_again
 
 
 def test_given_a_change_that_is_told_when_everything_is_read_again_then_nothing_is_stale(
-    sample_host: LibvirtDriver, wakes: Ears, sample: Any
+    sample_host: LibvirtDriver, wakes: Wakes, sample: Any
 ) -> None:
     sample_host.watch(wakes.wake)
     survey_of(sample_host)
@@ -156,7 +156,7 @@ def test_given_a_change_that_is_told_when_everything_is_read_again_then_nothing_
 
 @pytest.mark.parametrize("kind", GUEST_KINDS)
 def test_given_a_kind_of_guests_events_that_is_not_known_then_no_definition_is_trusted(
-    sample_host: LibvirtDriver, wakes: Ears, sample: Any, monkeypatch: pytest.MonkeyPatch, kind: int
+    sample_host: LibvirtDriver, wakes: Wakes, sample: Any, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
     register = libvirt.virConnect.domainEventRegisterAny
 
@@ -178,7 +178,7 @@ def test_given_a_kind_of_guests_events_that_is_not_known_then_no_definition_is_t
 
 @pytest.mark.parametrize("kind", DEVICE_KINDS)
 def test_given_a_libvirtd_without_events_of_devices_then_devices_are_read_anew_and_guests_are_not(
-    sample_host: LibvirtDriver, wakes: Ears, monkeypatch: pytest.MonkeyPatch, asked: Asked, kind: int
+    sample_host: LibvirtDriver, wakes: Wakes, monkeypatch: pytest.MonkeyPatch, asked: Asked, kind: int
 ) -> None:
     register = libvirt.virConnect.nodeDeviceEventRegisterAny
 
@@ -194,7 +194,7 @@ def test_given_a_libvirtd_without_events_of_devices_then_devices_are_read_anew_a
 
 
 def test_given_a_device_that_comes_then_it_wakes_and_devices_are_read_again(
-    tmp_path: Path, wakes: Ears, monkeypatch: pytest.MonkeyPatch, asked: Asked
+    tmp_path: Path, wakes: Wakes, monkeypatch: pytest.MonkeyPatch, asked: Asked
 ) -> None:
     document = tmp_path / "node.xml"
     # The test driver makes a device like its scsi_host11.
@@ -224,7 +224,7 @@ def adapter(name: str, number: int) -> str:
 
 
 def test_given_huge_pages_or_cpus_that_change_then_the_host_is_read_again(
-    sample_host: LibvirtDriver, wakes: Ears, monkeypatch: pytest.MonkeyPatch, asked: Asked
+    sample_host: LibvirtDriver, wakes: Wakes, monkeypatch: pytest.MonkeyPatch, asked: Asked
 ) -> None:
     assert all("nr_hugepages" in count for count in _page_counts())
     sample_host.watch(wakes.wake)
@@ -239,7 +239,7 @@ def test_given_huge_pages_or_cpus_that_change_then_the_host_is_read_again(
 
 
 def test_given_a_driver_that_is_closed_then_nothing_keeps_its_connection_open(
-    tmp_path: Path, wakes: Ears, monkeypatch: pytest.MonkeyPatch, sample: Any
+    tmp_path: Path, wakes: Wakes, monkeypatch: pytest.MonkeyPatch, sample: Any
 ) -> None:
     left: list[int] = []
     close = libvirt.virConnect.close

@@ -11,8 +11,8 @@ from stocktake.drivers.libvirt import events
 from stocktake.drivers.libvirt.driver import LibvirtDriver
 from tests.drivers.libvirt.hearing import Asked
 from tests.drivers.libvirt.test_driver import by_name, driver_for, survey_of
-from tests.ears import Ears
 from tests.servers.libvirtd import GuestSpec, PrivateLibvirtd, private_libvirtd
+from tests.wakes import Wakes
 
 pytestmark = pytest.mark.system
 
@@ -23,10 +23,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 @pytest.fixture
-def wakes(monkeypatch: pytest.MonkeyPatch) -> Ears:
+def wakes(monkeypatch: pytest.MonkeyPatch) -> Wakes:
     """Count what is told; what the driver does by the clock would come among it."""
     monkeypatch.setattr(events, "LOOKS_AGAIN_MS", (3_600_000,))
-    return Ears()
+    return Wakes()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def names_of(driver: LibvirtDriver) -> dict[str, str]:
 
 
 def test_given_real_guests_when_nothing_happens_then_a_survey_asks_nothing_of_any(
-    libvirtd: PrivateLibvirtd, wakes: Ears, asked: Asked
+    libvirtd: PrivateLibvirtd, wakes: Wakes, asked: Asked
 ) -> None:
     for name in ("a", "b"):
         libvirtd.start(GuestSpec(name=name, vcpus=2, disks_gib=(1, 2)))
@@ -67,7 +67,7 @@ def test_given_real_guests_when_nothing_happens_then_a_survey_asks_nothing_of_an
 
 
 def test_given_a_guest_that_is_starting_then_it_is_counted_and_more_is_to_come_until_it_has(
-    libvirtd: PrivateLibvirtd, wakes: Ears
+    libvirtd: PrivateLibvirtd, wakes: Wakes
 ) -> None:
     libvirtd.define(GuestSpec(name="a", vcpus=2))
     driver = driver_for(libvirtd.uri, libvirtd.images)
@@ -88,7 +88,7 @@ def test_given_a_guest_that_is_starting_then_it_is_counted_and_more_is_to_come_u
 
 
 def test_given_a_libvirtd_that_is_killed_then_that_wakes_and_when_it_is_back_all_is_read_and_told_again(
-    own: PrivateLibvirtd, wakes: Ears, asked: Asked
+    own: PrivateLibvirtd, wakes: Wakes, asked: Asked
 ) -> None:
     own.start(GuestSpec(name="stays", vcpus=2))
     own.define(GuestSpec(name="edited"))
@@ -114,7 +114,7 @@ def test_given_a_libvirtd_that_is_killed_then_that_wakes_and_when_it_is_back_all
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read the image")
 def test_given_images_that_only_libvirtd_may_read_then_it_is_asked_once_for_each(
-    libvirtd: PrivateLibvirtd, wakes: Ears, asked: Asked
+    libvirtd: PrivateLibvirtd, wakes: Wakes, asked: Asked
 ) -> None:
     libvirtd.define(GuestSpec(name="a", disks_gib=(2,)))
     image = libvirtd.images / "a-0.qcow2"

@@ -117,7 +117,7 @@ def test_given_a_filter_of_the_fleet_when_used_then_it_shows_what_the_api_lists(
         assert page.texts("#totals-title")[0].startswith(f"{len(listed(server, **query))} node")
 
 
-def test_given_filters_by_problem_and_disabled_when_used_then_strangers_and_services_count(page: Tab) -> None:
+def test_given_filters_by_problem_and_disabled_when_used_then_orphans_and_services_count(page: Tab) -> None:
     page.go("/?state=disabled")
     assert len(page.texts("#tiles b")) == SIZES[DISABLED]
     page.go("/?problem=orphan&name=compute-1")

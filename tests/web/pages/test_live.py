@@ -24,7 +24,7 @@ from tests.web.pages.fleet import AWAY, DISABLED, DOWN_S, SIZES, books_of
 NODE = "compute-1-00002"
 
 
-class Ear:
+class Stream:
     """Reads a stream, event by event."""
 
     def __init__(self, response: httpx2.Response) -> None:
@@ -45,58 +45,60 @@ class Ear:
 
 
 @contextmanager
-def listening(server: Served) -> Iterator[list[Ear]]:
+def listening(server: Served) -> Iterator[list[Stream]]:
     """Two who listen, and hear of every change from now on."""
     with (
         server.client("viewer") as client,
         client.stream("GET", "/live") as one,
         client.stream("GET", "/live") as other,
     ):
-        both = [Ear(one), Ear(other)]
-        for ear in both:
-            assert ear.until("event: ") == "ready"
-            assert ear.nodes() == {}
+        both = [Stream(one), Stream(other)]
+        for stream in both:
+            assert stream.until("event: ") == "ready"
+            assert stream.nodes() == {}
         yield both
 
 
 @pytest.fixture
-def ears(server: Served) -> Iterator[list[Ear]]:
+def streams(server: Served) -> Iterator[list[Stream]]:
     with listening(server) as both:
         yield both
 
 
 def test_given_changes_of_all_kinds_when_made_elsewhere_then_everybody_hears_which_nodes(
-    server: Served, ears: list[Ear]
+    server: Served, streams: list[Stream]
 ) -> None:
-    assert ears[0].response.headers["content-type"].startswith("text/event-stream")
+    assert streams[0].response.headers["content-type"].startswith("text/event-stream")
     with books_of(server.directory, server.database) as (ledger, _claims):
         node = ledger.node(NODE)
         with ledger.transaction([node.uuid]):
             pass
-        assert [ear.nodes() for ear in ears] == [[node.uuid], [node.uuid]]
+        assert [stream.nodes() for stream in streams] == [[node.uuid], [node.uuid]]
         ledger.note_failures({node.uuid: AWAY})
-        assert [ear.nodes() for ear in ears] == [[node.uuid], [node.uuid]]
+        assert [stream.nodes() for stream in streams] == [[node.uuid], [node.uuid]]
         ledger.note_failures({node.uuid: replace(AWAY, text="no answer within 6 s")})
-        assert [ear.nodes() for ear in ears] == [[node.uuid], [node.uuid]]
+        assert [stream.nodes() for stream in streams] == [[node.uuid], [node.uuid]]
         ledger.set_service(DISABLED, disabled=False, reason=None)
-        assert len(ears[0].nodes()) == SIZES[DISABLED]
+        assert len(streams[0].nodes()) == SIZES[DISABLED]
 
 
-def test_given_more_changes_than_can_be_named_when_told_then_there_are_many(server: Served, ears: list[Ear]) -> None:
+def test_given_more_changes_than_can_be_named_when_told_then_there_are_many(
+    server: Served, streams: list[Stream]
+) -> None:
     with books_of(server.directory, server.database) as (ledger, _claims):
         record = ledger.node(NODE)
         names = [f"new-{number:03d}" for number in range(TILES_MAX + 1)]
         new = [replace(record, uuid=RandomIds().uuid(), hypervisor_hostname=name) for name in names]
         ledger.save([NodeSave(tally=Tally(node=one, entries=()), expected_generation=None) for one in new])
-        assert [ear.nodes() for ear in ears] == ["many", "many"]
+        assert [stream.nodes() for stream in streams] == ["many", "many"]
         for one in new:
             ledger.delete_node(one.uuid)
 
 
 def test_given_listeners_when_the_server_ends_then_their_streams_end_in_order(books: str, tmp_path: Path) -> None:
-    with served(tmp_path, books, service_down_time=DOWN_S) as server, listening(server) as ears:
+    with served(tmp_path, books, service_down_time=DOWN_S) as server, listening(server) as streams:
         assert server.stop() == 0
-        assert [ear.rest() for ear in ears] == [[""], [""]]
+        assert [stream.rest() for stream in streams] == [[""], [""]]
 
 
 def test_given_too_many_listeners_when_one_more_comes_then_it_is_refused_and_the_ledger_is_left_alone_at_the_end(

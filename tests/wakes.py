@@ -5,7 +5,7 @@ import threading
 WAIT_S = 10.0
 
 
-class Ears:
+class Wakes:
     """Counts wakes, and waits for them."""
 
     def __init__(self) -> None:
