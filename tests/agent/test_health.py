@@ -185,7 +185,7 @@ def test_given_passes_when_asked_for_health_then_it_is_fine_until_they_stop(
     clock.now_s += 10
     answer = health_of(health)
     assert (answer["healthy"], answer["last_completed_pass_age_s"], answer["limit_s"]) == (True, 10, 180)
-    assert answer["parts"] == {"driver": "up", "ledger": "up"}
+    assert answer["parts"] == {"driver": "up", "ledger": "up", "state": "up"}
     clock.now_s += 171
     assert [reason["code"] for reason in health_of(health)["reasons"]] == ["stale-pass"]
 
@@ -230,7 +230,7 @@ def test_given_a_scheduler_that_is_not_wanted_any_more_when_settled_then_it_is_n
     health.passed(told("one", unsynced={"one": PlacementUnreachable("503")}), None)
     assert health_of(health)["parts"]["placement"] == "503"
     health.settled(settings_of())
-    assert set(health_of(health)["parts"]) == {"driver", "ledger"}
+    assert set(health_of(health)["parts"]) == {"driver", "ledger", "state"}
 
 
 def fetched(url: str) -> str:

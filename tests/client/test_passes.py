@@ -18,6 +18,7 @@ from stocktake.ledger import DatabaseLedger
 from stocktake.model.workload import Flavor
 from stocktake.placement import NoScheduler
 from stocktake.placement.overrides import overrides_for
+from stocktake.refresh.cache import RefreshCache
 from stocktake.refresh.context import Context
 from stocktake.refresh.locked import count_locked
 from stocktake.refresh.run import refresh
@@ -86,20 +87,21 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
 
 
 def test_given_nothing_that_happened_when_refreshed_then_one_request_is_sent(pair: Pair) -> None:
-    first = refresh(pair.context)
+    cache = RefreshCache()
+    first = refresh(pair.context, cache=cache)
     assert first.changed == {"one"}
-    refresh(pair.context)
+    refresh(pair.context, cache=cache)
     with requests_sent() as sent:
-        again = refresh(pair.context)
+        again = refresh(pair.context, cache=cache)
     assert sent == ["changed-snapshot"]
     assert (again.changed, again.nodes) == (set(), first.nodes)
 
 
-@pytest.mark.parametrize("what", ["an instance", "a claim", "a service", "a node", "a stranger's row"])
+@pytest.mark.parametrize("what", ["an instance", "a claim", "a service", "a node", "an unmanaged guest's row"])
 def test_given_anything_that_others_changed_when_refreshed_then_it_is_seen(pair: Pair, what: str) -> None:
     """No change escapes the digest."""
-    stranger = "bbbbbbbb-0000-4000-8000-000000000002"
-    pair.fleet.has("one", guests=[a_guest(GUEST), a_guest(stranger)])
+    unmanaged = "bbbbbbbb-0000-4000-8000-000000000002"
+    pair.fleet.has("one", guests=[a_guest(GUEST), a_guest(unmanaged)])
     for _ in range(3):
         refresh(pair.context)
     node = pair.ledger.node("one")
@@ -112,7 +114,7 @@ def test_given_anything_that_others_changed_when_refreshed_then_it_is_seen(pair:
     elif what == "a node":
         pair.ledger.delete_node(node.uuid)
     else:
-        pair.ledger.put_instances([an_instance(stranger, host="elsewhere", node="else")])
+        pair.ledger.put_instances([an_instance(unmanaged, host="elsewhere", node="else")])
     refresh(pair.context)
     kinds = sorted((entry.kind, entry.id) for entry in pair.ledger.entries(node.uuid) if entry.kind != "reserved")
     there = pair.ledger.node("one")
@@ -121,7 +123,7 @@ def test_given_anything_that_others_changed_when_refreshed_then_it_is_seen(pair:
         "a claim": there.vcpus_used == node.vcpus_used + 1,
         "a service": True,
         "a node": there.uuid == node.uuid and ("instance", GUEST) in kinds,
-        "a stranger's row": ("misplaced", stranger) in kinds,
+        "an unmanaged guest's row": ("misplaced", unmanaged) in kinds,
     }
     assert seen[what], kinds
     with requests_sent() as sent:

@@ -29,7 +29,7 @@ def test_given_nodes_when_read_at_once_then_each_has_its_own_entries_and_devices
     assert (ledger.all_entries(()), ledger.devices(())) == ({}, {})
 
 
-def test_given_strangers_and_reserves_when_read_then_they_come_without_what_was_promised(
+def test_given_unmanaged_guests_and_reserves_when_read_then_they_come_without_what_was_promised(
     ledger: DatabaseLedger,
 ) -> None:
     kept = replace(entry("host"), kind="reserved")

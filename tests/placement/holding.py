@@ -18,7 +18,7 @@ def some_consumer() -> str:
 
 def knowing(*known: str) -> Ask:
     """A ledger that knows these consumers."""
-    return lambda _, strangers: strangers & set(known)
+    return lambda _, unknown: unknown & set(known)
 
 
 def holdings(node: ProviderTree, held: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Holdings:

@@ -52,9 +52,9 @@ def holdings(node: ProviderTree, *held: Allocation) -> Holdings:
     return Holdings(tree=node, allocations={one.consumer: one for one in held})
 
 
-def knows_all(name: str, strangers: frozenset[str]) -> frozenset[str]:
+def knows_all(name: str, unknown: frozenset[str]) -> frozenset[str]:
     del name
-    return strangers
+    return unknown
 
 
 @pytest.mark.parametrize("status", [500, 503])
@@ -148,7 +148,7 @@ def test_given_one_consumer_that_others_keep_changing_when_healed_then_it_is_tri
     assert seen(backend, stuck.consumer).resources == stuck.resources
 
 
-def test_given_a_stranger_that_others_keep_changing_when_healed_then_only_that_node_waits(
+def test_given_an_unknown_consumer_that_others_keep_changing_when_healed_then_only_that_node_waits(
     server: PlacementServer, backend: Backend, scheduler: Scheduler, node: ProviderTree
 ) -> None:
     unknown, other = one_vcpu(node), tree(some_name())

@@ -35,8 +35,8 @@ def test_given_everything_right_already_when_a_new_process_heals_then_it_only_re
     healed(scheduler, node, held)
     other = backend.open()
 
-    def nobody(name: str, strangers: frozenset[str]) -> frozenset[str]:
-        raise AssertionError(f"nothing is wrong with {name} and {strangers}")
+    def nobody(name: str, unknown: frozenset[str]) -> frozenset[str]:
+        raise AssertionError(f"nothing is wrong with {name} and {unknown}")
 
     assert healed(other, node, held, nobody) == SyncedAllocations()
     assert other.writes == 0
@@ -187,19 +187,19 @@ def test_given_consumers_that_nobody_knows_when_healed_then_they_stay_and_the_no
     node, ours = tree(some_name()), some_consumer()
     held = {ours: {node.root.uuid: {"VCPU": 1}}}
     scheduler.sync({"n": node})
-    strangers = sorted(some_consumer() for _ in range(7))
-    for stranger in strangers:
-        backend.allocate(stranger, {node.root.uuid: {"VCPU": 1}})
+    unknown = sorted(some_consumer() for _ in range(7))
+    for one in unknown:
+        backend.allocate(one, {node.root.uuid: {"VCPU": 1}})
     (problem,) = healed(scheduler, node, held).problems
     assert (problem.code, problem.about) == ("allocation-unknown", "n")
-    assert ", ".join(strangers[:5]) + " and 2 more" in problem.text
-    assert on(backend, node).keys() == {ours, *strangers}
+    assert ", ".join(unknown[:5]) + " and 2 more" in problem.text
+    assert on(backend, node).keys() == {ours, *unknown}
     healed(scheduler, node, held)
     requests = scheduler.requests
     assert healed(scheduler, node, held).problems == (problem,)
     assert scheduler.requests - requests == 2
-    for stranger in strangers:
-        assert backend.other.write("DELETE", f"/allocations/{stranger}").fine
+    for one in unknown:
+        assert backend.other.write("DELETE", f"/allocations/{one}").fine
     scheduler.is_as_agreed(node.root.uuid)
     assert healed(scheduler, node, held).problems == ()
 

@@ -39,13 +39,13 @@ def test_given_a_claim_just_before_the_writing_when_healed_then_what_it_wrote_st
     scheduler.sync({"n": node})
     backend.allocate(consumer, {node.root.uuid: {"VCPU": 2}})
 
-    def claim(_: str, strangers: frozenset[str]) -> frozenset[str]:
+    def claim(_: str, unknown: frozenset[str]) -> frozenset[str]:
         body = {"allocations": {node.root.uuid: {"resources": {"VCPU": 5}}}, "project_id": "p", "user_id": "u"}
         generation = seen(backend, consumer).generation
         backend.put(
             f"/allocations/{consumer}", {**body, "consumer_generation": generation, "consumer_type": "INSTANCE"}
         )
-        return strangers
+        return unknown
 
     held = {consumer: {node.root.uuid: {"VCPU": wanted}}} if wanted else {}
     answer = scheduler.sync_allocations({"n": holdings(node, held)}, claim)["n"]
@@ -128,8 +128,8 @@ def test_given_anything_held_when_healed_then_it_is_what_is_wanted_and_what_nobo
         if away:
             others[consumer] = {there: {"VCPU": away}}
 
-    def ask(_: str, strangers: frozenset[str]) -> frozenset[str]:
-        return frozenset(one for one in strangers if not one.startswith(NOBODYS))
+    def ask(_: str, unknown: frozenset[str]) -> frozenset[str]:
+        return frozenset(one for one in unknown if not one.startswith(NOBODYS))
 
     healed(scheduler, node, wanted, ask)
     assert (on(backend, node), on(backend, elsewhere)) == (right, others)

@@ -103,11 +103,11 @@ def test_given_own_allocations_when_reported_then_they_are_what_the_entries_say_
 def test_given_foreign_allocations_when_reported_then_not_one_request_is_about_them(
     backend: Backend, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
-    node, guest, gone, stranger = tree(some_name()), *(str(uuid.uuid4()) for _ in range(3))
+    node, guest, gone, unknown = tree(some_name()), *(str(uuid.uuid4()) for _ in range(3))
     ledger.put_instances([an_instance(gone, host="alpha", node=node.root.name)])
     ledger.delete_instances([gone])
     scheduler.sync({"n": node})
-    for consumer in (gone, stranger):
+    for consumer in (gone, unknown):
         backend.allocate(consumer, {node.root.uuid: {"VCPU": 1}})
     before = on(backend, node)
     book = partial(a_book, ledger, node, an_entry(guest), deleted_uuids=frozenset({gone}))
@@ -120,11 +120,11 @@ def test_given_foreign_allocations_when_reported_then_not_one_request_is_about_t
     assert of_node(node, result).problems == ()
 
 
-def test_given_deleted_instances_and_strangers_when_reported_then_only_what_the_ledger_knows_goes(
+def test_given_deleted_instances_and_unknown_consumers_when_reported_then_only_what_the_ledger_knows_goes(
     backend: Backend, scheduler: Scheduler, ledger: DatabaseLedger
 ) -> None:
     node, elsewhere = tree(some_name()), tree(some_name())
-    gone, move, over, stranger = (str(uuid.uuid4()) for _ in range(4))
+    gone, move, over, unknown = (str(uuid.uuid4()) for _ in range(4))
     ledger.put_instances([an_instance(gone, host="alpha", node=node.root.name)])
     ledger.delete_instances([gone])
     ledger.put_migrations(
@@ -134,14 +134,14 @@ def test_given_deleted_instances_and_strangers_when_reported_then_only_what_the_
         ]
     )
     scheduler.sync({"n": node, "e": elsewhere})
-    for consumer in (gone, move, over, stranger):
+    for consumer in (gone, move, over, unknown):
         backend.allocate(consumer, {node.root.uuid: {"VCPU": 1}, elsewhere.root.uuid: {"VCPU": 1}})
     result = report(ledger, scheduler, a_book(ledger, node, deleted_uuids=frozenset({gone})))
-    assert on(backend, node).keys() == {stranger}
-    assert on(backend, elsewhere).keys() == {gone, move, over, stranger}
+    assert on(backend, node).keys() == {unknown}
+    assert on(backend, elsewhere).keys() == {gone, move, over, unknown}
     (problem,) = of_node(node, result).problems
     assert (problem.code, problem.about) == ("placement-allocation-unknown", node.root.name)
-    assert stranger in problem.text
+    assert unknown in problem.text
     assert ledger.node(node.root.uuid).problems == (problem,)
 
 

@@ -175,12 +175,12 @@ def test_given_a_child_of_others_with_our_name_when_synced_then_it_is_adopted(
     device = child(node, "0000:01:00.0")
     body = {"uuid": theirs, "name": device.name, "parent_provider_uuid": node.root.uuid}
     assert backend.other.write("POST", "/resource_providers", body).fine
-    stranger = {"uuid": str(uuid.uuid4()), "name": f"{name}_stranger", "parent_provider_uuid": node.root.uuid}
-    assert backend.other.write("POST", "/resource_providers", stranger).fine
+    another = {"uuid": str(uuid.uuid4()), "name": f"{name}_another", "parent_provider_uuid": node.root.uuid}
+    assert backend.other.write("POST", "/resource_providers", another).fine
     full = with_children(node, device)
     agreed(scheduler.sync({name: full})[name])
     there = found(scheduler, node.root.uuid)
-    assert there.keys() == {name, device.name, f"{name}_stranger"}
+    assert there.keys() == {name, device.name, f"{name}_another"}
     assert there[device.name].uuid == theirs
     assert there[device.name].inventories.keys() == {"CUSTOM_PCI_10DE_1DB6"}
     requests = scheduler.requests

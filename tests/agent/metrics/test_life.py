@@ -154,14 +154,14 @@ def test_given_a_pass_when_it_is_over_then_it_is_known_which_parts_are_away(
     parts = parts_after({}, result, error)
     assert {part for part, text in parts.items() if text} == wrong
     again = parts_after(parts, told("one"), None)
-    assert again == {"driver": "", "ledger": "", "placement": ""}
+    assert again == {"driver": "", "ledger": "", "placement": "", "state": ""}
 
 
 def test_given_a_pass_that_broke_off_when_it_is_over_then_the_parts_that_had_answered_are_there() -> None:
     before = {"ledger": "locked", "driver": "no answer"}
-    assert parts_after(before, told(seconds={"read": 0.1}), AWAY) == {"ledger": "", "driver": str(AWAY)}
+    assert parts_after(before, told(seconds={"read": 0.1}), AWAY) == {"state": "", "ledger": "", "driver": str(AWAY)}
     late = told(seconds={"read": 0.1, "list": 0.1, "audit": 0.1})
-    assert parts_after(before, late, LedgerUnreachable("locked")) == {"ledger": "locked", "driver": ""}
+    assert parts_after(before, late, LedgerUnreachable("locked")) == {"state": "", "ledger": "locked", "driver": ""}
 
 
 def test_given_placement_away_when_a_pass_saves_nothing_then_it_is_still_away_for_all_that_is_known() -> None:

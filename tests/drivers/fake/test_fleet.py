@@ -42,7 +42,7 @@ def tally_of(node: FleetNode, work: Work) -> Tally:
     migrations = [row for row in work.migrations if node.name in {row.source_node, row.dest_node} and in_play(row)]
     named = {row.instance_uuid for row in migrations}
     here = [row for row in work.instances if row.host == HOST and row.node == node.name]
-    strangers = {guest.uuid for guest in host.guests or ()} - {row.uuid for row in here}
+    orphans = {guest.uuid for guest in host.guests or ()} - {row.uuid for row in here}
     promises = NodeWork(
         instances=tuple(here),
         migrations=tuple(migrations),
@@ -51,7 +51,7 @@ def tally_of(node: FleetNode, work: Work) -> Tally:
         places={
             row.uuid: Place(host=row.host, node=row.node, deleted=row.deleted)
             for row in work.instances
-            if row.uuid in strangers
+            if row.uuid in orphans
         },
     )
     assert host.uuid is not None

@@ -167,7 +167,9 @@ def test_given_migrations_when_asked_for_then_those_in_play_are_listed_and_other
     assert client.get("/v1/migrations/999999").status_code == 404
 
 
-def test_given_strangers_when_listed_then_each_says_where_it_is_and_kinds_can_be_told_apart(here: ServedHere) -> None:
+def test_given_unmanaged_guests_when_listed_then_each_says_where_it_is_and_kinds_can_be_told_apart(
+    here: ServedHere,
+) -> None:
     client = here.client("viewer")
     items = client.get("/v1/orphans").json()["items"]
     assert {one["kind"] for one in items} == {"orphan", "misplaced"}
