@@ -17,6 +17,7 @@ from stocktake.model.value import replace
 from stocktake.model.workload import Migration, NodeWork
 from stocktake.placement import Scheduler
 from stocktake.placement.allocations import read_held
+from stocktake.placement.desired_allocations import desired_of
 from stocktake.refresh.context import Context
 from stocktake.refresh.run import refresh
 from stocktake.report.save import Books, Reported, Terms, carried, save, sync
@@ -56,7 +57,8 @@ def a_book(ledger: DatabaseLedger, node: ProviderTree, *entries: Entry, **work: 
     before = next((one for one in ledger.nodes() if one.uuid == node.root.uuid), None)
     fresh = replace(a_node(), uuid=node.root.uuid, hypervisor_hostname=node.root.name)
     record = carried(before or fresh, node, before)
-    return Books(work=NodeWork(record=before, **work), tally=Tally(node=record, entries=entries), tree=node)
+    done, tally = NodeWork(record=before, **work), Tally(node=record, entries=entries)
+    return Books(work=done, tally=tally, tree=node, allocations=desired_of(tally, done, node))
 
 
 def nobody(_: object) -> NoReturn:

@@ -11,6 +11,7 @@ from stocktake.errors import IdentityError
 from stocktake.model.books import ComputeNode
 from stocktake.model.workload import Service
 from stocktake.refresh import identity
+from stocktake.settings.state_files import ComputeIdFile
 
 OURS = "11111111-1111-4111-8111-111111111111"
 THEIRS = "22222222-2222-4222-8222-222222222222"
@@ -45,34 +46,34 @@ def a_node(*, uuid: str = OURS, host: str = "alpha", name: str = "alpha.example"
 
 def test_given_no_file_and_no_record_when_settled_then_a_new_id_is_made_and_kept(tmp_path: Path) -> None:
     state = tmp_path / "not" / "there" / "yet"
-    assert identity.compute_id(state, (), OneId()) == MADE
-    assert identity.compute_id(state, (), OneId()) == MADE
+    assert identity.compute_id(ComputeIdFile(state), (), OneId()) == MADE
+    assert identity.compute_id(ComputeIdFile(state), (), OneId()) == MADE
     assert (state / "compute_id").read_text() == MADE + "\n"
 
 
 def test_given_a_lost_file_and_one_record_when_settled_then_the_records_uuid_is_restored(tmp_path: Path) -> None:
-    assert identity.compute_id(tmp_path, (a_node(),), OneId()) == OURS
-    assert identity.read_compute_id(tmp_path) == OURS
+    assert identity.compute_id(ComputeIdFile(tmp_path), (a_node(),), OneId()) == OURS
+    assert ComputeIdFile(tmp_path).read() == OURS
 
 
 def test_given_a_file_with_an_id_when_settled_then_it_wins(tmp_path: Path) -> None:
     (tmp_path / "compute_id").write_text(f"  {OURS.upper()}\n")
-    assert identity.compute_id(tmp_path, (a_node(uuid=THEIRS),), OneId()) == OURS
+    assert identity.compute_id(ComputeIdFile(tmp_path), (a_node(uuid=THEIRS),), OneId()) == OURS
 
 
 @pytest.mark.parametrize("rubbish", ["", "no uuid", "1" * 5000, OURS + "x", "\u00e9"])
 def test_given_rubbish_in_the_file_when_read_then_the_error_names_the_file(tmp_path: Path, rubbish: str) -> None:
     (tmp_path / "compute_id").write_text(rubbish, encoding="utf-8")
     with pytest.raises(IdentityError, match="compute_id"):
-        identity.read_compute_id(tmp_path)
+        ComputeIdFile(tmp_path).read()
 
 
 def test_given_a_directory_for_a_file_when_read_or_written_then_it_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "compute_id" / "x").mkdir(parents=True)
     with pytest.raises(IdentityError):
-        identity.read_compute_id(tmp_path)
+        ComputeIdFile(tmp_path).read()
     with pytest.raises(IdentityError):
-        identity.write_compute_id(tmp_path, OURS)
+        ComputeIdFile(tmp_path).write(OURS)
 
 
 def test_given_another_hosts_id_when_guarded_then_it_stops_and_says_how_to_go_on() -> None:

@@ -9,8 +9,7 @@ import logging
 from pathlib import Path
 
 from stocktake.errors import StateLost
-from stocktake.refresh.identity import FILE, read_compute_id
-from stocktake.settings.state_files import FileId, exposure, file_id
+from stocktake.settings.state_files import ComputeIdFile, FileId, exposure, file_id
 
 LOG = logging.getLogger(__name__)
 
@@ -44,10 +43,11 @@ class StateWatch:
             what = "the directory was removed" if found is None else "another directory took its place"
             raise StateLost(f"{what} while the agent runs", where=str(state_path), remedy=_REMEDY)
         self._directory = found
-        kept = read_compute_id(state_path)
+        file = ComputeIdFile(state_path)
+        kept = file.read()
         if self._compute_id is not None and kept != self._compute_id:
             what = "was removed" if kept is None else f"was changed from {self._compute_id} to {kept}"
-            raise StateLost(f"it {what} while the agent runs", where=str(state_path / FILE), remedy=_REMEDY)
+            raise StateLost(f"it {what} while the agent runs", where=str(file.path), remedy=_REMEDY)
         self._compute_id = kept
         self._tell_exposure(state_path)
 

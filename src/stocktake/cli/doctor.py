@@ -27,7 +27,7 @@ from stocktake.ledger import Ledger, open_ledger
 from stocktake.ledger.engine import parse_url
 from stocktake.refresh import identity
 from stocktake.settings import Settings, redacted
-from stocktake.settings.state_files import exposure
+from stocktake.settings.state_files import ComputeIdFile, exposure
 from stocktake.views.finding import read_fleet
 from stocktake.views.problems import fleet_problems
 from stocktake.views.quantities import count, since
@@ -171,7 +171,7 @@ def _placement(found: Findings) -> Answers:
 
 
 def _identity(found: Findings) -> Answers:
-    own = identity.read_compute_id(found.settings.state_path)
+    own = ComputeIdFile(found.settings.state_path).read()
     if own is None:
         yield "ok", "no compute_id: the driver knows the nodes' uuids, or no refresh ran yet", ""
         return

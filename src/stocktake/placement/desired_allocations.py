@@ -8,10 +8,11 @@ Rules: docs/accounting.md, "Allocations".
 from collections.abc import Iterable, Mapping, Sequence
 
 from stocktake.accounting.capacity import entry_cpus
-from stocktake.model.books import ComputeNode, Entry
+from stocktake.model.books import ComputeNode, Entry, Tally
 from stocktake.model.pci import PciRecord
-from stocktake.model.provider import NOBODY, Allocation
-from stocktake.model.workload import Instance
+from stocktake.model.provider import NOBODY, Allocation, ProviderTree
+from stocktake.model.value import replace
+from stocktake.model.workload import Instance, NodeWork
 from stocktake.placement.desired import device_places
 
 _MIB_PER_GIB = 1024
@@ -47,6 +48,20 @@ def wanted(
     pci = report_pci and any(entry.pci for several in mine.values() for entry in several)
     places = device_places(node.uuid, node.hypervisor_hostname, devices) if pci else _NOWHERE
     return {consumer: _held(node, several, places, whole) for consumer, several in mine.items()}
+
+
+def desired_of(counted: Tally, work: NodeWork, tree: ProviderTree) -> dict[str, Allocation]:
+    """Give the allocations on a node in classes that are wanted: one that is only kept while in use gets free."""
+    root = tree.root
+    classes = frozenset(name for provider in tree.providers for name in provider.inventories)
+    return allocations(
+        replace(counted.node, owned_classes=classes),
+        counted.entries,
+        counted.pci_devices,
+        {**work.moving, **{instance.uuid: instance for instance in work.instances}},
+        report_pci=len(tree.providers) > 1,
+        whole={name: root.inventories[name].total for name in root.whole},
+    )
 
 
 def allocations(

@@ -18,6 +18,7 @@ from stocktake.model.rules import Rules
 from stocktake.placement import Overrides, Scheduler
 from stocktake.report.notifications import Bus
 from stocktake.settings import Settings
+from stocktake.settings.state_files import ComputeIdFile
 from stocktake.telemetry import Telemetry
 
 
@@ -37,6 +38,11 @@ class Context:
     limit: TimeLimit
     telemetry: Telemetry = field(default_factory=Telemetry)
     bus: Bus | None = None
+
+    @property
+    def compute_id_file(self) -> ComputeIdFile:
+        """Where this host's id is kept."""
+        return ComputeIdFile(self.settings.state_path)
 
     def close(self) -> None:
         """Close what it holds open, whatever goes wrong with one of them."""

@@ -17,70 +17,30 @@ from stocktake.errors import AccessDenied, DriverUnreachable, IdentityError
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.hypervisor import Host
-from stocktake.model.value import UUID
 from stocktake.model.workload import Service
 from stocktake.refresh.context import Context, Pass, failure_of
-from stocktake.settings.state_files import disk_of, make_directory, read_file, write_once
+from stocktake.settings.state_files import COMPUTE_ID, ComputeIdFile
 
 LOG = logging.getLogger(__name__)
-FILE = "compute_id"
 MACHINE_FILES = (Path("/etc/machine-id"), Path("/sys/class/dmi/id/product_uuid"))
 _APPLICATION = b"stocktake host identity"
 _TWO = "If these are two machines, give this one a name of its own (`host`)."
 
 
-def read_compute_id(state_path: Path) -> str | None:
-    """
-    Read this host's id; None if it has none yet.
-
-    Raises:
-        IdentityError: the file can't be read or holds no UUID.
-    """
-    path = state_path / FILE
-    try:
-        text = read_file(path).strip().lower()
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise IdentityError(f"can't be read: {error}", where=str(path)) from error
-    except OSError as error:
-        raise IdentityError(f"can't be read: {error.strerror}", where=str(path)) from error
-    if not UUID.fullmatch(text):
-        remedy = "Put back the uuid of this host's compute node (`stocktake nodes`), or delete the file if it has none."
-        raise IdentityError(f"holds no UUID but {text[:60]!r}", where=str(path), remedy=remedy)
-    return text
-
-
-def write_compute_id(state_path: Path, compute_id: str) -> None:
-    """
-    Keep this host's id; the file is there whole or not at all, and survives a power cut. One that is there stays.
-
-    Raises:
-        IdentityError: the state path can't be written.
-    """
-    path = state_path / FILE
-    try:
-        make_directory(state_path)
-        write_once(path, compute_id + "\n")
-    except OSError as error:
-        what = f"can't be written: {error.strerror} (disk {disk_of(path)})"
-        raise IdentityError(what, where=str(path)) from error
-
-
-def compute_id(state_path: Path, ours: Sequence[ComputeNode], ids: Ids) -> str:
+def compute_id(file: ComputeIdFile, ours: Sequence[ComputeNode], ids: Ids) -> str:
     """
     Settle this host's id: the file's; else that of the one node the ledger has for this host; else a new one, kept.
 
     Args:
         ours: the ledger's nodes of this host.
     """
-    kept = read_compute_id(state_path)
+    kept = file.read()
     if kept is not None:
         return kept
     made = ours[0].uuid if len(ours) == 1 else ids.uuid()
-    write_compute_id(state_path, made)
+    file.write(made)
     # Another process may have been faster: what is kept counts.
-    return read_compute_id(state_path) or made
+    return file.read() or made
 
 
 def node_uuids(
@@ -115,9 +75,9 @@ def guard_host(host: str, compute_id: str, holder: str | None) -> None:
     if holder is not None and holder != host:
         raise IdentityError(
             f"compute_id {compute_id} belongs to host {holder!r} in the ledger, and this host is {host!r}",
-            where=FILE,
+            where=COMPUTE_ID,
             remedy=f'If this host was renamed, set `host = "{holder}"`; '
-            f"if its state path was copied from {holder}, delete its {FILE} file.",
+            f"if its state path was copied from {holder}, delete its {COMPUTE_ID} file.",
         )
 
 
@@ -170,11 +130,11 @@ def guard_taking(
     if service is None:
         return
     if _lives(service, now, down_time_s) and (run is None or service.run != run):
-        what = f"it has no {FILE}, and an agent of host {service.host!r} gave a sign of life at {service.last_seen_up}"
+        what = f"it has no {COMPUTE_ID}, and an agent of host {service.host!r} reported at {service.last_seen_up}"
         remedy = f"{_TWO} If its state path was lost, wait {down_time_s:g} s, or start it once with --adopt-identity."
         raise IdentityError(what, where=service.host, remedy=remedy)
     if service.machine is not None and service.machine != machine:
-        what = f"it has no {FILE}, and in the ledger host {service.host!r} is another machine"
+        what = f"it has no {COMPUTE_ID}, and in the ledger host {service.host!r} is another machine"
         remedy = f"{_TWO} If it replaces that machine, start it once with --adopt-identity."
         raise IdentityError(what, where=service.host, remedy=remedy)
 
@@ -221,15 +181,15 @@ def guard_nodes(compute_id: str, nodes: Sequence[str], ours: Sequence[ComputeNod
             raise IdentityError(
                 f"the ledger knows this host's node as {row.hypervisor_hostname!r}, "
                 f"and the hypervisor now calls itself {name!r}",
-                where=FILE,
+                where=COMPUTE_ID,
                 remedy="Give the machine its old name back; or, if the new one is to stay, "
                 f"take its guests away and run `stocktake nodes --delete {row.hypervisor_hostname}` first.",
             )
         if row.hypervisor_hostname == name and row.uuid not in {compute_id, _derived(compute_id, name)}:
             raise IdentityError(
                 f"the ledger knows node {name!r} as {row.uuid}, and this host's id is {compute_id}",
-                where=FILE,
-                remedy=f"Write {row.uuid} into the {FILE} file of the state path: another host's may have been copied.",
+                where=COMPUTE_ID,
+                remedy=f"Write {row.uuid} into {COMPUTE_ID} in the state path: another host's may be in its place.",
             )
 
 
@@ -284,7 +244,7 @@ def identified(
         machine = machine_of(context.settings.machine_id)
         guard_taking(context.ledger.service(host), machine, now=context.clock.now(), down_time_s=down_time_s, run=run)
     # Read once: a file that is removed in mid-pass is not made anew.
-    own = result.compute_id or compute_id(context.settings.state_path, nameless, context.ids)
+    own = result.compute_id or compute_id(context.compute_id_file, nameless, context.ids)
     guard_nodes(own, names, ours)
     return node_uuids(own, tuple(hosts), reported, ours)
 
@@ -299,7 +259,7 @@ def check_host(context: Context, ours: Sequence[ComputeNode], *, first: bool) ->
     Returns:
         This host's id; None if it has none yet.
     """
-    own = read_compute_id(context.settings.state_path)
+    own = context.compute_id_file.read()
     if own is not None and all(row.uuid != own for row in ours):
         guard_host(context.rules.host, own, context.ledger.owners([own]).get(own))
     if first:

@@ -17,6 +17,7 @@ from stocktake.model.rules import Rules
 from stocktake.model.value import Value, replace
 from stocktake.model.workload import NodeWork
 from stocktake.placement.desired import desired
+from stocktake.placement.desired_allocations import desired_of
 from stocktake.placement.overrides import NodeOverrides
 from stocktake.report.save import Books, carried, save_of
 from stocktake.verify import verify
@@ -71,12 +72,20 @@ def _verified(view: HostView) -> Host:
     return verdict
 
 
-def books_of(host: Host, work: NodeWork, rules: Rules, overrides: NodeOverrides, *, uuid: str, disabled: bool) -> Books:
-    """Tally one node and work out what the scheduler should hold."""
+def books_of(
+    host: Host, work: NodeWork, rules: Rules, overrides: NodeOverrides, *, uuid: str, disabled: bool, own: bool = False
+) -> Books:
+    """
+    Tally one node and work out what the scheduler should hold.
+
+    Args:
+        own: the allocations on it are ours to write.
+    """
     counted = tally(host, work, rules, uuid=uuid)
     tree, problems = desired(host, counted, rules, disabled=disabled, overrides=overrides)
     node = replace(counted.node, problems=ordered((*counted.node.problems, *problems)))
-    return Books(work=work, tally=replace(counted, node=carried(node, tree, work.record)), tree=tree)
+    held = desired_of(counted, work, tree) if own else {}
+    return Books(work=work, tally=replace(counted, node=carried(node, tree, work.record)), tree=tree, allocations=held)
 
 
 def guests_of(hosts: Mapping[str, Host]) -> dict[str, frozenset[str]]:

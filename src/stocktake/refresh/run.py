@@ -250,7 +250,8 @@ class _Counting:
         host, uuid, rules = self.hosts[node], self.uuids[node], self.context.rules
 
         def count() -> Books:
-            return books_of(host, work, rules, self._overrides(node), uuid=uuid, disabled=self.disabled)
+            own = self.context.settings.allocations == "own"
+            return books_of(host, work, rules, self._overrides(node), uuid=uuid, disabled=self.disabled, own=own)
 
         return self.cache.books(host, work, uuid, disabled=self.disabled, count=count)
 

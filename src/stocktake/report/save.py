@@ -13,11 +13,10 @@ from stocktake.errors import LedgerError, NotFound, PlacementUnreachable, Provid
 from stocktake.ledger import Ledger, NodeSave, SaveOutcome
 from stocktake.model.books import ComputeNode, Tally
 from stocktake.model.problem import Problem, ordered
-from stocktake.model.provider import Holdings, ProviderTree
+from stocktake.model.provider import Allocation, Holdings, ProviderTree
 from stocktake.model.value import replace, shared
 from stocktake.model.workload import NodeWork
 from stocktake.placement import Guard, Scheduler, Synced, SyncedAllocations
-from stocktake.placement.desired_allocations import allocations
 
 ROUNDS_MAX = 4
 _PREFIX = "placement-"
@@ -27,11 +26,17 @@ _NONE = SyncedAllocations()
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """One node ready to be saved and reported: what it was tallied from, its tally, what the scheduler should hold."""
+    """
+    One node ready to be saved and reported: what it was tallied from, its tally, what the scheduler should hold.
+
+    Attributes:
+        allocations: by consumer, where they are ours to write.
+    """
 
     work: NodeWork
     tally: Tally
     tree: ProviderTree
+    allocations: Mapping[str, Allocation] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -263,22 +268,8 @@ def _sync_allocations(
         return ledger.known_consumers(unexpected) if now.generation == node.generation else None
 
     return scheduler.sync_allocations(
-        {name: _holdings(result.saved[name], book) for name, book in books.items()}, ask, stop=stop
+        {name: Holdings(tree=book.tree, allocations=book.allocations) for name, book in books.items()}, ask, stop=stop
     )
-
-
-def _holdings(node: ComputeNode, book: Books) -> Holdings:
-    """Say who should hold what of a node, in classes that are wanted: one that is only kept while in use gets free."""
-    root = book.tree.root
-    consumers = allocations(
-        replace(node, owned_classes=_names(book.tree)[1]),
-        book.tally.entries,
-        book.tally.pci_devices,
-        {**book.work.moving, **{instance.uuid: instance for instance in book.work.instances}},
-        report_pci=len(book.tree.providers) > 1,
-        whole={name: root.inventories[name].total for name in root.whole},
-    )
-    return Holdings(tree=book.tree, allocations=consumers)
 
 
 def _said(node: ComputeNode, consumers: SyncedAllocations | StocktakeError | None) -> Sequence[Problem]:

@@ -21,7 +21,10 @@ from tempfile import mkstemp
 from typing import Final, Literal, TextIO
 
 from stocktake.clock import SystemClock
+from stocktake.errors import IdentityError
+from stocktake.model.value import UUID
 
+COMPUTE_ID: Final = "compute_id"
 DIRECTORY_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
 PRIVATE_MODE: Final = 0o600
@@ -152,6 +155,55 @@ def sync_directory(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+class ComputeIdFile:
+    """
+    The file of the state path that holds this host's id.
+
+    Attributes:
+        path: where it is.
+    """
+
+    def __init__(self, state_path: Path) -> None:
+        self.path = state_path / COMPUTE_ID
+
+    def read(self) -> str | None:
+        """
+        Read this host's id; None if it has none yet.
+
+        Raises:
+            IdentityError: the file can't be read or holds no UUID.
+        """
+        where = str(self.path)
+        try:
+            text = read_file(self.path).strip().lower()
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError as error:
+            raise IdentityError(f"can't be read: {error}", where=where) from error
+        except OSError as error:
+            raise IdentityError(f"can't be read: {error.strerror}", where=where) from error
+        if not UUID.fullmatch(text):
+            remedy = (
+                "Put back the uuid of this host's compute node (`stocktake nodes`), or delete the file if it has none."
+            )
+            raise IdentityError(f"holds no UUID but {text[:60]!r}", where=where, remedy=remedy)
+        return text
+
+    def write(self, compute_id: str) -> None:
+        """
+        Keep this host's id; the file is there whole or not at all, and survives a power cut. One that is there stays.
+
+        Raises:
+            IdentityError: the state path can't be written.
+        """
+        try:
+            make_directory(self.path.parent)
+            write_once(self.path, compute_id + "\n")
+        except OSError as error:
+            what = f"can't be written: {error.strerror} (disk {disk_of(self.path)})"
+            raise IdentityError(what, where=str(self.path)) from error
 
 
 class FileLock:
