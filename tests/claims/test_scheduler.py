@@ -98,3 +98,18 @@ def test_given_others_who_were_faster_at_every_try_then_it_is_refused_and_nothin
     )
     assert (holders(desk), desk.entries()) == (set(), {})
     assert isinstance(desk.claims.build("node-alpha", Request(flavor=SMALL)), Claimed)
+
+
+def test_given_a_claimant_that_dies_before_the_scheduler_is_told_when_repeated_then_the_scheduler_has_it(
+    desk: Desk,
+) -> None:
+    def dies() -> None:
+        raise KeyboardInterrupt
+
+    request = Request(uuid=RandomIds().uuid(), flavor=SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        claims_when(desk, dies).build("node-alpha", request)
+    assert holders(desk) == set()
+    assert isinstance(desk.claims.build("node-alpha", request), Claimed)
+    assert holders(desk) == {request.uuid}
+    desk.is_true()

@@ -41,6 +41,16 @@ def test_given_a_claim_then_stdout_is_the_uuid_and_stderr_says_until_when(host: 
     assert used_mb(host) == 4096
 
 
+def test_given_a_claim_when_the_command_is_repeated_with_its_uuid_then_it_claims_once(host: Program) -> None:
+    uuid = "aaaaaaaa-0000-4000-8000-000000000001"
+    for _ in range(2):
+        result = host.run("claim", "web-1", *SIZE, "--uuid", uuid)
+        assert (result.code, result.out) == (0, f"{uuid}\n"), result.err
+    assert (len(instances(host)), used_mb(host)) == (1, 4096)
+    other = host.run("claim", "web-2", *SIZE, "--uuid", uuid)
+    assert (other.code, "another name" in other.err) == (3, True)
+
+
 def test_given_no_node_named_then_the_best_is_taken_as_fit_says(host: Program) -> None:
     best = host.run("fit", *SIZE, "--json").data["fitting"][0]["hypervisor_hostname"]
     host.run("claim", "web-1", *SIZE)

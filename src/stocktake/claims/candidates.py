@@ -12,9 +12,10 @@ from stocktake.accounting.fit.fit import ResourceFit, fit, limits_of, resource_f
 from stocktake.accounting.fit.placement import Placed
 from stocktake.accounting.fit.request import Wanted
 from stocktake.accounting.fit.weigh import Weighed, leaning, weigh
+from stocktake.accounting.lifecycle import Location
 from stocktake.accounting.node_availability import obstacles
 from stocktake.claims.nouns import Claimed, Refused
-from stocktake.errors import ClaimRefused
+from stocktake.errors import AlreadyThere, ClaimRefused
 from stocktake.ledger import Ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.fitting import Limits, NoRoom
@@ -113,21 +114,63 @@ def claim_on(
     limits: Limits | None,
     claim: Callable[[str, Limits | None], Claimed | Refused],
     now: datetime,
+    claimed_on: Callable[[], Location | None] = lambda: None,
 ) -> Claimed:
     """
     Claim on the node that was named, by its uuid, or (None) on the best: there limits narrow each one's capacity down.
 
+    Args:
+        claimed_on: looks where the same was claimed before. A repeat that names no node is a repeat of that.
+
     Raises:
         ClaimRefused: there is no room; every reason, of every node that was asked.
+        AlreadyThere: it was claimed before, otherwise.
     """
     if node is None:
-        done = claim_best(ledger, settings, wanted, claim, limits=limits, now=now)
+        done = _claim_anywhere(ledger, settings, wanted, claim, limits=limits, now=now, claimed_on=claimed_on)
     else:
         one = claim(node, limits)
         done = one if isinstance(one, Claimed) else (one,)
     if isinstance(done, Claimed):
         return done
     raise refusal(done)
+
+
+def _claim_anywhere(
+    ledger: Ledger,
+    settings: Settings,
+    wanted: Wanted,
+    claim: Callable[[str, Limits | None], Claimed | Refused],
+    *,
+    limits: Limits | None,
+    now: datetime,
+    claimed_on: Callable[[], Location | None],
+) -> Claimed | tuple[Refused, ...]:
+    """Claim on the best node, or again where it was claimed before, which may have taken the last room."""
+    lost: AlreadyThere | None = None
+    done: Claimed | tuple[Refused, ...] = ()
+    try:
+        done = claim_best(ledger, settings, wanted, claim, limits=limits, now=now)
+    except AlreadyThere as error:
+        lost = error
+    if isinstance(done, Claimed):
+        return done
+    place = claimed_on()
+    nodes = ledger.nodes_in_brief(host=place.host) if place is not None else ()
+    home = next((one.uuid for one in nodes if place is not None and one.hypervisor_hostname == place.node), None)
+    if home is not None:
+        again = claim(home, limits)
+        return again if isinstance(again, Claimed) else (again,)
+    if lost is not None:
+        raise lost
+    return done
+
+
+def place_of(ledger: Ledger, uuid: str | None) -> Location | None:
+    """Look where the instance of a uuid has room; None if there is none, or it is nowhere."""
+    found = ledger.instances(named=uuid) if uuid is not None else ()
+    places = (Location(host=one.host, node=one.node) for one in found if one.uuid == uuid and one.host and one.node)
+    return next(places, None)
 
 
 def refusal(refused: Sequence[Refused]) -> ClaimRefused:

@@ -21,6 +21,7 @@ from stocktake.claims.recount import RecountedNode, allocations_of, location_of,
 from stocktake.claims.room import find_room
 from stocktake.clock import Clock, Ids
 from stocktake.errors import (
+    AlreadyThere,
     LedgerError,
     LedgerUnreachable,
     NotFound,
@@ -72,7 +73,7 @@ class Claims:
         self, node: str, request: Request, *, limits: Limits | None = None, expires_s: float | None = None
     ) -> Claimed | Refused:
         """
-        Claim room for a machine that is to be built.
+        Claim room for a machine that is to be built. A repeat, with the same uuid and content, is the same claim.
 
         Args:
             node: its name or uuid.
@@ -83,7 +84,7 @@ class Claims:
         Raises:
             NotFound: no such node.
             InvalidData: an extra spec of the flavor can't be read.
-            AlreadyThere: an instance of that uuid is there already.
+            AlreadyThere: an instance of that uuid is there already, with other content; says what differs.
             NotFound: it expired before the scheduler was told of it.
             PlacementUnreachable, PlacementError: the scheduler could not be told; nothing was claimed.
         """
@@ -94,23 +95,16 @@ class Claims:
         def claim(tx: Transaction) -> Done | Refused:
             nodes = tx.hold([node_uuid])
             record = nodes[node_uuid]
+            there = tx.instance(uuid) if request.uuid is not None else None
+            if there is not None:
+                _check_same(there, request, flavor, location_of(record))
+                return _claimed_again(tx, nodes, there)
             room = find_room(tx, record, flavor, self._rules, limits, volume_backed=request.volume_backed)
             if isinstance(room, Refused):
                 return room
-            instance = Instance(
-                uuid=uuid,
-                name=request.name,
-                host=record.host,
-                node=record.hypervisor_hostname,
-                vm_state="building",
-                task_state="spawning",
-                project_id=request.project_id,
-                user_id=request.user_id,
-                os_type=request.os_type,
-                flavor=flavor,
-                instance_type_id=flavor.id,
+            instance = replace(
+                _asked(uuid, request, flavor, location_of(record)),
                 numa_topology=room.numa,
-                volume_backed=request.volume_backed,
                 pci_devices=tuple(sorted(room.takes)),
                 claim_expires_at=self._expires_at(tx.now, expires_s),
                 created_at=tx.now,
@@ -307,7 +301,7 @@ class Claims:
                 tx.hold([node_uuid])
                 return tx.instance(uuid) is not None
         except LedgerUnreachable as error:
-            remedy = f"It may have been claimed: look with `stocktake instances --named {uuid}`, or let it expire."
+            remedy = f"It may have been claimed: claim it again with the uuid {uuid}, which claims once."
             raise OutcomeUnknown(lost.what, where=lost.where, remedy=remedy) from error
 
     def _check_down(self, host: str) -> None:
@@ -403,7 +397,7 @@ class Claims:
         if isinstance(done, Refused):
             return done
         claimed, counted = done
-        if not self._rules.own:
+        if not self._rules.own or not counted:
             return claimed
         try:
             missing = self._allocate(claimed, counted)
@@ -459,3 +453,51 @@ def _current(instance: Instance, migrations: tuple[Migration, ...]) -> Migration
     """Pick the migration that the instance is in."""
     context = instance.migration_context
     return next((one for one in migrations if context is not None and one.id == context.migration_id), None)
+
+
+def _asked(uuid: str, request: Request, flavor: Flavor, place: Location) -> Instance:
+    """Give the instance that is asked for, as far as the request says it."""
+    return Instance(
+        uuid=uuid,
+        name=request.name,
+        host=place.host,
+        node=place.node,
+        vm_state="building",
+        task_state="spawning",
+        project_id=request.project_id,
+        user_id=request.user_id,
+        os_type=request.os_type,
+        flavor=flavor,
+        instance_type_id=flavor.id,
+        volume_backed=request.volume_backed,
+    )
+
+
+def _check_same(there: Instance, request: Request, flavor: Flavor, place: Location) -> None:
+    """
+    Check that what is claimed is what was claimed before with the same uuid.
+
+    Raises:
+        AlreadyThere: it is not; says what differs.
+    """
+    pairs = {
+        "node": ((there.host, there.node), (place.host, place.node)),
+        "flavor": (there.flavor, flavor),
+        "name": (there.name, request.name),
+        "volume_backed": (there.volume_backed, request.volume_backed),
+        "project_id": (there.project_id, request.project_id),
+        "user_id": (there.user_id, request.user_id),
+        "os_type": (there.os_type, request.os_type),
+    }
+    differ = [name for name, (before, now) in pairs.items() if before != now]
+    if differ:
+        what = f"instance {there.uuid} is in the ledger already, with another {', '.join(differ)}"
+        raise AlreadyThere(what, where="ledger", remedy="Repeat a claim with what it had, or claim with a new uuid.")
+
+
+def _claimed_again(tx: Transaction, nodes: Nodes, there: Instance) -> Done:
+    """Give what was claimed before. What is pending is counted again, so that the scheduler is told again."""
+    if there.vm_state != "building":
+        return Claimed(instance=there, nodes=tuple(nodes.values())), ()
+    counted = recount(tx, nodes, there.uuid, there, None)
+    return Claimed(instance=there, nodes=tuple(one.node for one in counted)), counted

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from stocktake.accounting.fit.request import Wanted
+from stocktake.accounting.lifecycle import Location
 from stocktake.claims import Claimed, Refused, Request
-from stocktake.claims.candidates import claim_on
+from stocktake.claims.candidates import claim_on, place_of
 from stocktake.claims.claims import NEVER_S
 from stocktake.cli.commands import Command
 from stocktake.cli.options import complete_node, flavor_of, flavor_options
@@ -45,7 +46,7 @@ _LIMITS = ("memory_mb", "vcpus", "pcpus", "disk_gb", "numa_cpu_ratio", "numa_ram
     help="The node; auto takes the best one with room, as `stocktake fit` lists them.",
     shell_complete=complete_node,
 )
-@click.option("--uuid", metavar="UUID", help="The instance's uuid; a new one unless given.")
+@click.option("--uuid", metavar="UUID", help="The instance's uuid, a new one unless given; a repeat claims once.")
 @click.option(
     "--limit",
     "limits",
@@ -102,7 +103,7 @@ def claim_command(
     def claim(node: str, limits: Limits | None) -> Claimed | Refused:
         return session.claims.build(node, request, limits=limits, expires_s=expires_s)
 
-    claimed = granted(session, node_name, wanted, most, claim)
+    claimed = granted(session, node_name, wanted, most, claim, claimed_on=lambda: place_of(session.ledger, uuid))
     if command:
         return run_under(session, claimed, command)
     tell(session, claimed, said=f"{name} on {claimed.instance.node}")
@@ -115,15 +116,20 @@ def granted(
     wanted: Wanted,
     limits: Limits | None,
     claim: Callable[[str, Limits | None], Claimed | Refused],
+    *,
+    claimed_on: Callable[[], Location | None] = lambda: None,
 ) -> Claimed:
     """
-    Claim room on the node that was named, or on the best.
+    Claim room on the node that was named, or on the best; a repeat without a name, where it was claimed before.
 
     Raises:
         ClaimRefused: there is no room; has every reason of every node that was tried.
     """
     node = None if node_name == AUTO else find_node(session.ledger, node_name).uuid
-    return claim_on(session.ledger, session.settings, node, wanted, limits=limits, claim=claim, now=session.clock.now())
+    now = session.clock.now()
+    return claim_on(
+        session.ledger, session.settings, node, wanted, limits=limits, claim=claim, now=now, claimed_on=claimed_on
+    )
 
 
 def tell(session: Session, claimed: Claimed, *, said: str) -> None:

@@ -86,6 +86,39 @@ def test_given_a_claim_when_made_kept_and_released_then_the_node_has_it_and_has_
     assert client.get(f"/v1/instances/{UUID}").status_code == 404
 
 
+def test_given_a_claim_when_repeated_with_its_uuid_then_it_is_answered_the_same_and_there_is_one(
+    client: TestClient, here: ServedHere
+) -> None:
+    first = claimed(client, name="web-1", uuid=UUID)
+    for body in ({"uuid": UUID}, {"uuid": UUID, "node": first["instance"]["node"]}):
+        again = claimed(client, name="web-1", **body)
+        assert (again["instance"], again["expires_at"]) == (first["instance"], first["expires_at"])
+    other = next(node for node in NODES if node != first["instance"]["node"])
+    for body, differs in (({"name": "web-2"}, "name"), ({"name": "web-1", "node": other}, "node")):
+        answer = client.post("/v1/claims", json={"flavor": SMALL, "uuid": UUID, **body})
+        assert (answer.status_code, answer.json()["code"]) == (409, "AlreadyThere")
+        assert f"another {differs}" in answer.text
+    assert len(here.web.ledger.instances(named=UUID)) == 1
+
+
+@pytest.mark.parametrize("key", [UUID, f'"{UUID}"'], ids=["bare", "quoted"])
+def test_given_an_idempotency_key_when_a_claim_is_repeated_then_it_is_the_claims_uuid(
+    client: TestClient, key: str
+) -> None:
+    for body in ({}, {}, {"uuid": UUID}):
+        answer = client.post("/v1/claims", json={"flavor": SMALL, **body}, headers={"Idempotency-Key": key})
+        assert (answer.status_code, answer.json()["instance"]["uuid"]) == (201, UUID)
+
+
+@pytest.mark.parametrize(("key", "said"), [("17", "not a uuid"), (UUID.replace("2f", "3f"), "not the body's uuid")])
+def test_given_an_idempotency_key_that_is_wrong_when_claimed_then_it_is_refused(
+    client: TestClient, here: ServedHere, key: str, said: str
+) -> None:
+    answer = client.post("/v1/claims", json={"flavor": SMALL, "uuid": UUID}, headers={"Idempotency-Key": key})
+    assert (answer.status_code, said in answer.text) == (400, True)
+    assert here.web.ledger.instances(named=UUID) == ()
+
+
 def test_given_no_room_when_claimed_then_every_reason_is_told_in_words_and_numbers(client: TestClient) -> None:
     huge = {**SMALL, "memory_mb": 10**9}
     answer = client.post("/v1/claims", json={"flavor": huge})

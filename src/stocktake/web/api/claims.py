@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from stocktake.accounting.fit.request import Wanted
-from stocktake.accounting.lifecycle import MoveKind
+from stocktake.accounting.lifecycle import Location, MoveKind
 from stocktake.claims import Claimed, Refused, Request
-from stocktake.claims.candidates import candidates, claim_on
+from stocktake.claims.candidates import candidates, claim_on, place_of
 from stocktake.claims.claims import LONGEST_S, NEVER_S
+from stocktake.errors import InvalidInput
 from stocktake.model.access import OPERATORS, READERS
 from stocktake.model.fitting import Limits
 from stocktake.model.value import UUID, Value
@@ -24,6 +25,7 @@ from stocktake.web.calls import Call, Text, route
 from stocktake.web.context import Web
 
 AUTO = "auto"
+_KEY = "Idempotency-Key"
 Uuid = Annotated[str, Meta(pattern=f"^{UUID.pattern}$")]
 # In how many seconds a claim that nobody settles is given back; null takes the setting claim_expiry_s.
 Expiry = Annotated[float, Meta(gt=0, le=LONGEST_S)] | Literal["never"] | None
@@ -131,12 +133,16 @@ def build(call: Call[None, Build]) -> ClaimedShown:
 
     The claim counts at once, for everybody. It is kept when a guest of its uuid appears, or by `keep`, and given back
     by `release`, or by itself once it has expired.
+
+    A repeat with the same `uuid` and the same content is the same claim, and is answered the same; with other content
+    it is refused (409). A header `Idempotency-Key` that is a uuid stands for a `uuid` that the body leaves out.
     """
     web, asked = call.web, call.body
+    uuid = _uuid_asked(call)
     wanted = wanted_of(asked.flavor, web.settings, volume_backed=asked.volume_backed)
     request = Request(
         name=asked.name,
-        uuid=asked.uuid,
+        uuid=uuid,
         flavor=asked.flavor,
         volume_backed=asked.volume_backed,
         project_id=asked.project_id,
@@ -147,7 +153,7 @@ def build(call: Call[None, Build]) -> ClaimedShown:
     def claim(node: str, limits: Limits | None) -> Claimed | Refused:
         return web.claims.build(node, request, limits=limits, expires_s=_seconds(asked.expires_s))
 
-    return _claimed(web, asked, wanted, claim)
+    return _claimed(web, asked, wanted, claim, claimed_on=lambda: place_of(web.ledger, uuid))
 
 
 def unshelve(call: Call[None, Unshelve]) -> ClaimedShown:
@@ -228,15 +234,34 @@ def _uuid(call: Call[None, None] | Call[None, Renew]) -> str:
     return find_instance(call.web.ledger, call.path["instance"]).uuid
 
 
+def _uuid_asked(call: Call[None, Build]) -> str | None:
+    """Read the claim's uuid: of the body, or the header's."""
+    key, uuid = call.request.headers.get(_KEY), call.body.uuid
+    if key is None:
+        return uuid
+    # The header's draft has it in quotes; most who send it have not.
+    key = key.strip('"')
+    if UUID.fullmatch(key) is None:
+        raise InvalidInput(f"{key[:40]!r} is not a uuid", where=_KEY, remedy="Give a new uuid for each claim.")
+    if uuid not in {None, key}:
+        raise InvalidInput(f"{key} is not the body's uuid {uuid}", where=_KEY, remedy="Give one, or both the same.")
+    return key
+
+
 def _claimed(
     web: Web,
     asked: Build | Unshelve | Moving,
     wanted: Wanted,
     claim: Callable[[str, Limits | None], Claimed | Refused],
+    *,
+    claimed_on: Callable[[], Location | None] = lambda: None,
 ) -> ClaimedShown:
     """Claim on the node that was asked for, or on the best one."""
     node = None if asked.node == AUTO else find_node(web.ledger, asked.node).uuid
-    done = claim_on(web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=web.clock.now())
+    now = web.clock.now()
+    done = claim_on(
+        web.ledger, web.settings, node, wanted, limits=asked.limits, claim=claim, now=now, claimed_on=claimed_on
+    )
     return claimed_shown(done)
 
 
