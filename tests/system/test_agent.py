@@ -180,7 +180,9 @@ def test_given_a_kill_while_placement_hangs_when_the_next_pass_ran_then_everythi
     assert totals == {"VCPU": 16, "MEMORY_MB": 65536, "DISK_GB": 500}
     assert there.traits("one") == {"COMPUTE_NODE"}
     (node,) = host.ask("nodes")
-    assert (node["vcpus_used"], node["problems"], node["failure"]) == (2, [], None)
+    # The host's guest is no instance's, and nothing else is wrong.
+    problems = [(problem["code"], problem["about"]) for problem in node["problems"]]
+    assert (node["vcpus_used"], problems, node["failure"]) == (2, [("orphan", GUESTS[0])], None)
     assert node["uuid"] == there.providers()["one"]["uuid"]
 
 
