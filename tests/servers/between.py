@@ -94,16 +94,20 @@ def _passing(proxy: Between) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            """Pass a GET on: nothing else is sent by the program."""
+            """Pass a request on, with its body."""
+            sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             fault = proxy.fault(self.path) or Fault(path="")
             if fault.delay_s:
                 proxy.over.wait(fault.delay_s)
             if fault.answer:
                 self._send(fault.answer, {"Content-Type": "application/json", **fault.headers}, fault.body)
                 return
-            asked = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "connection"}}
+            mine = {"host", "connection", "content-length"}
+            asked = {name: value for name, value in self.headers.items() if name.lower() not in mine}
             try:
-                answer = requests.get(proxy.target + self.path, headers=asked, timeout=TIMEOUT_S)
+                answer = requests.request(
+                    self.command, proxy.target + self.path, data=sent, headers=asked, timeout=TIMEOUT_S
+                )
             except requests.RequestException:
                 # As a load balancer whose server is away.
                 self._send(503, {"Content-Type": "text/plain"}, b"no server")
@@ -111,6 +115,8 @@ def _passing(proxy: Between) -> type[BaseHTTPRequestHandler]:
             body = fault.change(answer.content) if fault.change else answer.content
             told = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
             self._send(answer.status_code, told, body, cut=fault.cut)
+
+        do_POST = do_GET  # noqa: N815 - the base class names it so
 
         def _send(self, status: int, headers: Mapping[str, str], body: bytes, *, cut: bool = False) -> None:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -34,9 +34,11 @@ class RemoteClaims:
         self, node: str, request: Request, *, limits: Limits | None = None, expires_s: float | None = None
     ) -> Claimed | Refused:
         """Claim room for a machine that is to be built; `auto` takes the best node."""
-        # The uuid is ours: who asks anew, because the answer was lost, is told that it is there already.
-        asked = plain(request) | {"uuid": request.uuid or self._ids.uuid()}
-        return self._claim("/v1/claims", asked | _how(node, limits, expires_s))
+        # The uuid is made before it is sent: what is sent again, because the answer was lost, is the same claim.
+        uuid = request.uuid or self._ids.uuid()
+        remedy = f"It may have been claimed: claim it again with the uuid {uuid}, which claims once."
+        asked = plain(request) | {"uuid": uuid} | _how(node, limits, expires_s)
+        return self._claim("/v1/claims", asked, retryable=True, unknown_remedy=remedy)
 
     def unshelve(
         self, uuid: str, node: str, *, limits: Limits | None = None, expires_s: float | None = None
@@ -88,9 +90,12 @@ class RemoteClaims:
         """Take a promise back, whatever its state."""
         return self._settle(uuid, "release")
 
-    def _claim(self, path: str, asked: dict[str, Any]) -> Claimed | Refused:
+    def _claim(
+        self, path: str, asked: dict[str, Any], *, retryable: bool = False, unknown_remedy: str = ""
+    ) -> Claimed | Refused:
+        body = {name: value for name, value in asked.items() if value is not None}
         try:
-            return self._ask(path, {name: value for name, value in asked.items() if value is not None}, retryable=False)
+            return self._ask(path, body, retryable=retryable, unknown_remedy=unknown_remedy)
         except ClaimRefused as error:
             if len(error.refused) == 1 and isinstance(error.refused[0], Refused):
                 return error.refused[0]
@@ -99,8 +104,10 @@ class RemoteClaims:
     def _settle(self, uuid: str, word: str, *, retryable: bool = False) -> Claimed:
         return self._ask(_path(uuid, word), None, retryable=retryable)
 
-    def _ask(self, path: str, body: object, *, retryable: bool) -> Claimed:
-        claimed: Claimed = self._transport.ask("POST", path, body, Claimed, retryable=retryable)
+    def _ask(self, path: str, body: object, *, retryable: bool, unknown_remedy: str = "") -> Claimed:
+        claimed: Claimed = self._transport.ask(
+            "POST", path, body, Claimed, retryable=retryable, unknown_remedy=unknown_remedy
+        )
         return claimed
 
 

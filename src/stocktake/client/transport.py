@@ -88,21 +88,25 @@ class Transport:
         """Close the connections."""
         self._session.close()
 
-    def ask(self, method: str, path: str, body: object, answer: Any, *, retryable: bool) -> Any:
+    def ask(
+        self, method: str, path: str, body: object, answer: Any, *, retryable: bool, unknown_remedy: str = ""
+    ) -> Any:
         """
         Send a request, and read its answer as a type.
 
         Args:
             body: a value; None sends none.
             retryable: it may be done twice.
+            unknown_remedy: of a `retryable` one, what to do where no try was answered and it may have been done: what
+                names what was made. Without it, it is as if it had not been done.
 
         Raises:
-            OutcomeUnknown: no answer, and it may have been done; not of one that is `retryable`.
+            OutcomeUnknown: no answer, and it may have been done.
             LedgerUnreachable: no answer, or none now.
             StocktakeError: what the server says.
         """
         raw = self._encoded(body)
-        said = self._sent(method, path, raw, retryable=retryable)
+        said = self._sent(method, path, raw, retryable=retryable, unknown_remedy=unknown_remedy)
         if answer is None or answer is type(None):
             return None
         try:
@@ -136,19 +140,24 @@ class Transport:
         except (OverflowError, UnicodeEncodeError, TypeError) as error:
             raise LedgerError(f"can't be sent: {error}", where=self.url) from error
 
-    def _sent(self, method: str, path: str, body: bytes | None, *, retryable: bool) -> bytes:
+    def _sent(self, method: str, path: str, body: bytes | None, *, retryable: bool, unknown_remedy: str = "") -> bytes:
+        unknown = False
         until_s, wait_s = self._clock.monotonic_s() + self._answer_s, WAIT_S
         for left in reversed(range(TRIES)):
             try:
                 return self._once(method, path, body, until_s - self._clock.monotonic_s())
             except LedgerUnreachable as error:
-                unknown = isinstance(error, OutcomeUnknown)
-                if unknown and not retryable:
+                lost = isinstance(error, OutcomeUnknown)
+                if lost and not retryable:
                     raise
+                # It may have been the first that was done, and the last that did not get there.
+                unknown = unknown or lost
                 # What never got there was not done.
                 over = self._clock.monotonic_s() + wait_s >= until_s
                 if not left or over or self._clock.wait(ENDING, wait_s):
-                    remedy = _AWAY_REMEDY if unknown else error.remedy
+                    if unknown and unknown_remedy:
+                        raise OutcomeUnknown(error.what, where=error.where, remedy=unknown_remedy) from error
+                    remedy = _AWAY_REMEDY if lost else error.remedy
                     raise LedgerUnreachable(error.what, where=error.where, remedy=remedy) from error
             wait_s *= 2
         raise AssertionError
