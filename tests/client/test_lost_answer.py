@@ -10,7 +10,7 @@ import pytest
 from stocktake.claims import Claimed, Request
 from stocktake.client import Fleet, connected
 from stocktake.clock import RandomIds, SystemClock
-from stocktake.errors import LedgerUnreachable, OutcomeUnknown
+from stocktake.errors import AlreadyThere, LedgerUnreachable, OutcomeUnknown
 from stocktake.ledger import open_ledger
 from stocktake.model.workload import Flavor, Instance
 from tests.servers.between import Between, between
@@ -18,6 +18,7 @@ from tests.servers.fleets import stocked
 from tests.servers.serve import secret_of, served
 
 SMALL = Flavor(vcpus=1, memory_mb=64)
+LARGE = Flavor(vcpus=2, memory_mb=128)
 UUID = "aaaaaaaa-0000-4000-8000-000000000001"
 
 
@@ -74,6 +75,22 @@ def test_given_answers_that_are_all_cut_when_claimed_then_the_uuid_is_said_and_w
     again = afar.fleet.claims.build("auto", Request(uuid=made.uuid, flavor=SMALL))
     assert isinstance(again, Claimed)
     assert again.instance == made
+
+
+def test_given_an_answer_that_is_cut_when_a_machine_is_moved_then_there_is_one_move_and_it_is_said(afar: Afar) -> None:
+    built = afar.fleet.claims.build("auto", Request(uuid=UUID, flavor=SMALL))
+    assert isinstance(built, Claimed)
+    afar.fleet.claims.keep(UUID)
+    afar.proxy.misbehave(f"/v1/instances/{UUID}/move", cut=True, times=1)
+    done = afar.fleet.claims.move(UUID, "resize", "auto", flavor=LARGE)
+    assert isinstance(done, Claimed)
+    assert done.migration is not None
+    again = afar.fleet.claims.move(UUID, "resize", "auto", flavor=LARGE, migration_uuid=done.migration.uuid)
+    assert isinstance(again, Claimed)
+    assert again.migration == done.migration
+    with pytest.raises(AlreadyThere, match="another kind, node or flavor"):
+        afar.fleet.claims.move(UUID, "resize", "auto", flavor=SMALL, migration_uuid=done.migration.uuid)
+    assert [one.uuid for one in afar.fleet.migrations() if one.instance_uuid == UUID] == [done.migration.uuid]
 
 
 def test_given_nobody_who_listens_when_claimed_then_it_is_said_that_trying_again_is_safe(tmp_path: Path) -> None:

@@ -58,3 +58,25 @@ def test_given_a_connection_lost_at_commit_when_claimed_then_it_is_said_which_of
             assert not isinstance(caught.value, OutcomeUnknown)
         assert proxy.done == 1
         assert len(direct.instances(named=uuid)) == (moment == "answer")
+
+
+@pytest.mark.parametrize("moment", ["request", "answer"])
+def test_given_a_connection_lost_at_commit_when_moved_then_it_is_one_move_and_said_to_be(
+    postgres_url: str, moment: Moment
+) -> None:
+    with (
+        cut_at_commit(postgres_url) as proxy,
+        contextlib.closing(opened(postgres_url)) as direct,
+        contextlib.closing(opened(proxy.url)) as ledger,
+    ):
+        saved(direct)
+        claims, small = Claims(ledger, NoScheduler(), ClaimRules(), CLOCK, IDS), Flavor(vcpus=1, memory_mb=64)
+        built = claims.build(NODE, Request(flavor=small))
+        assert isinstance(built, Claimed)
+        uuid = claims.keep(built.instance.uuid).instance.uuid
+        proxy.cut(moment)
+        done = claims.move(uuid, "resize", NODE, flavor=Flavor(vcpus=2, memory_mb=64))
+        assert isinstance(done, Claimed)
+        assert proxy.done == 1
+        assert done.migration is not None
+        assert [one.uuid for one in direct.migrations()] == [done.migration.uuid]

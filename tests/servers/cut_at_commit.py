@@ -1,5 +1,6 @@
 """
-A proxy before PostgreSQL that hangs up at the COMMIT of an instance: before it gets there, or before its answer does.
+A proxy before PostgreSQL that hangs up at the COMMIT of an instance or a move, before it gets there or before its
+answer does.
 
     with cut_at_commit(url) as proxy:
         proxy.cut("answer")
@@ -66,7 +67,7 @@ class Cutting:
             wrote = False
             while part := one.recv(65536):
                 # Settling a new connection is a COMMIT too.
-                wrote = wrote or b"INSERT INTO instances" in part
+                wrote = wrote or b"INSERT INTO instances" in part or b"INSERT INTO migrations" in part
                 if asks and wrote and part.endswith(_COMMIT) and self._moment is not None:
                     moment, self._moment = self._moment, None
                     self.done += 1

@@ -173,6 +173,17 @@ def place_of(ledger: Ledger, uuid: str | None) -> Location | None:
     return next(places, None)
 
 
+def destination_of(ledger: Ledger, migration_uuid: str | None) -> Location | None:
+    """Look where the move of a uuid goes; None if none in progress has it."""
+    found = ledger.migrations() if migration_uuid is not None else ()
+    places = (
+        Location(host=one.dest_compute, node=one.dest_node)
+        for one in found
+        if one.uuid == migration_uuid and one.dest_compute and one.dest_node
+    )
+    return next(places, None)
+
+
 def refusal(refused: Sequence[Refused]) -> ClaimRefused:
     """Gather every reason of every node; many nodes are counted, `stocktake fit` lists them all."""
     if not refused:

@@ -157,6 +157,7 @@ class Claims:
         limits: Limits | None = None,
         expires_s: float | None = None,
         force: bool = False,
+        migration_uuid: str | None = None,
     ) -> Claimed | Refused:
         """
         Claim room at the destination of a move, which may be the node that the instance is on; see `build`.
@@ -164,16 +165,21 @@ class Claims:
         Args:
             flavor: of a resize, what it is to have; other kinds keep theirs.
             force: evacuate although the agent of the source is alive.
+            migration_uuid: a repeat with the same is the same move; None makes a new one.
 
         Raises:
             NotFound: no such instance or node.
             NotNow: the instance's state does not go with this kind of move.
             InvalidInput: the destination or the flavor does not.
+            AlreadyThere: there was another move of that uuid.
         """
         node_uuid = self._ledger.node_uuid(node)
+        move_uuid = migration_uuid or self._ids.uuid()
 
-        def claim(tx: Transaction, nodes: Nodes, before: Instance, _migration: Migration | None) -> Done | Refused:
+        def claim(tx: Transaction, nodes: Nodes, before: Instance, moving: Migration | None) -> Done | Refused:
             record = nodes[node_uuid]
+            if moving is not None and moving.uuid == move_uuid:
+                return _moved_again(tx, nodes, before, moving, (kind, location_of(record), flavor))
             source, dest = Location(host=before.host or "", node=before.node or ""), location_of(record)
             lifecycle.check_move(before, kind, source, dest, flavor)
             if kind == "evacuation" and not force:
@@ -191,15 +197,14 @@ class Claims:
                 numa=room.numa,
                 devices=tuple(sorted(room.takes)),
                 migration_id=tx.next_migration_id(),
-                migration_uuid=self._ids.uuid(),
+                migration_uuid=move_uuid,
                 expires_at=self._expires_at(tx.now, expires_s),
             )
             assert step.migration is not None
             tx.put_migrations([replace(step.migration, created_at=tx.now, updated_at=tx.now)])
             return self._recount(tx, nodes, step, takes={node_uuid: room.takes})
 
-        done = self._locked(uuid, claim, also=(node_uuid,))
-        return self._allocate_new(done)
+        return self._allocate_new(self._repeated(lambda: self._locked(uuid, claim, also=(node_uuid,)), move_uuid))
 
     def keep(self, uuid: str) -> Claimed:
         """
@@ -303,6 +308,24 @@ class Claims:
         except LedgerUnreachable as error:
             remedy = f"It may have been claimed: claim it again with the uuid {uuid}, which claims once."
             raise OutcomeUnknown(lost.what, where=lost.where, remedy=remedy) from error
+
+    def _repeated(self, work: Callable[[], T], move_uuid: str) -> T:
+        """
+        Do what may be repeated, and again if its COMMIT was not answered.
+
+        Raises:
+            OutcomeUnknown: nobody answers; names the move.
+        """
+        try:
+            return work()
+        except OutcomeUnknown as lost:
+            try:
+                return work()
+            except LedgerUnreachable as error:
+                remedy = (
+                    f"It may have begun: `stocktake migrations` shows whether there is one of the uuid {move_uuid}."
+                )
+                raise OutcomeUnknown(lost.what, where=lost.where, remedy=remedy) from error
 
     def _check_down(self, host: str) -> None:
         """Refuse to rebuild a machine elsewhere while its host is up: it would run twice."""
@@ -501,3 +524,28 @@ def _claimed_again(tx: Transaction, nodes: Nodes, there: Instance) -> Done:
         return Claimed(instance=there, nodes=tuple(nodes.values())), ()
     counted = recount(tx, nodes, there.uuid, there, None)
     return Claimed(instance=there, nodes=tuple(one.node for one in counted)), counted
+
+
+def _moved_again(
+    tx: Transaction,
+    nodes: Nodes,
+    before: Instance,
+    migration: Migration,
+    asked: tuple[MoveKind, Location, Flavor | None],
+) -> Done:
+    """
+    Give the move that was claimed before with the same uuid; one that is pending is counted again, as a claim is.
+
+    Raises:
+        AlreadyThere: it is another kind of move, to another node, or to another flavor.
+    """
+    kind, dest, flavor = asked
+    new = replace(flavor, id=lifecycle.flavor_id(flavor)) if flavor else None
+    there = (migration.migration_type, migration.dest_compute, migration.dest_node, before.new_flavor)
+    if there != (kind, dest.host, dest.node, new):
+        what = f"migration {migration.uuid} is in the ledger already, of another kind, node or flavor"
+        raise AlreadyThere(what, where="ledger", remedy="Repeat a move with what it had, or move with a new uuid.")
+    if migration.claim_expires_at is None:
+        return Claimed(instance=before, migration=migration, nodes=tuple(nodes.values())), ()
+    counted = recount(tx, nodes, before.uuid, before, migration)
+    return Claimed(instance=before, migration=migration, nodes=tuple(one.node for one in counted)), counted

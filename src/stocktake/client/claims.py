@@ -56,11 +56,15 @@ class RemoteClaims:
         limits: Limits | None = None,
         expires_s: float | None = None,
         force: bool = False,
+        migration_uuid: str | None = None,
     ) -> Claimed | Refused:
         """Claim room at the destination of a move."""
         # Only an evacuation knows of force.
         asked = {"kind": kind, "flavor": plain(flavor), "force": force if kind == "evacuation" else None}
-        return self._claim(_path(uuid, "move"), asked | _how(node, limits, expires_s))
+        asked["migration_uuid"] = move_uuid = migration_uuid or self._ids.uuid()
+        remedy = f"It may have begun: `stocktake migrations` shows whether there is one of the uuid {move_uuid}."
+        asked |= _how(node, limits, expires_s)
+        return self._claim(_path(uuid, "move"), asked, retryable=True, unknown_remedy=remedy)
 
     def keep(self, uuid: str) -> Claimed:
         """Settle the claim of a build or an unshelve."""

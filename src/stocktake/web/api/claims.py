@@ -12,7 +12,7 @@ from msgspec import Meta
 from stocktake.accounting.fit.request import Wanted
 from stocktake.accounting.lifecycle import Location, MoveKind
 from stocktake.claims import Claimed, Refused, Request
-from stocktake.claims.candidates import candidates, claim_on, place_of
+from stocktake.claims.candidates import candidates, claim_on, destination_of, place_of
 from stocktake.claims.claims import LONGEST_S, NEVER_S
 from stocktake.errors import InvalidInput
 from stocktake.model.access import OPERATORS, READERS
@@ -76,9 +76,10 @@ class Unshelve(Value, frozen=True, kw_only=True):
 
 
 class Moving(Value, frozen=True, kw_only=True, tag_field="kind"):
-    """Where a machine is to go; `kind` says how."""
+    """Where a machine is to go; `kind` says how. A repeat with the same `migration_uuid` is the same move."""
 
     node: Somewhere = AUTO
+    migration_uuid: Uuid | None = None
     limits: Limits | None = None
     expires_s: Expiry = None
 
@@ -189,10 +190,11 @@ def move(call: Call[None, Move]) -> ClaimedShown:
             limits=limits,
             expires_s=_seconds(asked.expires_s),
             force=isinstance(asked, Evacuate) and asked.force,
+            migration_uuid=asked.migration_uuid,
         )
 
     wanted = wanted_of(flavor or before.flavor, web.settings, volume_backed=before.volume_backed)
-    return _claimed(web, asked, wanted, claim)
+    return _claimed(web, asked, wanted, claim, claimed_on=lambda: destination_of(web.ledger, asked.migration_uuid))
 
 
 def renew(call: Call[None, Renew]) -> ClaimedShown:
