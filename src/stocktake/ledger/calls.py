@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from stocktake.clock import Ids
-from stocktake.model.access import ANY_TOKEN, Role
+from stocktake.model.access import Role
 from stocktake.model.history import Ages
 
 P = ParamSpec("P")
@@ -129,10 +129,15 @@ class Calls:
         raise NotImplementedError
 
 
+def no_rows(_: object) -> Rows:
+    """Say that a call touches no rows, or may look at those of every host."""
+    return Rows()
+
+
 def ledger_call(
     *,
-    roles: frozenset[Role] = ANY_TOKEN,
-    rows: Callable[[Any], Rows] = lambda _: Rows(),
+    roles: frozenset[Role],
+    rows: Callable[[Any], Rows] | None = None,
     writes: bool = False,
     retryable: bool = True,
     routine: bool = False,
@@ -147,9 +152,14 @@ def ledger_call(
     """
 
     def declared(body: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-        call = LedgerCall(body.__name__, body, roles, rows, writes, retryable, routine, empty, first)
-        assert call.name not in CALLS, f"{call.name} is declared twice"
-        CALLS[call.name] = call
+        name = body.__name__
+        assert name not in CALLS, f"{name} is declared twice"
+        assert not (writes and "viewer" in roles), f"{name} lets a viewer write"
+        # What names no host and no rows would be open to every agent by mistake.
+        said = rows is not None or "agent" not in roles or "host" in inspect.signature(body).parameters
+        assert said, f"{name} does not say whose rows it touches"
+        call = LedgerCall(name, body, roles, rows or no_rows, writes, retryable, routine, empty, first)
+        CALLS[name] = call
 
         @wraps(body)
         def made(ledger: Any, /, *given: P.args, **named: P.kwargs) -> R:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, literal_column, se
 from stocktake.ledger.calls import Calls, Rows, ledger_call
 from stocktake.ledger.mapping import DEVICE
 from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, PCI_DEVICES, is_in
+from stocktake.model.access import ANY_TOKEN
 from stocktake.model.pci import PciRecord
 from stocktake.model.value import replace
 from stocktake.model.workload import Instance
@@ -24,7 +25,7 @@ DevicesHeld = Mapping[tuple[str, str | None, str | None], tuple[str, ...]]
 class DeviceCalls(Calls):
     """The calls about devices."""
 
-    @ledger_call(rows=lambda it: Rows(nodes=it.node_uuids))
+    @ledger_call(roles=ANY_TOKEN, rows=lambda it: Rows(nodes=it.node_uuids))
     def devices(self, node_uuids: Collection[str]) -> dict[str, tuple[PciRecord, ...]]:
         """Read the tracked devices of many nodes, by uuid and address; nothing for a node without any."""
         nodes = COMPUTE_NODES.c

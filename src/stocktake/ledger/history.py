@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, select
 from stocktake.ledger.calls import Calls, Rows, ledger_call
 from stocktake.ledger.mapping import insert_into
 from stocktake.ledger.tables import COMPUTE_NODE_HISTORY, is_in
-from stocktake.model.access import AGENTS
+from stocktake.model.access import AGENTS, ANY_TOKEN
 from stocktake.model.books import ComputeNode
 from stocktake.model.history import Ages, Moment
 
@@ -120,7 +120,7 @@ def _nothing_doomed(tx: Calls, it: Any) -> int | None:
 class HistoryCalls(Calls):
     """The calls about history."""
 
-    @ledger_call(rows=lambda it: Rows(nodes=[it.node_uuid], deleted_nodes=[it.node_uuid]))
+    @ledger_call(roles=ANY_TOKEN, rows=lambda it: Rows(nodes=[it.node_uuid], deleted_nodes=[it.node_uuid]))
     def history(self, node_uuid: str, *, since_s: float) -> tuple[Moment, ...]:
         """
         Read what a node had and what was allocated in the last `since_s` seconds, the oldest first.

@@ -9,19 +9,19 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, or_, select, union, update
 
 from stocktake.errors import InvalidInput, NotFound
-from stocktake.ledger.calls import Calls, Rows, ledger_call
+from stocktake.ledger.calls import Calls, Rows, ledger_call, no_rows
 from stocktake.ledger.devices import read_held, with_devices
 from stocktake.ledger.engine import tell
 from stocktake.ledger.mapping import INSTANCE, insert_into, refuse_missing, some_of
 from stocktake.ledger.tables import ALIVE, DELETED, GONE, INSTANCES, MIGRATIONS, is_in
-from stocktake.model.access import AGENTS, READERS
+from stocktake.model.access import AGENTS, ANY_TOKEN, READERS
 from stocktake.model.workload import Instance
 
 
 class InstanceCalls(Calls):
     """The calls about instances."""
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def instances(
         self,
         *,
@@ -47,7 +47,7 @@ class InstanceCalls(Calls):
             raise InvalidInput(f"must be at least 1, not {limit}", where="limit")
         return read_instances(self.connection, host=host, node=node, deleted=deleted, after=after, limit=limit)
 
-    @ledger_call(empty=frozenset())
+    @ledger_call(roles=ANY_TOKEN, rows=no_rows, empty=frozenset())
     def known_consumers(self, uuids: Collection[str]) -> frozenset[str]:
         """
         Say which of these uuids, of consumers in the scheduler, are instances or migrations, deleted ones too.

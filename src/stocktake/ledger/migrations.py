@@ -11,7 +11,7 @@ from stocktake.ledger.calls import Calls, Rows, ledger_call
 from stocktake.ledger.engine import tell
 from stocktake.ledger.mapping import MIGRATION, insert_into, refuse_missing
 from stocktake.ledger.tables import IN_PLAY, MIGRATIONS, is_in
-from stocktake.model.access import AGENTS
+from stocktake.model.access import AGENTS, ANY_TOKEN
 from stocktake.model.workload import Migration
 
 
@@ -57,7 +57,7 @@ def change_migrations(connection: Connection, migrations: Sequence[Migration], n
 class MigrationCalls(Calls):
     """The calls about migrations."""
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def migrations(
         self,
         *,

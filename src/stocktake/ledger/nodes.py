@@ -40,7 +40,7 @@ from stocktake.ledger.tables import (
     SERVICES,
     is_in,
 )
-from stocktake.model.access import AGENTS
+from stocktake.model.access import AGENTS, ANY_TOKEN
 from stocktake.model.books import UNMANAGED, ComputeNode, Entry, Tally
 from stocktake.model.problem import Problem
 from stocktake.model.value import Value, encode, replace
@@ -129,12 +129,12 @@ def _saved_rows(saves: Sequence[NodeSave]) -> Rows:
 class NodeCalls(Calls):
     """The calls about nodes and their entries."""
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def nodes(self, *, host: str | None = None, replica: bool = False) -> tuple[ComputeNode, ...]:  # noqa: ARG002
         """Read the nodes that are not deleted, by name; from the replica (it may lag) if asked and if there is one."""
         return read_nodes(self.connection, host)
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def nodes_in_brief(
         self,
         *,
@@ -145,7 +145,7 @@ class NodeCalls(Calls):
         """Read nodes for a list of many: CPU, cells, devices and metrics are as if there were none."""
         return read_nodes(self.connection, host, brief=True, uuids=uuids)
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def node(self, name_or_uuid: str, *, host: str | None = None) -> ComputeNode:
         """
         Read one node; if a host is given, another's is as if it were not there.
@@ -170,22 +170,22 @@ class NodeCalls(Calls):
         remedy = f"Did you mean {' or '.join(near)}?" if near else "`stocktake nodes` lists those there are."
         raise NotFound(f"no node {name_or_uuid!r}", where="ledger", remedy=remedy)
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def deleted_nodes(self, host: str) -> tuple[ComputeNode, ...]:
         """Read deleted nodes whose resource providers may still be there; never one whose uuid is in use again."""
         return read_deleted_nodes(self.connection, host)
 
-    @ledger_call(rows=lambda it: Rows(nodes=[it.node_uuid]))
+    @ledger_call(roles=ANY_TOKEN, rows=lambda it: Rows(nodes=[it.node_uuid]))
     def entries(self, node_uuid: str) -> tuple[Entry, ...]:
         """Read what makes a node's figures; nothing for a node never tallied."""
         return read_entries(self.connection, [node_uuid])[node_uuid]
 
-    @ledger_call(rows=lambda it: Rows(nodes=it.node_uuids))
+    @ledger_call(roles=ANY_TOKEN, rows=lambda it: Rows(nodes=it.node_uuids))
     def all_entries(self, node_uuids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
         """Read what makes the figures of many nodes, by uuid; nothing for a node never tallied."""
         return read_entries(self.connection, node_uuids)
 
-    @ledger_call(rows=lambda it: Rows(nodes=it.node_uuids))
+    @ledger_call(roles=ANY_TOKEN, rows=lambda it: Rows(nodes=it.node_uuids))
     def unmanaged(self, node_uuids: Collection[str], *, reserves: bool = False) -> dict[str, tuple[Entry, ...]]:
         """Read the entries of unmanaged guests, of reserves too if asked; a node without any is left out."""
         column = COMPUTE_NODE_ENTRIES.c

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, exists, literal_column, select, update
 
-from stocktake.ledger.calls import Calls, ledger_call
+from stocktake.ledger.calls import Calls, ledger_call, no_rows
 from stocktake.ledger.tables import ALIVE, COMPUTE_NODES, GONE, IN_PLAY, INSTANCES, MIGRATIONS, is_in
-from stocktake.model.access import OPERATORS
+from stocktake.model.access import ANY_TOKEN, OPERATORS
 
 _ZERO: Any = literal_column("0")
 
@@ -18,7 +18,7 @@ _ZERO: Any = literal_column("0")
 class OwnershipCalls(Calls):
     """The calls about whose nodes are."""
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN, rows=no_rows)
     def owners(self, uuids: Collection[str] | None = None) -> dict[str, str]:
         """
         Read the hosts that have nodes, by the nodes' uuids; of all unless told. Deleted nodes have none.

@@ -12,7 +12,7 @@ from stocktake.ledger.calls import Calls, ledger_call
 from stocktake.ledger.engine import tell
 from stocktake.ledger.mapping import SERVICE, insert_into
 from stocktake.ledger.tables import SERVICES
-from stocktake.model.access import AGENTS, OPERATORS
+from stocktake.model.access import AGENTS, ANY_TOKEN, OPERATORS
 from stocktake.model.value import Value, encode
 from stocktake.model.workload import Service
 
@@ -42,12 +42,12 @@ class Beat(Value, frozen=True, kw_only=True):
 class ServiceCalls(Calls):
     """The calls about services."""
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def service(self, host: str) -> Service | None:
         """Read an agent's row."""
         return next(iter(read_services(self.connection, host)), None)
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def services(self, *, host: str | None = None) -> tuple[Service, ...]:
         """Read all agents' rows, by host, or a host's."""
         return read_services(self.connection, host)

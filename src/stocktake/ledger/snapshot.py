@@ -47,7 +47,7 @@ from stocktake.ledger.tables import (
     InList,
     is_in,
 )
-from stocktake.model.access import AGENTS
+from stocktake.model.access import AGENTS, ANY_TOKEN
 from stocktake.model.books import ComputeNode
 from stocktake.model.value import Value
 from stocktake.model.workload import Instance, Migration, NodeWork, Place, Service
@@ -92,7 +92,7 @@ def _unchanged(tx: Calls, it: Any) -> SnapshotAnswer | None:
 class SnapshotCalls(Calls):
     """The calls of a pass, which read much at once."""
 
-    @ledger_call()
+    @ledger_call(roles=ANY_TOKEN)
     def work(self, host: str, nodes: Collection[str], guests: Mapping[str, frozenset[str]]) -> dict[str, NodeWork]:
         """
         Read all promises on these nodes of a host, in a fixed number of queries.

@@ -44,8 +44,8 @@ class WhoAmI(Value, frozen=True, kw_only=True):
     """What the token that was shown is good for; `host` is an agent's."""
 
     role: Role
-    host: str | None = None
-    token: str | None = None
+    host: str | None
+    token: str | None
 
 
 def digest_of(secret: str) -> str:

@@ -1,6 +1,6 @@
 """
-Numbers, sizes and spans of time as people read and write them. Invariant: what is shown is never rounded so that it
-hides what is used; a size or a span that is read is exact, or refused.
+Numbers, sizes and spans of time as people read and write them. Invariant: what is read is exact, or refused; what is
+shown is rounded to the nearest, and exact in JSON.
 
 Units are of 1,024s, as everywhere here; a bare number is in the unit that was asked for.
 """
@@ -77,7 +77,6 @@ Unit = Literal["MiB", "GiB"]
 
 _SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)\s*(?:([KMGT])(?:i?B)?)?", re.ASCII | re.IGNORECASE)
 _KIB = {"K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
-# What the ledger and JSON can hold.
 
 
 def read_size(text: str, unit: Unit) -> int:

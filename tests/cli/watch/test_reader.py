@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from stocktake.clock import RandomIds, SystemClock
 from stocktake.errors import LedgerUnreachable
 from stocktake.ledger import DatabaseLedger, NodeSave, open_ledger
 from stocktake.model.books import Entry, Tally
+from stocktake.model.value import replace
 from tests.ledger.making import node
 
 WAIT_S = 20.0
@@ -165,3 +167,20 @@ def test_given_a_bug_when_looking_then_who_asks_gets_it(books: Books, turns: Tur
     watcher._thread.join(WAIT_S)
     with pytest.raises(ZeroDivisionError):
         watcher.taken()
+
+
+def test_given_a_node_whose_cpus_become_dedicated_then_all_its_entries_are_read_though_they_are_the_same(
+    books: Books,
+) -> None:
+    kept = Entry(kind="reserved", id="host", why="x", vcpus=1, memory_mb=512, disk_mb=0)
+    guest = Entry(kind="instance", id=RandomIds().uuid(), why="x", vcpus=3, memory_mb=1024, disk_mb=0)
+    with closing(open_ledger(books.url, clock=CLOCK, ids=RandomIds())) as ledger:
+        first = node("two", vcpus=8, vcpus_used=4, entries_digest="same")
+        saved = ledger.save([NodeSave(tally=Tally(node=first, entries=(kept, guest)), expected_generation=None)])
+        reader = books.reader()
+        assert reader.read().rows[1].resources["vcpus"].allocated == 3
+        before = saved.saved[first.uuid]
+        after = replace(before, owned_classes=frozenset({"VCPU", "PCPU", "MEMORY_MB", "DISK_GB"}))
+        ledger.save([NodeSave(tally=Tally(node=after, entries=(kept, guest)), expected_generation=before.generation)])
+        assert reader.read().rows[1].resources["vcpus"].allocated == 3
+    reader.close()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stocktake.accounting.capacity import has_dedicated_cpus
 from stocktake.cli.watch.fleet_snapshot import FleetSnapshot
 from stocktake.clock import Clock
 from stocktake.errors import LedgerUnreachable, StocktakeError
@@ -43,7 +44,7 @@ class Reader:
         self._down_time_s = down_time_s
         self._ledger: Ledger | None = None
         self._opened: tuple[int, int] | None = None
-        self._entries: dict[str, tuple[str, Sequence[Entry]]] = {}
+        self._entries: dict[str, tuple[tuple[str, bool], Sequence[Entry]]] = {}
 
     def read(self) -> FleetSnapshot:
         """
@@ -79,9 +80,11 @@ class Reader:
 
     def _read_entries(self, ledger: Ledger, nodes: Sequence[ComputeNode]) -> None:
         known = self._entries
-        changed = [node for node in nodes if node.uuid not in known or known[node.uuid][0] != node.entries_digest]
+        # Which entries are shown depends on the node's CPUs too.
+        keys = {node.uuid: (node.entries_digest, has_dedicated_cpus(node)) for node in nodes}
+        changed = [node for node in nodes if node.uuid not in known or known[node.uuid][0] != keys[node.uuid]]
         entries = entries_shown(ledger, changed)
-        fresh = {node.uuid: (node.entries_digest, entries.get(node.uuid, ())) for node in changed}
+        fresh = {node.uuid: (keys[node.uuid], entries.get(node.uuid, ())) for node in changed}
         self._entries = {node.uuid: fresh.get(node.uuid) or known[node.uuid] for node in nodes}
 
 
