@@ -63,7 +63,7 @@ def test_given_a_machine_built_under_a_claim_then_it_is_the_instance_and_no_orph
 def test_given_a_claim_whose_machine_appears_by_itself_then_the_next_refresh_keeps_it(
     host: Host, libvirtd: PrivateLibvirtd, tmp_path: Path
 ) -> None:
-    uuid = host.run("claim", "web-2", *SIZE, "--expires", "1").out.strip()
+    uuid = host.run("claim", "web-2", *SIZE, "--expires", "60").out.strip()
     libvirtd.start(GuestSpec(name="web-2", uuid=uuid, vcpus=2, memory_mib=32))
     assert books(host)["kinds"] == ["instance", "reserved"]
     (instance,) = host.ask("instances")

@@ -50,7 +50,7 @@ def test_given_the_unit_when_started_reloaded_and_stopped_by_systemd_then_everyt
     assert (told["SubState"], told["WatchdogUSec"]) == ("running", "5min"), said
     assert told["StatusText"].startswith("1 node"), said
     assert '"healthy":true' in said
-    assert said.count('stocktake_part_up{part="') == said.count("} 1.0\n") == 3, said
+    assert said.count('stocktake_part_up{part="') == said.count("} 1.0\n") == 4, said
     status = dict(re.findall(r"^(Uid|CapBnd|NoNewPrivs|Seccomp):\s+(\w+)", said, re.MULTILINE))
     assert status.pop("Uid") != "0"
     assert status == {"CapBnd": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"}

@@ -20,7 +20,7 @@ def here(tmp_path: Path) -> Iterator[ServedHere]:
 
 def refused(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, object]]]:
     """Give its warnings, and what each was told with."""
-    wanted = ("by", "token", "address", "status")
+    wanted = ("by", "token_uuid", "address", "status")
     return [
         (record.getMessage(), {name: getattr(record, name) for name in wanted})
         for record in caplog.records
@@ -37,8 +37,8 @@ def test_given_a_token_that_lets_nobody_in_when_shown_then_the_log_says_who_show
     ((said, told),) = refused(caplog)
     assert said == "DELETE /v1/nodes/a%0Ab is refused: the token is unknown, expired or revoked"
     assert told == {
-        "by": "unknown",
-        "token": known.uuid if known else "",
+        "by": known.uuid if known else "unknown",
+        "token_uuid": known.uuid if known else "",
         "address": "127.0.0.1",
         "status": 401,
     }
@@ -55,7 +55,7 @@ def test_given_a_token_that_may_not_when_shown_then_the_log_has_its_name_and_wha
     (role, told), (other, _) = refused(caplog)
     assert role == "GET /v1/nodes is refused: a token of role agent may not do this: role operator or viewer is needed"
     assert other == f"GET /v1/ledger/changes is refused: this token is for host '{HOST}' only"
-    assert (told["token"], told["status"]) == (agent.uuid, 403)
+    assert (told["token_uuid"], told["status"]) == (agent.uuid, 403)
 
 
 def test_given_the_form_when_a_token_is_refused_then_the_log_says_so(
@@ -67,7 +67,7 @@ def test_given_the_form_when_a_token_is_refused_then_the_log_says_so(
     assert [sign_in(here.client(), name) for name in ("wrong", "revoked", "agent", "viewer")] == [403, 403, 403, 303]
     found = refused(caplog)
     assert [told["status"] for _, told in found] == [403] * 3
-    assert [bool(told["token"]) for _, told in found] == [False, True, True]
+    assert [bool(told["token_uuid"]) for _, told in found] == [False, True, True]
     assert found[0][0] == "POST /sign-in is refused: That token is unknown, expired or revoked."
     assert "stk_" not in caplog.text
 

@@ -153,10 +153,11 @@ class Front:
         """Write down who was refused, and why."""
         why, shown = getattr(request.state, "refused", None), getattr(request.state, "shown", None)
         caller: Caller = request.state.caller
+        token = caller.token or (shown.uuid if shown else "")
         if why is not None and self.refusals.allows(caller.address):
             told = {
-                "by": caller.note or (shown.note if shown else "") or "unknown",
-                "token": caller.token or (shown.uuid if shown else ""),
+                "by": caller.note or (shown.note if shown else "") or token or "unknown",
+                "token_uuid": token,
                 "address": caller.address,
                 "status": status,
             }
@@ -291,7 +292,7 @@ def _audit(route: Route, request: Request, status: int) -> None:
             "action": route.name,
             "by": caller.note or caller.token or "nobody",
             "role": caller.role or "",
-            "token": caller.token or "",
+            "token_uuid": caller.token or "",
             "address": caller.address,
             "status": status,
         },

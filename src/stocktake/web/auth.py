@@ -27,7 +27,7 @@ _KNOWN_MAX = 10_000
 # How many seconds' worth of requests may come at once.
 BURST_S = 2.0
 _CALLERS_MAX = 10_000
-_REMEDY = "Make a token with `stocktake token create`, and send it as `Authorization: Bearer TOKEN`."
+_REMEDY = "Make a token with `stocktake token create`, and send it in the header Authorization, as `Bearer TOKEN`."
 
 
 @dataclass(frozen=True, slots=True)

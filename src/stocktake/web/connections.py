@@ -11,6 +11,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
@@ -170,8 +171,10 @@ class _Lingering:
             self._transport.close()
             return
         self.leaving = True
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        # The other side may have gone meanwhile.
+        with suppress(OSError):
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
         # uvicorn stops reading while nobody takes the body.
         self._transport.resume_reading()
 
