@@ -12,7 +12,8 @@ from stocktake.drivers.fake import FakeDriver
 from stocktake.drivers.monitors import load_monitors
 from stocktake.ledger import DatabaseLedger, Ledger, open_ledger
 from stocktake.model.workload import Flavor, Instance
-from stocktake.placement import open_scheduler, read_overrides
+from stocktake.placement import read_overrides
+from stocktake.placement.opening import open_scheduler
 from stocktake.refresh.context import Context
 from stocktake.settings import read_settings, rules
 from stocktake.telemetry import Telemetry

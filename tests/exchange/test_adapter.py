@@ -17,7 +17,7 @@ from stocktake.clock import SystemClock
 from stocktake.drivers.ironic.api import Api, Deadline
 from stocktake.errors import OutcomeUnknown, StocktakeError, Unreachable
 from stocktake.exchange.adapter import BYTES_MAX, REDIRECTS_MAX, read_lines
-from stocktake.placement import open_scheduler
+from stocktake.placement.opening import open_scheduler
 from stocktake.settings import IronicSection
 from tests.cli.program import Program, clean_environ
 from tests.placement.making import Section

@@ -9,7 +9,7 @@ from stocktake.claims.opening import claims_with
 from stocktake.client import RemoteLedger, Transport
 from stocktake.clock import RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger, open_ledger
-from stocktake.placement import open_scheduler
+from stocktake.placement.opening import open_scheduler
 from stocktake.settings import read_settings
 from stocktake.web.context import Web
 from tests.ledger.making import opened

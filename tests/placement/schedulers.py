@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stocktake.clock import Clock, SystemClock
-from stocktake.placement import Scheduler, open_scheduler
+from stocktake.placement import Scheduler
 from stocktake.placement.client import PlacementClient
 from stocktake.placement.embedded import Embedded
+from stocktake.placement.opening import open_scheduler
 from stocktake.placement.scheduler import Guard, Synced
 from stocktake.placement.session import Answer, PlacementSession, open_embedded, open_remote
 from tests.placement.making import Section

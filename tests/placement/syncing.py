@@ -11,7 +11,7 @@ import sys
 
 from stocktake.clock import SystemClock
 from stocktake.errors import StocktakeError
-from stocktake.placement import open_scheduler
+from stocktake.placement.opening import open_scheduler
 from tests.placement.making import Section, stock, tree
 
 

@@ -15,7 +15,8 @@ import pytest
 from stocktake.clock import SystemClock
 from stocktake.errors import PlacementError, PlacementUnreachable, SettingsError, StocktakeError
 from stocktake.model.value import replace
-from stocktake.placement import NoScheduler, embedded, open_scheduler
+from stocktake.placement import NoScheduler, embedded
+from stocktake.placement.opening import open_scheduler
 from stocktake.placement.session import open_embedded
 from stocktake.telemetry import REQUESTS, Telemetry
 from tests.placement.making import Section, tree
@@ -220,7 +221,7 @@ def test_given_the_package_when_imported_and_opened_then_nothing_heavy_is_loaded
     code = f"""
 import sys
 from stocktake.clock import SystemClock
-from stocktake.placement import open_scheduler
+from stocktake.placement.opening import open_scheduler
 from tests.placement.making import Section
 open_scheduler(Section(mode="none"), SystemClock())
 print([name for name in ("keystoneauth1", "requests", "yaml", "placement", "tenacity") if name in sys.modules])
@@ -238,7 +239,7 @@ def test_given_a_file_that_is_no_database_when_asked_then_it_is_unreachable_and_
 from pathlib import Path
 from stocktake.clock import SystemClock
 from stocktake.errors import PlacementUnreachable
-from stocktake.placement import open_scheduler
+from stocktake.placement.opening import open_scheduler
 from tests.placement.making import Section
 scheduler = open_scheduler(Section(mode="embedded", connection="sqlite:///{tmp_path}/placement.db"), SystemClock())
 try:
@@ -257,7 +258,7 @@ def test_given_a_folder_that_cant_be_written_when_asked_then_it_is_unreachable(t
     code = f"""
 from stocktake.clock import SystemClock
 from stocktake.errors import PlacementUnreachable
-from stocktake.placement import open_scheduler
+from stocktake.placement.opening import open_scheduler
 from tests.placement.making import Section
 section = Section(mode="embedded", connection="sqlite:///{tmp_path}/file/folder/placement.db")
 scheduler = open_scheduler(section, SystemClock())

@@ -34,8 +34,8 @@ from stocktake.clock import Clock, RandomIds, SystemClock
 from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.ledger.engine import WAIT_S
 from stocktake.model.access import digest_of
-from stocktake.placement import open_scheduler
 from stocktake.placement.embedded import Embedded
+from stocktake.placement.opening import open_scheduler
 from stocktake.settings import ServerSection, read_settings
 from stocktake.web.app import make_app
 from stocktake.web.calls import Route

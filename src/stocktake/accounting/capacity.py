@@ -116,12 +116,6 @@ class ResourceTotals(Value, frozen=True, kw_only=True):
         return 100 if self.allocated > 0 else None
 
     @property
-    def overcommit(self) -> float:
-        """How often what is not reserved is allocated."""
-        usable = self.total - self.reserved
-        return round(self.allocated / usable, 2) if usable > 0 else 0.0
-
-    @property
     def over_allocated(self) -> bool:
         """More is allocated than there is capacity for."""
         return self.allocated > self.capacity

@@ -12,7 +12,8 @@ from stocktake.claims.nouns import ClaimRules
 from stocktake.clock import Clock, Ids, RandomIds, SystemClock
 from stocktake.errors import SettingsError
 from stocktake.ledger import DatabaseLedger, open_ledger
-from stocktake.placement import Scheduler, open_scheduler
+from stocktake.placement import Scheduler
+from stocktake.placement.opening import open_scheduler
 from stocktake.settings import Settings, ages, front_of, read_settings
 
 

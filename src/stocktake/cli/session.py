@@ -218,7 +218,7 @@ def open_placement(settings: "Settings", clock: Clock, telemetry: Telemetry | No
     Raises:
         SettingsError: an unknown plugin or option.
     """
-    from stocktake.placement import open_scheduler
+    from stocktake.placement.opening import open_scheduler
     from stocktake.settings import placement_of
 
     return open_scheduler(placement_of(settings), clock, state_path=settings.state_path, telemetry=telemetry)

@@ -6,7 +6,7 @@ Step 7b: the scheduler. Invariant: Placement is made to agree with the books, an
 """
 
 from stocktake.placement.overrides import NodeOverrides, Overrides, overrides_for, read_overrides
-from stocktake.placement.scheduler import Guard, NoScheduler, Scheduler, Synced, SyncedAllocations, open_scheduler
+from stocktake.placement.scheduler import Guard, NoScheduler, Scheduler, Synced, SyncedAllocations
 
 __all__ = [
     "Guard",
@@ -16,7 +16,6 @@ __all__ = [
     "Scheduler",
     "Synced",
     "SyncedAllocations",
-    "open_scheduler",
     "overrides_for",
     "read_overrides",
 ]

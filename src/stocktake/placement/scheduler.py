@@ -4,21 +4,15 @@ Step 7b: the scheduler, as the rest of the program sees it. Invariant: one node'
 The mode `none` is here; the real one is in `client`.
 """
 
-import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from stocktake.clock import Clock
 from stocktake.errors import StocktakeError
 from stocktake.model.fitting import NoRoom
 from stocktake.model.problem import Problem
 from stocktake.model.provider import Allocation, Found, Holdings, ProviderTree
 from stocktake.model.value import Value
-from stocktake.settings import PlacementSection
-from stocktake.telemetry import Telemetry
 
 # After so many nodes in a row that got 5xx, the others are not asked.
 FAILURES_MAX = 3
@@ -259,43 +253,3 @@ class NoScheduler:
 
     def close(self) -> None:
         """There is nothing to close."""
-
-
-def open_scheduler(
-    section: PlacementSection,
-    clock: Clock,
-    *,
-    state_path: Path = Path(),
-    jitter: Callable[[], float] | None = None,
-    telemetry: Telemetry | None = None,
-) -> Scheduler:
-    """
-    Open the scheduler that the settings name; nothing is connected before the first request.
-
-    Args:
-        clock: waits between retries.
-        state_path: holds the embedded Placement's lock where `connection` names no SQLite file.
-        jitter: gives a random number from 0 up to 1; None takes the system's.
-        telemetry: where requests are counted.
-
-    Raises:
-        SettingsError: an unknown plugin or option.
-    """
-    if section.mode == "none":
-        return NoScheduler()
-    from stocktake.placement.client import PlacementClient
-    from stocktake.placement.session import RetryPolicy, open_embedded, open_remote
-
-    unset = threading.Event()
-
-    def wait(seconds: float) -> None:
-        clock.wait(unset, seconds)
-
-    # What is asked of these is only that two hosts don't retry in step.
-    retry = RetryPolicy(section.retries_max, sleep=wait, jitter=jitter or secrets.SystemRandom().random)
-    if section.mode == "remote":
-        return PlacementClient(open_remote(section, telemetry), retry, clock.now)
-    from stocktake.placement.embedded import Embedded
-
-    session = open_embedded(Embedded(section.connection, state_path=state_path), telemetry)
-    return PlacementClient(session, retry, clock.now)

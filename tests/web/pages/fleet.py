@@ -13,7 +13,7 @@ from stocktake.ledger import DatabaseLedger, open_ledger
 from stocktake.model.books import ComputeNode
 from stocktake.model.problem import Problem
 from stocktake.model.workload import Flavor
-from stocktake.placement import open_scheduler
+from stocktake.placement.opening import open_scheduler
 from stocktake.settings import read_settings
 from tests.servers.fleets import stocked
 
