@@ -70,6 +70,7 @@ POST   /v1/ledger/register                                  agent operator
 POST   /v1/ledger/heartbeat                                 agent operator
 POST   /v1/ledger/save                                      agent operator
 POST   /v1/ledger/note-failures                             agent operator
+POST   /v1/ledger/note-machine                              agent operator
 POST   /v1/ledger/note-provider-deleted                     agent operator
 POST   /v1/ledger/change-instances                          agent operator
 POST   /v1/ledger/thin-history                              agent operator
