@@ -1,5 +1,5 @@
 """
-Step 7b, opening the scheduler that the settings name. Invariant: nothing is connected before the first request.
+Step 7b, opening the scheduler that the settings name. Invariant: without a scheduler nothing heavy is loaded.
 """
 
 import secrets
@@ -8,10 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stocktake.clock import Clock
-from stocktake.placement.client import PlacementClient
-from stocktake.placement.embedded import Embedded
 from stocktake.placement.scheduler import NoScheduler, Scheduler
-from stocktake.placement.session import RetryPolicy, open_embedded, open_remote
 from stocktake.settings import PlacementSection
 from stocktake.telemetry import Telemetry
 
@@ -38,6 +35,10 @@ def open_scheduler(
     """
     if section.mode == "none":
         return NoScheduler()
+    from stocktake.placement.client import PlacementClient
+    from stocktake.placement.embedded import Embedded
+    from stocktake.placement.session import RetryPolicy, open_embedded, open_remote
+
     unset = threading.Event()
 
     def wait(seconds: float) -> None:
